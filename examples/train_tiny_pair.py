@@ -52,9 +52,11 @@ def make_tokenizer(largest_result: int) -> PreTrainedTokenizerFast:
 class TaskRows:
     """Training rows of both tasks: one step is a Countdown batch and an IOI batch, each closed by `</s>`."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, countdown: Countdown, ioi: IOI, seed: int = 0) -> None:
-        self.countdown = self._by_length(tokenizer, countdown.training_texts())
-        pairs = ioi.examples(tokenizer, 40_000, seed, split="train")
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, largest: int, ioi: IOI, seed: int = 0) -> None:
+        self.countdown = [
+            self._by_length(tokenizer, Countdown(largest=largest, unique=unique).training_texts()) for unique in (True, False)
+        ]
+        pairs = ioi.examples(tokenizer, 20_000, seed, split="train")
         self.ioi = self._by_length(tokenizer, [(e.pair.prompt, e.pair.answer) for e in pairs])
 
     @staticmethod
@@ -72,7 +74,10 @@ class TaskRows:
         return made
 
     def __call__(self, generator: torch.Generator) -> list[Rows]:
-        return [_draw(self.countdown, COUNTDOWN_ROWS, generator), _draw(self.ioi, IOI_ROWS, generator)]
+        """One step: as many Countdown rows with a unique solution as of any kind, and IOI rows of one length."""
+        parts = [_draw(groups, COUNTDOWN_ROWS // 2, generator) for groups in self.countdown]
+        countdown = Rows(torch.cat([p.tokens for p in parts]), torch.cat([p.is_answer for p in parts]))
+        return [countdown, _draw(self.ioi, IOI_ROWS, generator)]
 
 
 def _draw(groups: list[Rows], n: int, generator: torch.Generator) -> Rows:
@@ -102,8 +107,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="optimiser steps, instead of the recipe's")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    countdown = Countdown(largest=args.largest, unique=False)
-    tokenizer = make_tokenizer(countdown.limit)
+    tokenizer = make_tokenizer(Countdown().limit)
     model = make_model(len(tokenizer))
     recipe = RECIPES[args.stage]
     if args.steps:
@@ -112,7 +116,7 @@ def main() -> None:
         weights = load_file(args.work / "arm" / "checkpoint.safetensors")
         model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
     model.config.is_causal = recipe.objective == "next_token"
-    rows = TaskRows(tokenizer, countdown, IOI())
+    rows = TaskRows(tokenizer, args.largest, IOI())
     mask = tokenizer.mask_token_id
     train(model, rows, recipe, folder=args.work / args.stage, mask_token_id=mask, log=lambda line: print(line, flush=True))
 

@@ -11,20 +11,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformer_lens.utilities.slice import SliceInput
 
+from hooked_diffusion.denoising.cache import DenoisingCache, NamesFilter, run_caching
+from hooked_diffusion.denoising.loop import run_denoising
+from hooked_diffusion.denoising.settings import Schedule, Select, make_settings
+from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
 from hooked_diffusion.spec import DiffusionSpec
-
-if TYPE_CHECKING:
-    from hooked_diffusion.denoising.cache import DenoisingCache
-    from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
 
 SUPPORTED_CLASSES = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 
@@ -48,7 +50,9 @@ class HookedDiffusionTransformer(TransformerBridge):
         spec = spec or DiffusionSpec()
         architecture = type(hf_model).__name__
         if architecture not in SUPPORTED_CLASSES:
-            raise TypeError(f"from_hf takes {' or '.join(SUPPORTED_CLASSES)}, got {architecture}; load other checkpoints by from_pretrained")
+            raise TypeError(
+                f"from_hf takes {' or '.join(SUPPORTED_CLASSES)}, got {architecture}; open other checkpoints by from_pretrained"
+            )
         config: Any = hf_model.config
         if spec.mask_token_id is not None and spec.mask_token_id >= config.vocab_size:
             raise ValueError(f"{name}: mask token id {spec.mask_token_id} lies outside the vocabulary of {config.vocab_size}")
@@ -113,15 +117,79 @@ class HookedDiffusionTransformer(TransformerBridge):
     def token_logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits aligned with the tokens they predict: row p is the prediction *for* the token at p.
 
-        With `logit_shift` 1 row p is the raw row p − 1. Nothing precedes position 0, so its row repeats raw row 0 (as Dream's sampler does):
-        finite, but not a prediction. Put BOS or a prompt token there.
+        With `logit_shift` 1 row p is the raw row p − 1. Nothing precedes position 0, so its row repeats raw row 0 (as Dream's sampler
+        does): finite, but not a prediction. Put BOS or a prompt token there.
         """
-        logits = self(tokens)
+        return self.align_logits(self(tokens))
+
+    def align_logits(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Raw logits moved to the tokens they predict, as `token_logits` gives them."""
         return logits if self.spec.logit_shift == 0 else torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+
+    def denoise(
+        self,
+        canvas: Int[Tensor, "batch pos"],
+        steps: int | None = None,
+        select: Select | None = None,
+        *,
+        preset: str | None = None,
+        schedule: Schedule | None = None,
+        eps: float | None = None,
+        block_length: int | None = None,
+        temperature: float | None = None,
+        mask_positions: Bool[Tensor, "batch pos"] | None = None,
+        tempered_scores: bool | None = None,
+        masked_by_token: bool | None = None,
+        seed: int | None = None,
+    ) -> DenoisingTrajectory:
+        """Fill the masked positions of `canvas`, step by step.
+
+        `mask_positions` defaults to where the canvas holds the mask id; given, the mask id is written there first (a model without one sees
+        whatever the canvas holds). `preset` is "dream" or "llada"; what each setting means, and its default: `DenoisingSettings`. An ARM is
+        decoded by the same loop, from left to right. Rows are independent: at temperature 0 a row's tokens are those it would get alone.
+
+        Raises ValueError, before any forward, on an impossible setting, canvas or mask, and when a causal model is asked for more than
+        one token at a time or another order.
+        """
+        settings = make_settings(
+            preset,
+            causal=not self.spec.is_mdm,
+            steps=steps,
+            select=select,
+            schedule=schedule,
+            eps=eps,
+            block_length=block_length,
+            temperature=temperature,
+            tempered_scores=tempered_scores,
+            masked_by_token=masked_by_token,
+            seed=seed,
+        )
+        return run_denoising(self, canvas, mask_positions, settings)
+
+    def run_with_denoising_cache(
+        self,
+        canvas: Int[Tensor, "batch pos"],
+        steps: int | None = None,
+        select: Select | None = None,
+        *,
+        names_filter: NamesFilter = None,
+        at_steps: Sequence[int] | None = None,
+        positions: SliceInput = None,
+        preset: str | None = None,
+        mask_positions: Bool[Tensor, "batch pos"] | None = None,
+        **settings: Any,
+    ) -> tuple[DenoisingTrajectory, DenoisingCache]:
+        """`denoise`, keeping activations: `cache[k]` is bit-equal to `run_with_cache` on `trajectory.canvases[k]`.
+
+        `names_filter` is TransformerLens' own; `at_steps` chooses the steps (default: all; they stay in memory); `positions` slices the
+        position dimension where an activation has one (TransformerLens' `pos_slice`). `settings` are those of `denoise`.
+        """
+        chosen = make_settings(preset, causal=not self.spec.is_mdm, steps=steps, select=select, **settings)
+        return run_caching(self, canvas, mask_positions, chosen, names_filter=names_filter, at_steps=at_steps, positions=positions)
 
 
 def _direct_attention(spec: DiffusionSpec):
-    """The hook that tells TransformerLens' attention its direction before the bridge exists (afterwards, writes reach the wrapped module only)."""
+    """The hook that tells TransformerLens' attention its direction before the bridge exists; later writes reach only the wrapped module."""
 
     def configure(adapter: Any) -> None:
         causal = spec.attention == "causal"

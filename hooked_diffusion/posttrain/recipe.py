@@ -26,7 +26,7 @@ class Recipe:
 
     Units: `steps` and `warmup` in optimiser steps, `learning_rate` of the matrices (Muon) and of the rest (AdamW),
     `anneal_steps` over which a future position becomes visible with rising probability, `answer_only` the share of rows whose
-    masks fall on the answer alone, `prompt_weight` the weight of prompt tokens in the causal loss.
+    masks fall on the answer alone, `prompt_weight` the weight of prompt tokens in the causal loss, `weight_decay` that of the matrices per unit of learning rate.
     """
 
     objective: Literal["next_token", "masked_diffusion"]
@@ -38,6 +38,7 @@ class Recipe:
     answer_only: float = 0.9
     t_min: float = 1e-3
     prompt_weight: float = 0.1
+    weight_decay: float = 0.3
 
     def __post_init__(self) -> None:
         if self.objective not in ("next_token", "masked_diffusion"):

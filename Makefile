@@ -1,0 +1,49 @@
+# Every target creates $(VENV) on first use and reuses it until pyproject.toml or constraints.txt changes.
+#   make demo        the circuits of the bundled pair, as a report in $(OUT)
+#   make test        every test of seconds       make lint     ruff and pyright
+#   make check-slow  the tests of minutes: SmolLM2-135M, and a report in headless Chromium
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Two processes of one thread each: the test models are too small for threads to pay.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+QUICK := not slow and not browser
+
+.PHONY: demo test lint check-slow browser
+.DELETE_ON_ERROR:
+
+demo: $(INSTALLED)
+	$(BIN)/mechshift run --pair tiny --tasks ioi,countdown --n 200 --out $(OUT)
+	@echo "The report: $(OUT)/report.html"
+
+test: $(INSTALLED)
+ifneq ($(wildcard ../shared/.),)
+	$(PYTEST) -m "$(QUICK)"
+else ifeq ($(CI),true)
+	@echo "../shared is absent: CI needs it" >&2; exit 1
+else
+	@echo "../shared is absent: the tests marked 'shared' are left out"
+	$(PYTEST) -m "$(QUICK) and not shared"
+endif
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# One process with all threads: SmolLM2 is large enough for them, and tests/conftest.py fetches it once, into a cache.
+check-slow: $(INSTALLED) browser
+	$(BIN)/pytest -m "slow or browser" --timeout 3600
+
+# Elsewhere than on Debian, put a `chromium` on the PATH.
+browser:
+	command -v chromium || { apt-get update && apt-get install -y --no-install-recommends chromium; }
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,124 @@
+"""GGUF files of Llama and Qwen2 models: their header as a native config, their tensors dequantised one at a time.
+
+llama.cpp keeps the two halves of a rotary pair side by side, so for the llama architecture the rows of q and k are stored permuted;
+`GgufReader.load` puts them back as Hugging Face's rotate-half RoPE wants them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+
+ARCHITECTURES = ("llama", "qwen2")
+UNQUANTISED = ("F32", "F16", "BF16", "F64")
+_BLOCK, _LAYER = r"blk\.(\d+)\.", r"model.layers.\1."
+KEYS = (
+    (r"token_embd\.weight", "model.embed_tokens.weight"),
+    (r"output_norm\.weight", "model.norm.weight"),
+    (r"output\.weight", "lm_head.weight"),
+    (_BLOCK + r"attn_norm\.weight", _LAYER + "input_layernorm.weight"),
+    (_BLOCK + r"ffn_norm\.weight", _LAYER + "post_attention_layernorm.weight"),
+    (_BLOCK + r"attn_([qkv])\.(weight|bias)", _LAYER + r"self_attn.\2_proj.\3"),
+    (_BLOCK + r"attn_output\.weight", _LAYER + "self_attn.o_proj.weight"),
+    (_BLOCK + r"ffn_(gate|up|down)\.weight", _LAYER + r"mlp.\2_proj.weight"),
+)
+#: Native config field → header field, `{arch}` being the architecture.
+FIELDS = {
+    "hidden_size": "{arch}.embedding_length",
+    "intermediate_size": "{arch}.feed_forward_length",
+    "num_hidden_layers": "{arch}.block_count",
+    "num_attention_heads": "{arch}.attention.head_count",
+    "num_key_value_heads": "{arch}.attention.head_count_kv",
+    "head_dim": "{arch}.attention.key_length",
+    "max_position_embeddings": "{arch}.context_length",
+    "rms_norm_eps": "{arch}.attention.layer_norm_rms_epsilon",
+    "rope_theta": "{arch}.rope.freq_base",
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+    "pad_token_id": "tokenizer.ggml.padding_token_id",
+    "mask_token_id": "tokenizer.ggml.mask_token_id",
+}
+
+
+class GgufReader:
+    """An opened GGUF file, as `readers.CheckpointReader` describes.
+
+    Raises ImportError without the `gguf` package, ValueError on a file that is no whole GGUF, on another architecture, or on scaled RoPE.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._gguf = _import_gguf()
+        try:
+            reader = self._gguf.GGUFReader(path)
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"{path} is not a whole GGUF file ({error}); fetch it again") from error
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self.shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in self._tensors.items()}
+        self.files: tuple[Path, ...] = (path,)
+        self.config = _config(reader, self.shapes, path)
+        self.notes = _notes([tensor.tensor_type.name for tensor in reader.tensors])
+        has_tokenizer = "tokenizer.ggml.tokens" in reader.fields
+        self.tokenizer_args = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name} if has_tokenizer else None
+
+    def load(self, key: str) -> Float[Tensor, "*shape"]:
+        """One tensor in float32, q and k in Hugging Face's row order."""
+        tensor = self._tensors[key]
+        values = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(self.shapes[key])
+        heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}.get(key.split(".")[-2])
+        if self.config["model_type"] == "llama" and heads:
+            values = values.reshape(self.config[heads], -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+        return torch.from_numpy(np.array(values))
+
+    def adapt(self, adapter: CheckpointAdapter) -> CheckpointAdapter:
+        """The family's adapter with llama.cpp's names for the keys."""
+        return dataclasses.replace(adapter, keys=KEYS, drop=())
+
+
+def _import_gguf() -> Any:
+    try:
+        import gguf
+    except ImportError as error:
+        raise ImportError("reading a GGUF file needs the gguf package: pip install 'mechshift-tl[gguf]'") from error
+    return gguf
+
+
+def _config(reader: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> dict[str, Any]:
+    """The header in the words of a native config; what the header leaves out stays out."""
+    field = reader.get_field("general.architecture")
+    architecture = field.contents() if field else None
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"{path} has the GGUF architecture {architecture!r}; {' and '.join(ARCHITECTURES)} are read")
+    scaling = reader.get_field(f"{architecture}.rope.scaling.type")
+    if scaling and scaling.contents() != "none":
+        raise ValueError(
+            f"{path} scales its RoPE ({scaling.contents()}); convert the checkpoint to safetensors with its rope_parameters instead"
+        )
+    fields = {native: reader.get_field(name.format(arch=architecture)) for native, name in FIELDS.items()}
+    config = {native: _value(field.contents()) for native, field in fields.items() if field}
+    return config | {
+        "model_type": architecture,
+        "vocab_size": shapes.get("token_embd.weight", (None,))[0],
+        "hidden_act": "silu",  # what llama.cpp computes for both architectures
+        "use_sliding_window": False,
+        "tie_word_embeddings": "output.weight" not in shapes,
+    }
+
+
+def _value(value: Any) -> Any:
+    """A header's float32 as the shortest decimal that names it: 1e-05, not 9.999999747e-06."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _notes(kinds: list[str]) -> tuple[str, ...]:
+    counts = Counter(kind for kind in kinds if kind not in UNQUANTISED)
+    listed = ", ".join(f"{kind} ({n} of {len(kinds)} tensors)" for kind, n in counts.most_common())
+    return (f"weights dequantised from {listed}",) if counts else ()

@@ -1,0 +1,6 @@
+"""Edge attribution: what each writer passes to each reader, and how much of the behaviour it carries."""
+
+from mechshift_tl.attribution.attribute import attribute
+from mechshift_tl.attribution.scores import EdgeScores
+
+__all__ = ["EdgeScores", "attribute"]

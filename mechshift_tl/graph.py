@@ -1,0 +1,152 @@
+"""The computational graph: which writers and readers a model has, what they are called, and which edges can exist.
+
+Writers, in order: `input`, then per layer its heads `a3.h0 …` and its MLP `m3`. Readers, in order: per layer the q, k and v inputs of its
+heads and its MLP, then `logits`. An edge goes from a writer to any reader that comes later in the residual stream; within a layer the MLP
+reads the heads, but the heads read nothing of their own layer. Both models of a pair have the same graph, hence the same ids.
+
+K and V readers are per KV head (`a3.g0<k>`), or per query head when ungrouped (`a3.h1<k>`). On a model without groups the two coincide.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+KV = Literal["grouped", "ungrouped"]
+READER_ID = re.compile(r"^(?:a(\d+)\.([hg])(\d+)<([qkv])>|m(\d+)|(logits))$")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The graph of a decoder with `n_layers` layers of `n_heads` query heads sharing `n_kv_heads` K/V heads."""
+
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    kv: KV = "grouped"
+
+    def __post_init__(self) -> None:
+        if self.kv not in ("grouped", "ungrouped"):
+            raise ValueError(f"Graph: kv is {self.kv!r}; choose 'grouped' or 'ungrouped'")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"Graph: {self.n_heads} heads cannot share {self.n_kv_heads} KV heads")
+
+    @classmethod
+    def of(cls, model: Any, kv: KV = "grouped") -> Graph:
+        """The graph of a TransformerLens bridge, from its `cfg`."""
+        n_kv = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
+        return cls(model.cfg.n_layers, model.cfg.n_heads, n_kv, kv if n_kv != model.cfg.n_heads else "grouped")
+
+    @property
+    def n_kv_readers(self) -> int:
+        """K (and V) readers per layer."""
+        return self.n_heads if self.kv == "ungrouped" else self.n_kv_heads
+
+    @property
+    def group_size(self) -> int:
+        """Query heads that share one K/V reader."""
+        return self.n_heads // self.n_kv_readers
+
+    @cached_property
+    def writers(self) -> list[str]:
+        """Ids of the writers, `(n_writers,)`."""
+        layers = ([*(f"a{layer}.h{h}" for h in range(self.n_heads)), f"m{layer}"] for layer in range(self.n_layers))
+        return ["input", *(name for layer in layers for name in layer)]
+
+    @cached_property
+    def readers(self) -> list[str]:
+        """Ids of the readers, `(n_readers,)`."""
+        names = []
+        shared = "g" if self.group_size > 1 else "h"
+        for layer in range(self.n_layers):
+            names += [f"a{layer}.h{h}<q>" for h in range(self.n_heads)]
+            names += [f"a{layer}.{shared}{g}<{kind}>" for kind in "kv" for g in range(self.n_kv_readers)]
+            names.append(f"m{layer}")
+        return [*names, "logits"]
+
+    @property
+    def readers_per_layer(self) -> int:
+        """q, k, v and MLP readers of one layer."""
+        return self.n_heads + 2 * self.n_kv_readers + 1
+
+    def writers_before_attention(self, layer: int) -> int:
+        """How many writers a layer's q, k, v can read: all of earlier layers."""
+        return 1 + layer * (self.n_heads + 1)
+
+    def attention_readers(self, layer: int) -> slice:
+        """Columns of a layer's q, k and v readers."""
+        start = layer * self.readers_per_layer
+        return slice(start, start + self.readers_per_layer - 1)
+
+    def mlp_reader(self, layer: int) -> int:
+        """Column of a layer's MLP reader."""
+        return (layer + 1) * self.readers_per_layer - 1
+
+    @cached_property
+    def possible(self) -> Bool[Tensor, "n_writers n_readers"]:
+        """True where an edge can exist."""
+        mask = torch.zeros(len(self.writers), len(self.readers), dtype=torch.bool)
+        for layer in range(self.n_layers):
+            before = self.writers_before_attention(layer)
+            mask[:before, self.attention_readers(layer)] = True
+            mask[: before + self.n_heads, self.mlp_reader(layer)] = True
+        mask[:, -1] = True
+        return mask
+
+    @property
+    def n_edges(self) -> int:
+        """Edges that can exist."""
+        return int(self.possible.sum())
+
+    @cached_property
+    def components(self) -> list[str]:
+        """Heads and MLPs, without input and logits: `(n_layers · (n_heads + 1),)`."""
+        return self.writers[1:]
+
+    @cached_property
+    def membership(self) -> Float[Tensor, "n_readers n_writers"]:
+        """Share of each reader that belongs to each component; a KV group is shared equally by its heads, logits by none."""
+        share = torch.zeros(len(self.readers), len(self.writers))
+        for column, reader in enumerate(self.readers):
+            for component in self.components_of(reader):
+                share[column, self.writers.index(component)] = 1 / len(self.components_of(reader))
+        return share
+
+    def components_of(self, reader: str) -> list[str]:
+        """Components that a reader belongs to: one head, the heads of a KV group, one MLP, or none for `logits`.
+
+        Raises ValueError on an id this graph does not have.
+        """
+        match = READER_ID.match(reader)
+        if match is None or reader not in self._reader_set:
+            raise ValueError(f"{reader!r} is not a reader of this graph; its readers look like {self.readers[0]}, {self.readers[-2]}, logits")
+        layer, shared, index, _, mlp, _ = match.groups()
+        if mlp is not None:
+            return [f"m{mlp}"]
+        if layer is None:
+            return []
+        if shared == "h":
+            return [f"a{layer}.h{index}"]
+        first = int(index) * self.group_size
+        return [f"a{layer}.h{h}" for h in range(first, first + self.group_size)]
+
+    @cached_property
+    def _reader_set(self) -> frozenset[str]:
+        return frozenset(self.readers)
+
+    @cached_property
+    def writer_layers(self) -> Int[Tensor, " n_writers"]:
+        """Layer of each writer; −1 for input."""
+        return torch.tensor([-1, *(layer for layer in range(self.n_layers) for _ in range(self.n_heads + 1))])
+
+    @cached_property
+    def reader_layers(self) -> Int[Tensor, " n_readers"]:
+        """Layer of each reader; n_layers for logits."""
+        layers = [layer for layer in range(self.n_layers) for _ in range(self.readers_per_layer)]
+        return torch.tensor([*layers, self.n_layers])

@@ -1,0 +1,139 @@
+"""Schedules, settings and plans: arithmetic, no model."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hooked_diffusion.denoising.plan import Plan
+from hooked_diffusion.denoising.schedules import commits_per_step, quota
+from hooked_diffusion.denoising.settings import PRESETS, DenoisingSettings, make_settings
+
+SCHEDULES = ("even", "time_grid", "rounded")
+
+
+@pytest.mark.parametrize(("schedule", "plan"), [("time_grid", [2, 2, 2, 4]), ("even", [3, 3, 2, 2]), ("rounded", [2, 3, 2, 3])])
+def test_ten_masks_in_four_steps(schedule, plan):
+    assert commits_per_step(schedule, 10, 4) == plan
+
+
+@pytest.mark.parametrize("n", [4, 10, 16, 32, 64])
+def test_dreams_grid_with_a_step_per_mask_idles_first_and_ends_with_two(n):
+    plan = commits_per_step("time_grid", n, n)
+    assert (plan[0], plan[-1]) == (0, 2)
+    assert set(plan[1:-1]) == {1}
+
+
+def test_dreams_grid_with_many_steps_idles_for_most_of_them():
+    plan = commits_per_step("time_grid", 32, 512)
+    assert plan[:481] == [0] * 481
+    assert sum(plan) == 32
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(0, 80), st.integers(1, 160))
+def test_every_plan_commits_every_mask(schedule, n, steps):
+    plan = commits_per_step(schedule, n, steps)
+    assert len(plan) == steps
+    assert sum(plan) == n
+    assert min(plan) >= 0
+
+
+@given(st.integers(0, 80), st.integers(1, 160))
+def test_even_and_rounded_plans_idle_at_the_end_only(n, steps):
+    even, rounded = commits_per_step("even", n, steps), commits_per_step("rounded", n, steps)
+    assert even == sorted(even, reverse=True)
+    assert [k > 0 for k in rounded] == sorted((k > 0 for k in rounded), reverse=True)
+
+
+def test_a_quota_never_exceeds_what_is_left():
+    assert quota("even", 10, 1, 0, 4) == 1
+
+
+def test_a_passed_setting_beats_the_preset():
+    settings = make_settings("dream", select="margin", steps=7, temperature=0.0, schedule=None)
+    assert settings == DenoisingSettings(steps=7, select="margin", schedule="time_grid", tempered_scores=True, masked_by_token=True)
+    assert make_settings("llada") == PRESETS["llada"]
+    assert make_settings("dream", masked_by_token=False).masked_by_token is False
+
+
+def test_the_default_order_follows_the_attention():
+    assert make_settings().select == "confidence"
+    assert make_settings(causal=True).select == "left_to_right"
+    assert make_settings("llada", causal=True).select == "confidence"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("select", "certainty"),
+        ("schedule", "cosine"),
+        ("steps", 0),
+        ("steps", 2.5),
+        ("block_length", -4),
+        ("eps", 1.0),
+        ("eps", -0.1),
+        ("temperature", -1.0),
+        ("temperature", float("nan")),
+        ("preset", "bert"),
+    ],
+)
+def test_an_impossible_setting_is_named(setting, value):
+    with pytest.raises(ValueError, match=setting):
+        make_settings(**{setting: value})
+
+
+def test_an_unknown_setting_is_named():
+    with pytest.raises(TypeError, match="remasking"):
+        make_settings(remasking="low_confidence")
+
+
+def masks(*rows: str) -> torch.Tensor:
+    return torch.tensor([[c == "_" for c in row] for row in rows])
+
+
+def follow(plan: Plan, masked: torch.Tensor) -> list[list[int]]:
+    """Quotas per step when each step commits the leftmost open positions."""
+    quotas = []
+    for step in range(plan.steps):
+        open_, now = plan.at(step, masked)
+        quotas.append(now)
+        for row, k in enumerate(now):
+            masked[row, open_[row].nonzero()[:k, 0]] = False
+    assert not masked.any()
+    return quotas
+
+
+def test_rows_have_their_own_quotas():
+    assert follow(Plan.make(masks("..____", "....__"), DenoisingSettings(steps=3)), masks("..____", "....__")) == [[2, 1], [1, 1], [1, 0]]
+
+
+def test_steps_default_to_the_fullest_row():
+    assert Plan.make(masks("..____", "....__"), DenoisingSettings()).steps == 4
+
+
+def test_blocks_open_one_after_another_each_with_its_share_of_the_steps():
+    masked = masks(".__._._", "....._.")
+    masked[1] = masked[0]
+    plan = Plan.make(masked, DenoisingSettings(steps=4, block_length=2))
+    opened = [plan.at(step, masked)[0][0].tolist() for step in range(4)]
+    assert opened[0] == opened[1] == [False, True, True, False, False, False, False]
+    assert opened[2] == masked[0].tolist()
+    assert follow(plan, masked.clone()) == [[1, 1]] * 4
+
+
+def test_rows_with_more_blocks_have_fewer_steps_for_each():
+    masked = masks("____", "__..")
+    plan = Plan.make(masked, DenoisingSettings(steps=4, block_length=2))
+    assert follow(plan, masked) == [[1, 1], [1, 1], [1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (DenoisingSettings(block_length=3), "block_length 3 does not divide the 4 masks of row 0"),
+        (DenoisingSettings(block_length=2, steps=3), "3 steps cannot be shared equally by the 2 blocks of row 0"),
+    ],
+)
+def test_blocks_must_divide(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Plan.make(masks("..____"), settings)
