@@ -1,9 +1,9 @@
 """Train the bundled tiny pair: an ARM, the MDM post-trained from it, and a control that continues the ARM without diffusion.
 
-    python examples/train_tiny_pair.py arm            # first
+    python examples/train_tiny_pair.py start          # first: smaller numbers
+    python examples/train_tiny_pair.py arm            # then the whole range
     python examples/train_tiny_pair.py mdm            # then these two, one process per core
     python examples/train_tiny_pair.py control
-    python examples/train_tiny_pair.py export         # weights, tokenizer and specs into the package
 
 Each stage resumes from its last checkpoint in `--work`. One thread per process.
 """
@@ -11,8 +11,8 @@ Each stage resumes from its last checkpoint in `--work`. One thread per process.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,16 +20,29 @@ from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import hooked_diffusion
 from hooked_diffusion.posttrain import Recipe, Rows, train
 from mechshift_tl.tasks import IOI, Countdown
 from mechshift_tl.tasks.ioi import NAMES, PLACES, TEMPLATES, THINGS
 
 COUNTDOWN_ROWS, IOI_ROWS = 208, 48
-RECIPES = {
-    "arm": Recipe("next_token", steps=6000, seed=1, warmup=100),
-    "mdm": Recipe("masked_diffusion", steps=6000, seed=2, warmup=100, anneal_steps=400, learning_rate=2e-3),
-    "control": Recipe("next_token", steps=6000, seed=3, warmup=100, learning_rate=2e-3),
+#: Where the given numbers stand in `<s> Input : a , b , c , target Output : …`; their order is shuffled at every draw.
+NUMBERS_AT = torch.tensor([3, 5, 7])
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: its recipe, the largest number given in its problems, and the stage whose weights it starts from."""
+
+    recipe: Recipe
+    largest: int
+    starts_from: str | None
+
+
+STAGES = {
+    "start": Stage(Recipe("next_token", steps=2800, stop=2200, seed=1), largest=50, starts_from=None),
+    "arm": Stage(Recipe("next_token", steps=1300, seed=4, learning_rate=1.2e-3), largest=60, starts_from="start"),
+    "mdm": Stage(Recipe("masked_diffusion", steps=4500, seed=2, anneal_steps=300), largest=60, starts_from="arm"),
+    "control": Stage(Recipe("next_token", steps=4500, seed=3), largest=60, starts_from="arm"),
 }
 
 
@@ -53,9 +66,8 @@ class TaskRows:
     """Training rows of both tasks: one step is a Countdown batch and an IOI batch, each closed by `</s>`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, largest: int, ioi: IOI, seed: int = 0) -> None:
-        self.countdown = [
-            self._by_length(tokenizer, Countdown(largest=largest, unique=unique).training_texts()) for unique in (True, False)
-        ]
+        problems = [Countdown(largest=largest, unique=unique) for unique in (True, False)]
+        self.countdown = [self._by_length(tokenizer, task.training_texts()) for task in problems]
         pairs = ioi.examples(tokenizer, 20_000, seed, split="train")
         self.ioi = self._by_length(tokenizer, [(e.pair.prompt, e.pair.answer) for e in pairs])
 
@@ -77,6 +89,8 @@ class TaskRows:
         """One step: as many Countdown rows with a unique solution as of any kind, and IOI rows of one length."""
         parts = [_draw(groups, COUNTDOWN_ROWS // 2, generator) for groups in self.countdown]
         countdown = Rows(torch.cat([p.tokens for p in parts]), torch.cat([p.is_answer for p in parts]))
+        order = torch.rand(len(countdown.tokens), len(NUMBERS_AT), generator=generator).argsort(1)
+        countdown.tokens[:, NUMBERS_AT] = countdown.tokens[:, NUMBERS_AT].gather(1, order)
         return [countdown, _draw(self.ioi, IOI_ROWS, generator)]
 
 
@@ -101,24 +115,20 @@ def make_model(vocabulary: int) -> LlamaForCausalLM:
 def main() -> None:
     """Parse the stage and run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=[*RECIPES, "export"])
+    parser.add_argument("stage", choices=list(STAGES))
     parser.add_argument("--work", type=Path, default=Path("runs/tiny_pair"), help="folder of the checkpoints")
-    parser.add_argument("--largest", type=int, default=20, help="largest number given in a Countdown problem")
-    parser.add_argument("--steps", type=int, help="optimiser steps, instead of the recipe's")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    stage = STAGES[args.stage]
     tokenizer = make_tokenizer(Countdown().limit)
     model = make_model(len(tokenizer))
-    recipe = RECIPES[args.stage]
-    if args.steps:
-        recipe = Recipe(**{**recipe.to_dict(), "steps": args.steps})
-    if args.stage != "arm":
-        weights = load_file(args.work / "arm" / "checkpoint.safetensors")
+    if stage.starts_from:
+        weights = load_file(args.work / stage.starts_from / "checkpoint.safetensors")
         model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
-    model.config.is_causal = recipe.objective == "next_token"
-    rows = TaskRows(tokenizer, args.largest, IOI())
+    model.config.is_causal = stage.recipe.objective == "next_token"
+    rows = TaskRows(tokenizer, stage.largest, IOI())
     mask = tokenizer.mask_token_id
-    train(model, rows, recipe, folder=args.work / args.stage, mask_token_id=mask, log=lambda line: print(line, flush=True))
+    train(model, rows, stage.recipe, folder=args.work / args.stage, mask_token_id=mask, log=lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

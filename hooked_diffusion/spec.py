@@ -38,7 +38,9 @@ class DiffusionSpec:
         if self.attention == "causal" and self.logit_shift == 0:
             raise ValueError("DiffusionSpec: causal attention with logit_shift 0 would read each token off itself; use logit_shift 1")
         if self.mask_token_id is not None and self.mask_token_id < 0:
-            raise ValueError(f"DiffusionSpec.mask_token_id is {self.mask_token_id}; give a vocabulary id, or None for a model without masks")
+            raise ValueError(
+                f"DiffusionSpec.mask_token_id is {self.mask_token_id}; give a vocabulary id, or None for a model without masks"
+            )
 
     @property
     def is_mdm(self) -> bool:

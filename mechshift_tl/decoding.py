@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mechshift_tl.readouts import aligned_logits
+from mechshift_tl.readouts import aligned_logits, mask_token, spec_of
 from mechshift_tl.tasks.task import Examples
 
 
@@ -36,10 +36,10 @@ def decode_answers(model: Any, examples: Examples, *, batch_tokens: int = 8192) 
 
 def decode(model: Any, prompts: Int[Tensor, "batch prompt"], k: int) -> Int[Tensor, "batch k"]:
     """`k` tokens after each prompt: denoised by an MDM, greedy by an ARM (or any plain TransformerBridge)."""
-    spec = getattr(model, "spec", None)
-    if spec is not None and spec.is_mdm:
-        masks = prompts.new_full((len(prompts), k), spec.mask_token_id)
-        tail = prompts.new_tensor(spec.tail).expand(len(prompts), -1)
+    mask = mask_token(model)
+    if mask is not None:
+        masks = prompts.new_full((len(prompts), k), mask)
+        tail = prompts.new_tensor(spec_of(model).tail).expand(len(prompts), -1)
         canvas = torch.cat([prompts, masks, tail], 1)
         where = torch.zeros_like(canvas, dtype=torch.bool)
         where[:, prompts.shape[1] : prompts.shape[1] + k] = True

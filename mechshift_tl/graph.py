@@ -10,7 +10,7 @@ K and V readers are per KV head (`a3.g0<k>`), or per query head when ungrouped (
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -39,9 +39,12 @@ class Graph:
 
     @classmethod
     def of(cls, model: Any, kv: KV = "grouped") -> Graph:
-        """The graph of a TransformerLens bridge, from its `cfg`."""
+        """The graph of a TransformerLens bridge, from its `cfg`. Raises ValueError on blocks whose MLP runs beside the heads."""
+        if getattr(model.cfg, "parallel_attn_mlp", False):
+            raise ValueError(f"{model.cfg.model_name}: attention and MLP run in parallel; only MLPs that read their layer's heads are known")
         n_kv = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
-        return cls(model.cfg.n_layers, model.cfg.n_heads, n_kv, kv if n_kv != model.cfg.n_heads else "grouped")
+        graph = cls(model.cfg.n_layers, model.cfg.n_heads, n_kv, kv)
+        return graph if n_kv != model.cfg.n_heads else replace(graph, kv="grouped")
 
     @property
     def n_kv_readers(self) -> int:
@@ -125,7 +128,9 @@ class Graph:
         """
         match = READER_ID.match(reader)
         if match is None or reader not in self._reader_set:
-            raise ValueError(f"{reader!r} is not a reader of this graph; its readers look like {self.readers[0]}, {self.readers[-2]}, logits")
+            raise ValueError(
+                f"{reader!r} is not a reader of this graph; its readers look like {self.readers[0]}, {self.readers[-2]}, logits"
+            )
         layer, shared, index, _, mlp, _ = match.groups()
         if mlp is not None:
             return [f"m{mlp}"]

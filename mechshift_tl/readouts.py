@@ -26,6 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hooked_diffusion.spec import DiffusionSpec
 from mechshift_tl.tasks.task import Example, Examples
 
 Order = Literal["confidence", "left_to_right", "random"]
@@ -44,10 +45,22 @@ def aligned_logits(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor
     return torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
 
 
+def spec_of(model: Any) -> DiffusionSpec:
+    """How the model is read: its own spec, or an ordinary ARM's for a plain TransformerBridge."""
+    return getattr(model, "spec", None) or DiffusionSpec()
+
+
 def logit_shift(model: Any) -> int:
     """1 when a position is predicted by the one before it, as on every plain TransformerBridge."""
-    spec = getattr(model, "spec", None)
-    return 1 if spec is None else spec.logit_shift
+    return spec_of(model).logit_shift
+
+
+def mask_token(model: Any) -> int | None:
+    """The id an MDM sees where it has yet to commit; None for an ARM, which needs none. Raises ValueError on an MDM without one."""
+    spec = spec_of(model)
+    if spec.is_mdm and spec.mask_token_id is None:
+        raise ValueError(f"{model.cfg.model_name}: an MDM without a mask token cannot be read; give its DiffusionSpec a mask_token_id")
+    return spec.mask_token_id if spec.is_mdm else None
 
 
 @dataclass(frozen=True)
@@ -79,8 +92,8 @@ class Batch:
 class Readouts:
     """Rows to attribute, `(rows, …)`, padded with −1 where rows differ in length or in the number of positions they read.
 
-    `clean`, `corrupt` `(rows, pos)` are token ids; `target_pos`, `answer_ids`, `foil_ids` `(rows, k)` are positions *of the predicted token*
-    and the ids contrasted there; `step`, `example` `(rows,)` say where a row comes from; `groups` names each example's prompt group.
+    `clean`, `corrupt` `(rows, pos)` are token ids; `target_pos`, `answer_ids`, `foil_ids` `(rows, k)` are positions *of the predicted
+    token* and the ids contrasted there; `step`, `example` `(rows,)` say where a row comes from; `groups` names each example's prompt group.
     `info` carries what a report must state: number of masks, order, what was dropped.
     """
 
@@ -105,9 +118,10 @@ class Readouts:
         *,
         groups: Sequence[str] | None = None,
     ) -> Readouts:
-        """Readouts of your own tensors, one step. `target_pos` is the position of the predicted token, so an ARM's canvas has a slot for it.
+        """Readouts of your own tensors, one step.
 
-        Raises ValueError, naming the tensor, on shapes that disagree or on a target outside the canvas.
+        `target_pos` is the position of the predicted token, so an ARM's canvas has a slot for it. Raises ValueError, naming the tensor, on
+        shapes that disagree, on negative ids and on a target outside the canvas.
         """
         clean, corrupt = torch.as_tensor(clean), torch.as_tensor(corrupt)
         if clean.ndim != 2 or clean.shape != corrupt.shape:
@@ -115,16 +129,21 @@ class Readouts:
                 f"clean {tuple(clean.shape)} and corrupt {tuple(corrupt.shape)} must both be (n, pos): pairs of equal length; "
                 "group unequal prompts by length, or choose a corruption that keeps it"
             )
-        columns = {"target_pos": target_pos, "answer_ids": answer_ids, "foil_ids": foil_ids}
-        columns = {name: torch.as_tensor(value) for name, value in columns.items()}
+        given = {"target_pos": target_pos, "answer_ids": answer_ids, "foil_ids": foil_ids}
+        columns: dict[str, Any] = {name: torch.as_tensor(value) for name, value in given.items()}
         columns = {name: value[:, None] if value.ndim == 1 else value for name, value in columns.items()}
         n = clean.shape[0]
         for name, value in columns.items():
             if value.ndim != 2 or value.shape != columns["target_pos"].shape or value.shape[0] != n:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}; give (n,) or (n, k) with n = {n}, the same for all three")
         target = columns["target_pos"]
-        if n == 0 or target.min() < 0 or target.max() >= clean.shape[1]:
+        if not target.numel() or target.min() < 0 or target.max() >= clean.shape[1]:
             raise ValueError(f"target_pos must lie in [0, {clean.shape[1]}) and n be at least 1; got n = {n}, {target.tolist()[:4]}…")
+        for name, value in {"clean": clean, "corrupt": corrupt, **columns}.items():
+            if value.min() < 0:
+                raise ValueError(
+                    f"{name} holds id {int(value.min())}, outside every vocabulary; rows are not padded: group prompts by length"
+                )
         index = torch.arange(n)
         names = tuple(groups) if groups is not None else ("all",) * n
         if len(names) != n:
@@ -153,7 +172,7 @@ class Readouts:
         """The rows of the given examples (a list of distinct indices), renumbered in that order: for resampling and splitting prompts."""
         place = {e: i for i, e in enumerate(examples)}
         rows = torch.tensor([i for i, e in enumerate(self.example.tolist()) if e in place], dtype=torch.long)
-        tensors = {name: getattr(self, name)[rows] for name in _TENSORS if name != "example"}
+        tensors: dict[str, Any] = {name: getattr(self, name)[rows] for name in _TENSORS if name != "example"}
         renumbered = torch.tensor([place[int(e)] for e in self.example[rows]], dtype=torch.long)
         return Readouts(**tensors, example=renumbered, groups=tuple(self.groups[e] for e in examples), info=self.info)
 
@@ -174,12 +193,8 @@ class Readouts:
 
     def check(self, model: Any) -> None:
         """Raise ValueError when this model cannot be read here: ids outside its vocabulary, or a target before its first prediction."""
-        vocab = model.cfg.d_vocab
         for name in ("clean", "corrupt", "answer_ids", "foil_ids"):
-            ids = getattr(self, name)
-            bad = ids[(ids >= vocab) | (ids < ABSENT)]
-            if bad.numel():
-                raise ValueError(f"readouts.{name} holds id {int(bad[0])}, outside the vocabulary of {vocab}; use this model's tokenizer")
+            _check_ids(model, f"readouts.{name}", getattr(self, name))
         first = int(self.target_pos[self.target_pos != ABSENT].min())
         if first < logit_shift(model):
             raise ValueError(f"target position {first} cannot be predicted by a model with logit shift 1; put BOS or a prompt token first")
@@ -208,7 +223,8 @@ class Readouts:
         return cls(**tensors, groups=tuple(json.loads(header["groups"])), info=json.loads(header["info"]))
 
     def _repr_html_(self) -> str:
-        summary = f"<b>Readouts</b>: {len(self)} rows, {self.n_examples} examples, {len(self.steps)} steps, {int(self.n_read.sum())} positions read"
+        read = int(self.n_read.sum())
+        summary = f"<b>Readouts</b>: {len(self)} rows, {self.n_examples} examples, {len(self.steps)} steps, {read} positions read"
         return summary + self.to_dataframe().head(5).to_html(index=False)
 
 
@@ -227,7 +243,8 @@ def readouts(
 ) -> Readouts:
     """The rows that `model` is read on for `examples`: one per example and step (see the module docstring).
 
-    - `order`: in which order an MDM commits the answer: its own "confidence", "left_to_right" or "random" (by `seed`). An ARM is always left to right.
+    - `order`: in which order an MDM commits the answer: its own "confidence", "left_to_right" or "random" (by `seed`). An ARM is always
+      left to right.
     - `revealed`: committed tokens are each run's "own" answer, or the "clean" one in both.
     - `tokens_per_step`: answer tokens committed per step; steps = ceil(answer tokens / tokens_per_step).
 
@@ -237,13 +254,10 @@ def readouts(
         raise ValueError(f"readouts: order is {order!r}, revealed {revealed!r}; choose from {get_args(Order)} and {get_args(Revealed)}")
     if tokens_per_step < 1:
         raise ValueError(f"readouts: tokens_per_step must be at least 1, got {tokens_per_step}")
-    spec = getattr(model, "spec", None)
-    masked = spec is not None and spec.is_mdm
-    if masked and spec.mask_token_id is None:
-        raise ValueError(f"{model.cfg.model_name}: an MDM without a mask token cannot be read; give its DiffusionSpec a mask_token_id")
-    tail = spec.tail if spec is not None else ()
-    orders = commit_orders(model, examples, order, seed, batch_tokens) if masked else [list(range(len(e.answer))) for e in examples]
-    mask = spec.mask_token_id if masked else None
+    _check_ids(model, "examples", torch.tensor([i for e in examples for i in (*e.clean, *e.corrupt, *e.foil)]))
+    mask, tail = mask_token(model), spec_of(model).tail
+    masked = mask is not None
+    orders = commit_orders(model, examples, order if masked else "left_to_right", seed, batch_tokens)
     rows = [
         row
         for i, (example, commits) in enumerate(zip(examples, orders, strict=True))
@@ -262,6 +276,13 @@ def readouts(
     )
     made.check(model)
     return made
+
+
+def _check_ids(model: Any, name: str, ids: Tensor) -> None:
+    vocabulary = model.cfg.d_vocab
+    bad = ids[(ids >= vocabulary) | (ids < ABSENT)]
+    if bad.numel():
+        raise ValueError(f"{name} holds id {int(bad[0])}, outside the vocabulary of {vocabulary}; use this model's tokenizer")
 
 
 @dataclass(frozen=True)
@@ -299,7 +320,7 @@ def _collate(rows: list[_Row], examples: Examples) -> Readouts:
         values = [torch.tensor(getattr(row, name)) for row in rows]
         return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=ABSENT)
 
-    tensors = {name: padded(name) for name in _TENSORS[:5]}
+    tensors: dict[str, Any] = {name: padded(name) for name in _TENSORS[:5]}
     step, example = (torch.tensor([getattr(row, name) for row in rows]) for name in ("step", "example"))
     return Readouts(**tensors, step=step, example=example, groups=tuple(e.group for e in examples))
 

@@ -45,7 +45,7 @@ def train(
     model.train()
     clock, running = time.perf_counter(), 0.0
     with bf16_products(model):
-        for step in range(start, recipe.steps):
+        for step in range(start, recipe.last_step):
             generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
             batches = rows(generator)
             total = sum(b.tokens.shape[0] for b in batches)
@@ -65,7 +65,7 @@ def train(
             running = value if step == start else 0.98 * running + 0.02 * value
             if (step + 1) % 100 == 0:
                 log(f"step {step + 1}/{recipe.steps}  loss {running:.4f} nats  lr {rate:.2e}  {time.perf_counter() - clock:.0f} s")
-            if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
+            if (step + 1) % save_every == 0 or step + 1 == recipe.last_step:
                 _save(model, optimizers, recipe, folder, step + 1)
     return model.eval()
 

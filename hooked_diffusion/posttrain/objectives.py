@@ -36,7 +36,10 @@ def mask_rows(
 
 
 def annealed_attention(step: int, anneal_steps: int, pos: int, generator: Generator) -> Bool[Tensor, "1 1 pos pos"] | None:
-    """True where a query may look: the causal triangle plus each future position with probability (step + 1) / anneal_steps; None when open."""
+    """True where a query may look: the causal triangle, and each future position with probability (step + 1) / anneal_steps.
+
+    None once all is open.
+    """
     openness = min(1.0, (step + 1) / anneal_steps) if anneal_steps else 1.0
     if openness >= 1.0:
         return None

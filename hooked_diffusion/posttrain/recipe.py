@@ -26,7 +26,8 @@ class Recipe:
 
     Units: `steps` and `warmup` in optimiser steps, `learning_rate` of the matrices (Muon) and of the rest (AdamW),
     `anneal_steps` over which a future position becomes visible with rising probability, `answer_only` the share of rows whose
-    masks fall on the answer alone, `prompt_weight` the weight of prompt tokens in the causal loss, `weight_decay` that of the matrices per unit of learning rate.
+    masks fall on the answer alone, `prompt_weight` the weight of prompt tokens in the causal loss, `weight_decay` that of the matrices
+    per unit of learning rate, `stop` the step to end at when that is before the schedule's end.
     """
 
     objective: Literal["next_token", "masked_diffusion"]
@@ -39,6 +40,7 @@ class Recipe:
     t_min: float = 1e-3
     prompt_weight: float = 0.1
     weight_decay: float = 0.3
+    stop: int | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in ("next_token", "masked_diffusion"):
@@ -49,6 +51,11 @@ class Recipe:
             raise ValueError(f"Recipe: answer_only is a share in [0, 1], got {self.answer_only}")
         if not 0 < self.t_min < 1:
             raise ValueError(f"Recipe: t_min lies in (0, 1), got {self.t_min}")
+
+    @property
+    def last_step(self) -> int:
+        """How many steps are taken."""
+        return min(self.steps, self.stop or self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a JSON side file."""

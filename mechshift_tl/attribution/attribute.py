@@ -25,6 +25,7 @@ from mechshift_tl.attribution.metrics import Metric, resolve
 from mechshift_tl.attribution.path import Rule, quadrature
 from mechshift_tl.attribution.readers import ReaderPath, integrate
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.attribution.ungrouped import check_ungrouped
 from mechshift_tl.attribution.writers import WriterDeltas, writer_deltas
 from mechshift_tl.graph import KV, Graph
 from mechshift_tl.readouts import Batch, Readouts
@@ -51,7 +52,8 @@ def attribute(
     - `kv`: K/V readers per KV head ("grouped") or per query head ("ungrouped", as the paper counts edges).
     - `metric`: "logit_diff", or a callable on aligned logits `(n, k, d_vocab)`, answers and foils `(n, k)`, returning `(n,)`.
     - `batch_tokens`: tokens per batch, at least one row; by default what keeps the writers' differences within 256 MiB.
-    - `keep_per_example`: keep each example's own scores too, for intervals over prompts: 4 · examples · writers · readers bytes, at most 2 GiB.
+    - `keep_per_example`: keep each example's own scores too, for intervals over prompts: 4 · examples · writers · readers bytes, at most
+      2 GiB.
 
     `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks. Scores do not depend on batching.
     Raises ValueError on unknown settings or readouts that do not fit the model, FloatingPointError when a metric is not finite.
@@ -59,6 +61,8 @@ def attribute(
     points = quadrature(rule, ig_steps)
     name, function = resolve(metric)
     graph = Graph.of(model, kv)
+    if graph.n_kv_readers != graph.n_kv_heads:
+        check_ungrouped(model)
     readouts.check(model)
     tokens = batch_tokens or max(1, WRITER_BYTES // (4 * len(graph.writers) * model.cfg.d_model))
     totals = _Totals(graph, readouts, keep_per_example)
@@ -69,9 +73,7 @@ def attribute(
             path = integrate(model, graph, batch, function, deltas.ends, points)
             totals.add(batch, deltas, score(model, graph, deltas, path, per_row=keep_per_example))
             bar.update(len(batch.index))
-    return totals.scores(
-        settings={"ig_steps": ig_steps, "rule": rule, "kv": kv, "metric": name}, provenance=provenance(model, readouts)
-    )
+    return totals.scores(settings={"ig_steps": ig_steps, "rule": rule, "kv": kv, "metric": name}, provenance=provenance(model, readouts))
 
 
 def score(model: Any, graph: Graph, deltas: WriterDeltas, path: ReaderPath, *, per_row: bool) -> Float[Tensor, "rows n_writers n_readers"]:

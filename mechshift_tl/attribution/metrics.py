@@ -11,9 +11,7 @@ from torch import Tensor
 Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def logit_diff(
-    logits: Float[Tensor, "n k d_vocab"], answers: Int[Tensor, "n k"], foils: Int[Tensor, "n k"]
-) -> Float[Tensor, " n"]:
+def logit_diff(logits: Float[Tensor, "n k d_vocab"], answers: Int[Tensor, "n k"], foils: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
     """Mean over the k read positions of logit(answer) − logit(foil), in logits."""
     return (logits.gather(2, answers[..., None]) - logits.gather(2, foils[..., None])).squeeze(2).mean(1)
 
@@ -26,7 +24,9 @@ def resolve(metric: str | Metric) -> tuple[str, Metric]:
     if callable(metric):
         return getattr(metric, "__name__", "custom"), metric
     if metric not in METRICS:
-        raise ValueError(f"attribute: unknown metric {metric!r}; choose one of {', '.join(METRICS)}, or pass a callable (logits, answers, foils)")
+        raise ValueError(
+            f"attribute: unknown metric {metric!r}; choose one of {', '.join(METRICS)}, or pass a callable (logits, answers, foils)"
+        )
     return metric, METRICS[metric]
 
 

@@ -42,16 +42,15 @@ KINDS = ("q", "k", "v")
 class AttentionPath:
     """One layer's q, k, v readers over the path.
 
-    `sums[kind] (b, pos, reader, d_head)` is Σ weight·r·∂m/∂q; `scalars (b, pos, reader)` and `normalized (b, pos, d)` hold one entry per point.
+    `sums[kind] (b, pos, reader, d_head)` is Σ weight·r·∂m/∂q; `scalars (b, pos, reader)` and `normalized (b, pos, d)` hold one entry per
+    point.
     """
 
     sums: dict[str, Float[Tensor, "b pos reader d_head"]] = field(default_factory=dict)
     scalars: list[Float[Tensor, "b pos reader"]] = field(default_factory=list)
     normalized: list[Float[Tensor, "b pos d"]] = field(default_factory=list)
 
-    def add(
-        self, gradients: dict[str, Tensor], values: dict[str, Tensor], scale: Tensor, normalized: Tensor, weight: float
-    ) -> None:
+    def add(self, gradients: dict[str, Tensor], values: dict[str, Tensor], scale: Tensor, normalized: Tensor, weight: float) -> None:
         """Add one path point: gradients and bias-free values of q, k, v `(b, pos, reader, d_head)`, the norm's scale and output."""
         inverse = (weight / scale.float())[..., None]
         scalars = []

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mechshift_tl.graph import Graph
@@ -121,9 +121,8 @@ class EdgeScores:
             header = file.metadata() or {}
             if "edge_scores" not in header:
                 raise ValueError(f"{path} holds no edge scores; give a file written by EdgeScores.save")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
         side = json.loads(header["edge_scores"])
-        return cls(graph=Graph(**side.pop("graph")), **tensors, **side)
+        return cls(graph=Graph(**side.pop("graph")), **load_file(path), **side)
 
     def _repr_html_(self) -> str:
         head = (

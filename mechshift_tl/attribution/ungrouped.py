@@ -4,10 +4,13 @@ With pattern A = softmax(S), z[h] = A[h]·v[g(h)] and S[h] = rot(q[h])·rot(k[g(
 
     ∂m/∂v[h] = A[h]ᵀ ∂m/∂z[h]          ∂m/∂rot(k)[h] = (∂m/∂S[h])ᵀ rot(q[h]) / √d_head
 
-and ∂m/∂k[h] is the latter rotated back. Summed over a group they equal the gradients of the shared K and V.
+and ∂m/∂k[h] is the latter rotated back. Summed over a group they equal the gradients of the shared K and V. Models that normalise their
+keys (Qwen3) are refused: there the latter is the gradient at the normalised key.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from einops import einsum
@@ -16,6 +19,12 @@ from torch import Tensor
 
 LIVE = ("attn.hook_attn_scores", "attn.hook_z")
 SEEN = ("attn.hook_k", "attn.hook_v", "attn.hook_pattern", "attn.hook_rot_q", "attn.hook_cos", "attn.hook_sin")
+
+
+def check_ungrouped(model: Any) -> None:
+    """Raise ValueError on a model whose keys pass a norm of their own."""
+    if hasattr(model.blocks[0].attn, "hook_k_normed"):
+        raise ValueError(f"{model.cfg.model_name}: keys are normalised per head, so kv='ungrouped' is not known; use kv='grouped'")
 
 
 def key_value_gradients(attn: str, seen: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Float[Tensor, "b pos head d_head"]]:

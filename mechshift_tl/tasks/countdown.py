@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, combinations_with_replacement, permutations, product
+from itertools import combinations, combinations_with_replacement, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,7 @@ def chains(numbers: tuple[int, ...], limit: int | None) -> Iterator[tuple[tuple[
 @cache
 def solutions_by_target(numbers: tuple[int, ...], limit: int | None) -> dict[int, tuple[str, ...]]:
     """For sorted `numbers`: target → its distinct solutions in canonical form, sorted."""
-    found: dict[int, dict[frozenset[str], str]] = defaultdict(dict)
+    found: dict[int, dict[frozenset[tuple[str, int]], str]] = defaultdict(dict)
     for equations, target in chains(numbers, limit):
         written, same = ",".join(equations), frozenset(Counter(equations).items())
         found[target][same] = min(written, found[target].get(same, written))
@@ -183,13 +183,8 @@ class Countdown(Task):
         return tuple(p for p in self.rows if not self.unique or len(solutions(p.numbers, p.target)) == 1)
 
     def training_texts(self) -> list[tuple[str, str]]:
-        """Every training problem in every order of its numbers, as (prompt, answer)."""
-        return [
-            (self.prompt(p), p.solution)
-            for problem in self.problems("train")
-            for order in sorted(set(permutations(problem.numbers)))
-            for p in [Problem(order, problem.target, problem.solution)]
-        ]
+        """Every training problem once, its numbers in ascending order, as (prompt, answer)."""
+        return [(self.prompt(p), p.solution) for p in self.problems("train")]
 
     def prompt(self, problem: Problem) -> str:
         """The text before the answer."""

@@ -127,7 +127,7 @@ class IOI(Task):
         )
 
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
-        """Drop sentences whose names are more than one token, and corruptions that changed the sentence's length."""
+        """Drop sentences whose names are more than one token."""
         spans = (split_answer(tokenizer, pair.prompt, name) for name in (pair.answer, pair.foil))
         return "a name has more than one token" if any(len(ids) != start + 1 for ids, start in spans) else None
 
@@ -139,7 +139,7 @@ class IOI(Task):
 def _pair_from_sentences(clean: str, corrupt: str, where: str) -> TextPair:
     match = re.search(r"\b([A-Z][a-z]+) and ([A-Z][a-z]+)\b", clean)
     count = Counter(re.findall(r"\b[A-Z][a-z]+\b", clean))
-    names = match.groups() if match else ()
+    names = list(match.groups()) if match else []
     if len(set(names)) != 2 or sorted(count[name] for name in names) != [1, 2]:
         raise ValueError(f"{where}: {clean!r} does not name two people, one of them twice")
     io, s = sorted(names, key=lambda name: count[name])

@@ -1,0 +1,173 @@
+"""`Circuit`: a set of edges with their scores, what it says about components, and where it came from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.circuits.select import check_finite, default_n, select
+from mechshift_tl.graph import Graph
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A circuit: edges of a graph and their scores.
+
+    - `edges (n_writers, n_readers)`: True at the circuit's edges, all of them possible ones.
+    - `scores (n_writers, n_readers)`: their scores, zero outside the circuit; positive = the edge supports the behaviour.
+    - `requested`: how many edges were asked for; `kept` (also `len`) is how many there are.
+    - `settings`, `provenance`: of the scores, with `prune` and `n_examples`.
+
+    Raises ValueError when the tensors do not fit the graph or each other.
+    """
+
+    graph: Graph
+    edges: Bool[Tensor, "n_writers n_readers"] = field(repr=False)
+    scores: Float[Tensor, "n_writers n_readers"] = field(repr=False)
+    requested: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        shape = self.graph.possible.shape
+        for name in ("edges", "scores"):
+            if getattr(self, name).shape != shape:
+                raise ValueError(f"Circuit: {name} is {tuple(getattr(self, name).shape)}; its graph is {tuple(shape)} writers × readers")
+        if (self.edges & ~self.graph.possible).any():
+            raise ValueError("Circuit: edges holds an edge that cannot exist; intersect it with graph.possible")
+        if ((self.scores != 0) & ~self.edges).any():
+            raise ValueError("Circuit: scores is not zero outside edges; fill it with 0 there")
+        check_finite(self.scores, self.graph)
+
+    @classmethod
+    def from_scores(cls, scores: EdgeScores, n: int | None = None, *, prune: bool = True) -> Circuit:
+        """The circuit of the `n` edges of largest |score|: see `circuits.select`.
+
+        `n` defaults to 1000, or 5 % of the possible edges (rounded up) where that is fewer. `prune` drops edges with no path from input to
+        logits, so fewer than `n` may be kept; so may edges that score exactly zero. Ties go to the edge that comes first in the matrix.
+        Raises ValueError when a score is not finite or `n` lies outside 1 … possible edges.
+        """
+        n = default_n(scores.graph) if n is None else n
+        edges = select(scores.matrix, scores.graph, n, prune=prune)
+        settings = scores.settings | {"prune": prune}
+        provenance = scores.provenance | {"n_examples": scores.n_examples}
+        return cls(scores.graph, edges, scores.matrix.masked_fill(~edges, 0), n, settings, provenance)
+
+    @property
+    def kept(self) -> int:
+        """Edges in the circuit."""
+        return int(self.edges.sum())
+
+    def __len__(self) -> int:
+        return self.kept
+
+    @property
+    def sources(self) -> Float[Tensor, " n_components"]:
+        """Outgoing |score| of each of `graph.components`."""
+        return self._sources(self.scores.abs())
+
+    @property
+    def sinks(self) -> Float[Tensor, " n_components"]:
+        """Incoming |score| of each of `graph.components`; an edge into a KV group is shared equally by its heads."""
+        return self._sinks(self.scores.abs())
+
+    def component_scores(self, *, signed: bool = False) -> Float[Tensor, " n_components"]:
+        """s(v) = Σ |score| of the edges into and out of each of `graph.components`; `signed` sums the scores themselves."""
+        values = self.scores if signed else self.scores.abs()
+        return self._sources(values) + self._sinks(values)
+
+    @property
+    def components(self) -> pd.DataFrame:
+        """One row per component of the circuit, largest s(v) first: component, layer, score, signed, source, sink."""
+        frame = pd.DataFrame(
+            {
+                "component": self.graph.components,
+                "layer": self.graph.writer_layers[1:].tolist(),
+                "score": self.component_scores().tolist(),
+                "signed": self.component_scores(signed=True).tolist(),
+                "source": self.sources.tolist(),
+                "sink": self.sinks.tolist(),
+            }
+        )
+        return frame.loc[frame["score"] > 0].sort_values("score", ascending=False, kind="stable", ignore_index=True)
+
+    def edge_set(self) -> frozenset[tuple[str, str]]:
+        """The edges as pairs of ids, (writer, reader)."""
+        return frozenset((self.graph.writers[u], self.graph.readers[v]) for u, v in self.edges.nonzero().tolist())
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per edge, strongest |score| first: writer, reader, score, writer_layer, reader_layer."""
+        rows, columns = self.edges.nonzero(as_tuple=True)
+        frame = pd.DataFrame(
+            {
+                "writer": [self.graph.writers[u] for u in rows.tolist()],
+                "reader": [self.graph.readers[v] for v in columns.tolist()],
+                "score": self.scores[rows, columns].tolist(),
+                "writer_layer": self.graph.writer_layers[rows].tolist(),
+                "reader_layer": self.graph.reader_layers[columns].tolist(),
+            }
+        )
+        return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
+
+    def to_networkx(self) -> nx.MultiDiGraph:
+        """Nodes `input`, `a3.h1`, `m3`, `logits` (attribute `layer`); edges keyed by their reader's id (attributes `reader`, `score`).
+
+        An edge into a KV group becomes one edge to each of its heads, with an equal share of the score: |score| around a node sums to s(v).
+        """
+        graph = nx.MultiDiGraph()
+        graph.add_node("input", layer=-1)
+        graph.add_node("logits", layer=self.graph.n_layers)
+        for edge in self.to_dataframe().to_dict("records"):
+            writer, reader = edge["writer"], edge["reader"]
+            graph.add_node(writer, layer=edge["writer_layer"])
+            targets = self.graph.components_of(reader) or ["logits"]
+            for target in targets:
+                graph.add_node(target, layer=edge["reader_layer"])
+                graph.add_edge(writer, target, key=reader, reader=reader, score=edge["score"] / len(targets))
+        return graph
+
+    def save(self, path: str | Path) -> None:
+        """Write `path` (safetensors): the edges' indices and scores, with graph, settings and provenance in its header."""
+        side = {"graph": asdict(self.graph), "requested": self.requested, "settings": self.settings, "provenance": self.provenance}
+        tensors = {"edges": self.edges.nonzero(), "scores": self.scores[self.edges].contiguous()}
+        save_file(tensors, path, metadata={"circuit": json.dumps(side)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Circuit:
+        """Read what `save` wrote. Raises ValueError when the file is something else."""
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if "circuit" not in header:
+                raise ValueError(f"{path} holds no circuit; give a file written by Circuit.save")
+            index, values = file.get_tensor("edges").unbind(1), file.get_tensor("scores")
+        side = json.loads(header["circuit"])
+        graph = Graph(**side.pop("graph"))
+        edges = torch.zeros_like(graph.possible)
+        edges[index] = True
+        scores = torch.zeros(edges.shape, dtype=values.dtype)
+        scores[index] = values
+        return cls(graph, edges, scores, **side)
+
+    def _sources(self, values: Float[Tensor, "n_writers n_readers"]) -> Float[Tensor, " n_components"]:
+        return values.sum(1)[1:]
+
+    def _sinks(self, values: Float[Tensor, "n_writers n_readers"]) -> Float[Tensor, " n_components"]:
+        return values.sum(0) @ self.graph.membership[:, 1:]
+
+    def _repr_html_(self) -> str:
+        components = self.components
+        head = (
+            f"<b>Circuit</b>: {self.kept} of {self.requested} requested edges, {len(components)} of {len(self.graph.components)} components"
+        )
+        return head + self.to_dataframe().head(10).to_html(index=False, float_format="%.4f")

@@ -1,0 +1,74 @@
+"""Random circuits with a circuit's own layer profile: what chance alone would give.
+
+Possible edges fall into cells, one per (writer layer, reader layer); input is layer −1, logits layer n_layers. Each cell is redrawn
+without replacement with as many edges as the circuit has in it, and the cell's scores are dealt to the new edges in random order: the
+depth profile, of edges and of |score|, stays exactly as it was. Edges of a full cell cannot move; `full_cell_share` says how many those
+are. Random circuits are not pruned again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.graph import Graph
+
+
+def random_circuit(circuit: Circuit, seed: int = 0) -> Circuit:
+    """One random circuit with as many edges in every (writer layer, reader layer) cell as `circuit`."""
+    return next(random_circuits(circuit, 1, seed))
+
+
+def random_circuits(circuit: Circuit, n_draws: int, seed: int | torch.Generator = 0) -> Iterator[Circuit]:
+    """`n_draws` independent random circuits; all are drawn at once, then made one by one."""
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    possible = _by_cell(circuit.graph.possible, circuit.graph)
+    held = _by_cell(circuit.edges, circuit.graph)
+    drawn, dealt = [possible[0].new_zeros(n_draws, 0)], [circuit.scores.new_zeros(0)]
+    for room, edges in zip(possible, held, strict=True):
+        if len(edges):
+            drawn.append(room[_subsets(n_draws, len(room), len(edges), generator)])
+            dealt.append(circuit.scores.flatten()[edges])
+    values = torch.cat(dealt)
+    for index in torch.cat(drawn, 1):
+        edges, scores = torch.zeros_like(circuit.edges), torch.zeros_like(circuit.scores)
+        edges.view(-1)[index] = True
+        scores.view(-1)[index] = values
+        yield replace(circuit, edges=edges, scores=scores, settings=circuit.settings | {"random": True})
+
+
+def cell_counts(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph) -> Int[Tensor, " n_cells"]:
+    """How many of `edges` lie in each (writer layer, reader layer) cell, row-major; cells that no edge can be in count 0."""
+    return torch.bincount(_cells(graph)[edges], minlength=(graph.n_layers + 1) ** 2)
+
+
+def full_cell_share(circuit: Circuit) -> float:
+    """Share of the circuit's edges that lie in full cells, where every possible edge is in the circuit, in [0, 1]; NaN when empty."""
+    held, room = cell_counts(circuit.edges, circuit.graph), cell_counts(circuit.graph.possible, circuit.graph)
+    return (held[held == room].sum() / held.sum()).item()
+
+
+def _cells(graph: Graph) -> Int[Tensor, "n_writers n_readers"]:
+    return (graph.writer_layers[:, None] + 1) * (graph.n_layers + 1) + graph.reader_layers
+
+
+def _subsets(n_draws: int, size: int, count: int, generator: torch.Generator) -> Int[Tensor, "n_draws count"]:
+    """Per draw, `count` different numbers below `size` in random order: Floyd's algorithm, whose cost does not depend on `size`."""
+    chosen = torch.empty(n_draws, 0, dtype=torch.long)
+    for last in range(size - count, size):
+        pick = torch.randint(last + 1, (n_draws, 1), generator=generator)
+        taken = (chosen == pick).any(1, keepdim=True)
+        chosen = torch.cat([chosen, pick.masked_fill(taken, last)], 1)
+    return chosen.gather(1, torch.rand(n_draws, count, generator=generator).argsort(1))
+
+
+def _by_cell(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph) -> tuple[Int[Tensor, " edges_of_cell"], ...]:
+    """Flat indices of `edges`, cell by cell."""
+    index = edges.flatten().nonzero()[:, 0]
+    order = _cells(graph)[edges].argsort(stable=True)
+    return index[order].split(cell_counts(edges, graph).tolist())

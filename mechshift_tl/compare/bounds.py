@@ -1,0 +1,59 @@
+"""Between what an overlap means something: its floor and its ceiling.
+
+Floor: both circuits redrawn with their own layer profiles (`circuits.random`); mean and central 95 % over the draws. An overlap inside
+it is what chance and the profiles give.
+
+Ceiling: the same model on two disjoint halves of its prompts, at the same n; mean over a few random splits. An overlap near it is as high
+as the prompts can show. Each half holds half of the prompts, so a model's ceiling on all of them is higher: this one lies low.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.circuits.random import random_circuits
+from mechshift_tl.compare.intervals import Interval, can_resample, intervals
+from mechshift_tl.compare.overlap import overlaps, spearman
+
+N_SPLITS = 10
+
+
+def floor(a: Circuit, b: Circuit, *, k: int | None = None, signed: bool = False, n_random: int = 200, seed: int = 0) -> dict[str, Interval]:
+    """Mean and central 95 % of edge_jaccard, component_jaccard and weighted_jaccard over `n_random` redraws of both circuits.
+
+    Raises ValueError unless `n_random` is at least 1.
+    """
+    if n_random < 1:
+        raise ValueError(f"n_random is {n_random}; a floor needs at least 1 redraw, and some 200 for its 95 %")
+    generator = torch.Generator().manual_seed(seed)
+    pairs = zip(random_circuits(a, n_random, generator), random_circuits(b, n_random, generator), strict=True)
+    return intervals(overlaps(x, y, k=k, signed=signed) for x, y in pairs)
+
+
+def ceiling(
+    scores: EdgeScores,
+    *,
+    n: int | None = None,
+    k: int | None = None,
+    prune: bool = True,
+    signed: bool = False,
+    n_splits: int = N_SPLITS,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Mean overlaps (and Spearman) of one model with itself over `n_splits` random halvings of its prompts; an odd prompt sits out.
+
+    Raises ValueError unless attributed with `keep_per_example=True` on at least two examples.
+    """
+    if not can_resample(scores):
+        raise ValueError(f"{scores.n_examples} examples: a ceiling needs two examples and scores attributed with keep_per_example=True")
+    generator = torch.Generator().manual_seed(seed)
+    half = scores.n_examples // 2
+    draws = []
+    for _ in range(n_splits):
+        order = torch.randperm(scores.n_examples, generator=generator)
+        a, b = scores.resample(order[:half]), scores.resample(order[half : 2 * half])
+        x, y = Circuit.from_scores(a, n, prune=prune), Circuit.from_scores(b, n, prune=prune)
+        draws.append(overlaps(x, y, k=k, signed=signed) | {"spearman": spearman(a.matrix, b.matrix, x.edges | y.edges)})
+    return {name: spread.mean for name, spread in intervals(draws).items()}

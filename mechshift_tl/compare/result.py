@@ -1,0 +1,185 @@
+"""`CircuitComparison`: everything a comparison of two circuits prints, as numbers, tables and a verdict."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mechshift_tl.compare.intervals import Interval
+
+CAVEAT = (
+    "A low overlap does not prove a different mechanism: many circuits can carry one mechanism. Read an overlap between its floor and its "
+    "ceiling, and beside the circuits' faithfulness."
+)
+FRAMES = ("curve", "profiles", "early", "components")
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """One number of a comparison: its value, its interval over prompts, its floor over random circuits, its ceiling within one model.
+
+    A bound that cannot be computed, or that a statistic does not have, is None.
+    """
+
+    value: float
+    interval: Interval | None = None
+    floor: Interval | None = None
+    ceiling: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitComparison:
+    """Two circuits, a and b, compared.
+
+    - `statistics`: by name. `edge_jaccard`, `component_jaccard` (top k), `weighted_jaccard` in [0, 1] and `spearman` in [−1, 1] have a
+      floor (not spearman) and a ceiling (the lower of the two models'); `early_share_a`, `_b` are fractions of the layers' |score|,
+      `centre_a`, `_b` in layers; `early_share_shift`, `centre_shift` are b − a.
+    - `curve`: one row per circuit size: n, jaccard, expected (by chance), kept_a, kept_b; None for bare circuits.
+    - `profiles`: one row per circuit and depth (input, 0 … , logits): `readers` and `writers` are fractions of |score| by the layer of the
+      edge's reader or writer, `edges` of the edges by reader's layer; `low`, `high` bound `readers` where prompts can be resampled.
+    - `early`: one row per circuit and cut: the share of the layers' |score| below it, with `low`, `high` where prompts can be resampled.
+    - `components`: per component its layer, s(v), source and sink mass in a and b, and `top`: among the top k of a, b, both, or "".
+    - `requested`, `kept`: edges of a and b; `full_cells`: share of their edges that random circuits cannot move.
+    - `n_examples` of a and b, `settings`, and `notes`: what could not be computed, and why.
+    """
+
+    statistics: dict[str, Statistic]
+    curve: pd.DataFrame | None = field(repr=False)
+    profiles: pd.DataFrame = field(repr=False)
+    early: pd.DataFrame = field(repr=False)
+    components: pd.DataFrame = field(repr=False)
+    requested: tuple[int, int]
+    kept: tuple[int, int]
+    full_cells: tuple[float, float]
+    n_examples: tuple[int | None, int | None]
+    settings: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def edge_jaccard(self) -> float:
+        """|A ∩ B| / |A ∪ B| over edges."""
+        return self.statistics["edge_jaccard"].value
+
+    @property
+    def component_jaccard(self) -> float:
+        """Jaccard of the top-k components by s(v)."""
+        return self.statistics["component_jaccard"].value
+
+    @property
+    def weighted_jaccard(self) -> float:
+        """Jaccard of the two circuits' |score| as fractions of their totals."""
+        return self.statistics["weighted_jaccard"].value
+
+    @property
+    def spearman(self) -> float:
+        """Rank correlation of the two models' scores on the union of the circuits; NaN for bare circuits."""
+        return self.statistics["spearman"].value
+
+    @property
+    def early_share(self) -> tuple[float, float]:
+        """Share of the layers' |score| in layers below `settings["cut"]`, of a and of b."""
+        return self.statistics["early_share_a"].value, self.statistics["early_share_b"].value
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Centre of depth of a and of b, in layers from 0."""
+        return self.statistics["centre_a"].value, self.statistics["centre_b"].value
+
+    @property
+    def floor(self) -> dict[str, Interval]:
+        """Mean and central 95 % over random circuits, of the statistics that have a floor."""
+        return {name: s.floor for name, s in self.statistics.items() if s.floor is not None}
+
+    @property
+    def ceiling(self) -> dict[str, float] | None:
+        """Overlaps of one model with itself, the lower of the two models'; None when prompts cannot be split (`notes` says why)."""
+        return {name: s.ceiling for name, s in self.statistics.items() if s.ceiling is not None} or None
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Bootstrap 95 % intervals over prompts; empty when prompts cannot be resampled (`notes` says why)."""
+        return {name: s.interval for name, s in self.statistics.items() if s.interval is not None}
+
+    @property
+    def supported(self) -> bool:
+        """Whether the edge overlap's interval over prompts lies above the floor's 95 %; False without an interval."""
+        edges = self.statistics["edge_jaccard"]
+        return edges.interval is not None and edges.floor is not None and edges.interval.low > edges.floor.high
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether more overlap than chance is supported."""
+        edges = self.statistics["edge_jaccard"]
+        chance = f"the 95 % of random circuits with the same layer profile (up to {edges.floor.high:.3f})" if edges.floor else "chance"
+        if edges.interval is None:
+            return f"Not supported: the edge overlap {edges.value:.3f} has no interval over prompts to hold against {chance}."
+        overlap = f"the edge overlap {edges.value:.3f} (95 % over prompts {edges.interval.low:.3f} to {edges.interval.high:.3f})"
+        return f"Supported: {overlap} lies above {chance}." if self.supported else f"Not supported: {overlap} does not clear {chance}."
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per statistic: name, value, low, high, floor, floor_low, floor_high, ceiling, n (examples); NaN where not computed."""
+        counts = [count for count in self.n_examples if count is not None]
+        return pd.DataFrame([_row(name, s) | {"n": min(counts, default=float("nan"))} for name, s in self.statistics.items()])
+
+    def save(self, path: str | Path) -> None:
+        """Write `path` (JSON)."""
+        data = {name: value for name, value in vars(self).items() if name not in FRAMES}
+        data["statistics"] = {name: asdict(statistic) for name, statistic in self.statistics.items()}
+        for name in FRAMES:
+            frame = getattr(self, name)
+            data[name] = None if frame is None else frame.to_dict("list")
+        Path(path).write_text(json.dumps({"circuit_comparison": _nan_to_none(data)}, indent=1, allow_nan=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> CircuitComparison:
+        """Read what `save` wrote. Raises ValueError when the file is something else."""
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or "circuit_comparison" not in data:
+            raise ValueError(f"{path} holds no comparison; give a file written by CircuitComparison.save")
+        data = data["circuit_comparison"]
+        data["statistics"] = {name: _statistic(**parts) for name, parts in data["statistics"].items()}
+        for name in FRAMES:
+            data[name] = None if data[name] is None else pd.DataFrame({key: _none_to_nan(column) for key, column in data[name].items()})
+        data["full_cells"] = _none_to_nan(data["full_cells"])
+        pairs = {name: tuple(data[name]) for name in ("requested", "kept", "full_cells", "n_examples", "notes")}
+        return cls(**{**data, **pairs})
+
+    def _repr_html_(self) -> str:
+        sizes = " and ".join(f"{kept} of {asked} requested edges" for kept, asked in zip(self.kept, self.requested, strict=True))
+        full = " and ".join(f"{100 * share:.0f} %" for share in self.full_cells)
+        lines = [f"<b>CircuitComparison</b>: {sizes}, {full} of them in full cells", *map(escape, [self.verdict, CAVEAT, *self.notes])]
+        return "<br>".join(lines) + self.to_dataframe().to_html(index=False, float_format="%.3f", na_rep="")
+
+
+def _row(name: str, statistic: Statistic) -> dict[str, Any]:
+    none = Interval(*[float("nan")] * 3, n_draws=0)
+    over, floor = statistic.interval or none, statistic.floor or none
+    return {
+        "name": name, "value": statistic.value, "low": over.low, "high": over.high,
+        "floor": floor.mean, "floor_low": floor.low, "floor_high": floor.high,
+        "ceiling": float("nan") if statistic.ceiling is None else statistic.ceiling,
+    }  # fmt: skip
+
+
+def _statistic(value: float | None, interval: dict | None, floor: dict | None, ceiling: float | None) -> Statistic:
+    over, chance = (None if parts is None else Interval(*_none_to_nan(parts.values())) for parts in (interval, floor))
+    return Statistic(float("nan") if value is None else value, over, chance, ceiling)
+
+
+def _nan_to_none(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _nan_to_none(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_nan_to_none(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _none_to_nan(values: Any) -> list[Any]:
+    return [float("nan") if value is None else value for value in values]

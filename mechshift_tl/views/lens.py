@@ -1,0 +1,146 @@
+"""Component lens: what each component alone says about the target token, at the position that predicts it.
+
+There the residual stream is a sum of terms: the input, every head's z·W_O, every MLP's output, and the biases that belong to no component
+(b_O, the final norm's, b_U). Each term is read by itself (logit lens; direct logit attribution, Elhage et al. 2021):
+
+1. run the clean canvas once; keep z, the MLPs' outputs and the final norm's scale at the positions read;
+2. layer by layer, expand the heads to the residual's width and normalise every term by the run's own scale;
+3. project a chunk of terms through W_U, keep logits and ranks of answer and foil, entropy and top token, and drop the chunk.
+
+Because the run's scale is shared, the terms' logits sum to the model's. `norm="own"` normalises every term by its own scale instead: then
+small terms look as loud as large ones and nothing sums. Positive = the term speaks for the token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechshift_tl.attribution.attribute import provenance
+from mechshift_tl.attribution.hooks import EMBED, Kept
+from mechshift_tl.graph import Graph
+from mechshift_tl.readouts import Batch, Readouts
+from mechshift_tl.views.lens_table import READINGS, ComponentLens
+from mechshift_tl.views.positions import default_batch_tokens, predicting_positions, read_numbers, run_at
+from mechshift_tl.views.projection import Projection
+
+Norm = Literal["run", "own"]
+SCALE = "ln_final.hook_scale"
+BIAS = "bias"
+#: Largest tolerable |Σ terms − logits|, as a share of the largest logit; rounding in bfloat16 stays below.
+MAX_GAP = 0.1
+
+
+@torch.no_grad()
+def component_lens(
+    model: Any,
+    readouts: Readouts,
+    components: Sequence[str] | None = None,
+    *,
+    norm: Norm = "run",
+    top: int = 5,
+    batch_tokens: int | None = None,
+    tokenizer: Any = None,
+) -> ComponentLens:
+    """Read each component's own output on the clean canvases of `readouts`, at the positions that predict the targets.
+
+    - `components`: ids such as `a3.h1`, `m3`, `input`, `bias`; by default all of them.
+    - `norm`: by the "run"'s own final-norm scale (terms sum to the logits), or by each term's "own" (TransformerLens' per-vector reading).
+    - `top`: how many of its most frequent top tokens a component shows.
+    - `batch_tokens`: tokens per forward, at least one row; by default 8192, less where the logits would pass 512 MiB.
+    - `tokenizer`: spells the tokens; defaults to the model's, without one they are written `#id`.
+
+    `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks. Costs one forward per row and one
+    unembedding per component and read; memory holds one chunk of logits, never rows × components × d_vocab. Raises ValueError, before any
+    forward, on unknown settings or ids and on readouts that do not fit the model; and when the terms do not sum to the model's logits.
+    """
+    graph = Graph.of(model)
+    wanted = _wanted(graph, components)
+    if norm not in get_args(Norm) or top < 1:
+        raise ValueError(f"component_lens: norm is {norm!r}, top is {top}; choose norm from {get_args(Norm)} and top of at least 1")
+    readouts.check(model)
+    reads, gap = readouts.to_dataframe(), 0.0
+    table = _Table(wanted, len(reads))
+    with tqdm(total=len(readouts), desc=f"lens of {len(wanted)} components", unit="row", delay=2, leave=False) as bar:
+        for batch in readouts.batches(batch_tokens or default_batch_tokens(model)):
+            numbers = read_numbers(readouts, batch)
+            gap = max(gap, _read_batch(model, graph, norm, batch.to(model.cfg.device), table, numbers))
+            bar.update(len(batch.index))
+    return ComponentLens(
+        list(wanted), graph, **table.values, step=torch.tensor(reads["step"].tolist()), example=torch.tensor(reads["example"].tolist()),
+        words=_words(tokenizer or getattr(model, "tokenizer", None), table.values["top_id"]), gap=gap,
+        settings={"norm": norm, "top": top}, provenance=provenance(model, readouts),
+    )  # fmt: skip
+
+
+def _wanted(graph: Graph, components: Sequence[str] | None) -> dict[str, int]:
+    """Row of each component read, in the graph's order."""
+    known = [*graph.writers, BIAS]
+    unknown = set(components or ()) - set(known)
+    if unknown or (components is not None and not components):
+        given = ", ".join(sorted(unknown)) or "an empty list"
+        raise ValueError(f"component_lens: {given} names no component of this model; name some of {known[0]}, {known[1]} … {BIAS}")
+    return {name: i for i, name in enumerate(name for name in known if components is None or name in components)}
+
+
+class _Table:
+    """The readings `(components, reads)` while they are made, on the CPU; `rows` places each component."""
+
+    def __init__(self, rows: dict[str, int], reads: int) -> None:
+        shape = (len(rows), reads)
+        self.rows = rows
+        self.values = {name: torch.empty(shape, dtype=torch.int32 if name == "top_id" else torch.float32) for name in READINGS}
+
+    def put(self, ids: Sequence[str], numbers: Int[Tensor, " reads"], readings: dict[str, Tensor]) -> None:
+        """Put `(ids, reads)` readings where they belong."""
+        place = torch.tensor([self.rows[name] for name in ids])[:, None]
+        for name, values in readings.items():
+            self.values[name][place, numbers] = values.cpu()
+
+
+def _read_batch(model: Any, graph: Graph, norm: Norm, batch: Batch, table: _Table, numbers: Int[Tensor, " reads"]) -> float:
+    """Fill the batch's columns of `table`; returns by how much the terms' sum misses the logits, as a share of the largest, or raises."""
+    names = [f"blocks.{i}.{name}" for i in range(graph.n_layers) for name in ("attn.hook_z", "hook_mlp_out")]
+    seen, logits = run_at(model, batch.clean, predicting_positions(model, batch), [EMBED, SCALE, *names])
+    projection, residual = Projection.of(model), torch.zeros_like(seen[EMBED])
+    scale = None if norm == "own" else seen[SCALE]
+    for ids, vectors in terms(model, graph, seen):
+        residual += vectors.sum(0)
+        chosen = [i for i, name in enumerate(ids) if name in table.rows]
+        if chosen:
+            answers, foils = batch.answer_ids.flatten(), batch.foil_ids.flatten()
+            readings = projection.read(vectors[chosen], scale, answers, foils, constant=ids == [BIAS])
+            table.put([ids[i] for i in chosen], numbers, readings)
+    total = projection.logits(projection.normalize(residual[None], seen[SCALE], constant=True), constant=True)[0]
+    gap = ((total - logits).abs().max() / logits.abs().max()).item()
+    if gap > MAX_GAP:
+        raise ValueError(
+            f"{model.cfg.model_name}: input, heads, MLPs and biases miss the model's logits by {gap:.0%} of the largest; this architecture "
+            "writes to its residual stream in another way, and a component lens of it would mislead"
+        )
+    return gap
+
+
+def terms(model: Any, graph: Graph, seen: Kept) -> Iterator[tuple[list[str], Float[Tensor, "terms reads d"]]]:
+    """The residual stream's terms at the reads, a few at a time: input, each layer's heads and MLP, then the biases outside components."""
+    yield ["input"], seen[EMBED][None]
+    bias = torch.zeros_like(seen[EMBED])
+    for layer in range(graph.n_layers):
+        attn = model.blocks[layer].attn
+        z = seen[f"blocks.{layer}.attn.hook_z"].reshape(len(bias), graph.n_heads, -1)
+        yield [f"a{layer}.h{h}" for h in range(graph.n_heads)], einsum(z, attn.W_O.detach().float(), "read h e, h e d -> h read d")
+        yield [f"m{layer}"], seen[f"blocks.{layer}.hook_mlp_out"][None]
+        if attn.b_O is not None:
+            bias += attn.b_O.detach().float()
+    yield [BIAS], bias[None]
+
+
+def _words(tokenizer: Any, ids: Tensor) -> dict[int, str]:
+    """The spelling of every id that occurs."""
+    return {token: f"#{token}" if tokenizer is None else tokenizer.decode([token]) for token in ids.unique().tolist()}

@@ -1,0 +1,218 @@
+"""Which MLP neurons tell prompt groups apart.
+
+1. Run the clean canvases; take the neurons' activations (`mlp.hook_post`; for a gated MLP act(gate)·up) where they are read, averaged over
+   each example's reads, so that an example counts once however many targets it has.
+2. Average by prompt group, and score each neuron by η², the share of its variance over examples that lies between groups (`selectivity`).
+3. Draw what η² would be if the groups' labels were shuffled: a neuron is selective only above that.
+
+Groups of one example have no variance of their own and are left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechshift_tl.attribution.attribute import provenance
+from mechshift_tl.readouts import ABSENT, Readouts
+from mechshift_tl.views.positions import default_batch_tokens, fixed_position, predicting_positions, run_at
+from mechshift_tl.views.selectivity import eta_squared, expected_by_chance, group_means, null_95
+
+Position = Literal["target"] | int
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronActivations:
+    """MLP neurons of one layer by prompt group.
+
+    - `groups`, `sizes (groups,)`: group names, and how many examples each has.
+    - `means (groups, d_mlp)`: mean activation, in the model's own unit, signed.
+    - `selectivity (d_mlp,)`: η² between groups, in [0, 1].
+    - `null_mean`: η² expected of a neuron that knows nothing of the groups; `null_95 (d_mlp,)`: what such a neuron exceeds in 5 % of
+      shuffles; `null_max_95`: what the largest of all neurons then exceeds in 5 % of shuffles.
+
+    Raises ValueError when the tensors disagree in shape.
+    """
+
+    layer: int
+    groups: list[str]
+    sizes: list[int]
+    means: Float[Tensor, "groups d_mlp"]
+    selectivity: Float[Tensor, " d_mlp"]
+    null_mean: float
+    null_95: Float[Tensor, " d_mlp"]
+    null_max_95: float
+    settings: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        d_mlp = self.means.shape[-1]
+        shapes = {"means": (len(self.groups), d_mlp), "selectivity": (d_mlp,), "null_95": (d_mlp,)}
+        for name, shape in shapes.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"NeuronActivations: {name} is {tuple(getattr(self, name).shape)}, not {shape}")
+
+    @property
+    def neurons(self) -> list[str]:
+        """Ids, `(d_mlp,)`: `m3.n17` is neuron 17 of layer 3."""
+        return [f"m{self.layer}.n{i}" for i in range(len(self.selectivity))]
+
+    @property
+    def share_selective(self) -> float:
+        """Share of neurons, in [0, 1], above their own `null_95`; about 0.05 when groups mean nothing to the layer."""
+        return (self.selectivity > self.null_95).float().mean().item()
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One line per neuron, most selective first.
+
+        neuron, selectivity, `null_95`, `selective` (above its own null), `selective_of_all` (above what the largest of all neurons reaches
+        by chance); mean activation over groups, and the group that departs most from it, with its mean.
+        """
+        overall = self.means.mean(0)
+        peak = (self.means - overall).abs().argmax(0)
+        frame = pd.DataFrame(
+            {
+                "neuron": self.neurons,
+                "selectivity": self.selectivity.tolist(),
+                "null_95": self.null_95.tolist(),
+                "selective": (self.selectivity > self.null_95).tolist(),
+                "selective_of_all": (self.selectivity > self.null_max_95).tolist(),
+                "mean": overall.tolist(),
+                "peak_group": [self.groups[g] for g in peak.tolist()],
+                "peak_mean": self.means.gather(0, peak[None])[0].tolist(),
+            }
+        )
+        return frame.sort_values("selectivity", ascending=False, kind="stable", ignore_index=True)
+
+    def top(self, n: int) -> pd.DataFrame:
+        """The `n` most selective neurons."""
+        return self.to_dataframe().head(n)
+
+    def heatmap_frame(self, n: int) -> pd.DataFrame:
+        """Mean activations, groups × the `n` most selective neurons, for a heatmap."""
+        order = self.selectivity.argsort(descending=True, stable=True)[:n]
+        return pd.DataFrame(self.means[:, order].numpy(), index=self.groups, columns=[f"m{self.layer}.n{i}" for i in order.tolist()])
+
+    def save(self, path: str | Path) -> None:
+        """Write `path` (safetensors) with groups, null, settings and provenance in its header."""
+        side = {name: getattr(self, name) for name in _SIDE}
+        save_file({name: getattr(self, name).contiguous() for name in _TENSORS}, path, metadata={"neuron_activations": json.dumps(side)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> NeuronActivations:
+        """Read what `save` wrote. Raises ValueError when the file is something else."""
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if "neuron_activations" not in header:
+                raise ValueError(f"{path} holds no neuron activations; give a file written by NeuronActivations.save")
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        return cls(**tensors, **json.loads(header["neuron_activations"]))
+
+    def __repr__(self) -> str:
+        d_mlp, examples = len(self.selectivity), sum(self.sizes)
+        return f"NeuronActivations: layer {self.layer}, {d_mlp} neurons, {len(self.groups)} groups of {examples} examples"
+
+    def _repr_html_(self) -> str:
+        null = f"{self.share_selective:.0%} above their own 95 % null (5 % by chance); η² by chance {self.null_mean:.3f}"
+        head = f"<b>{self}</b>; {null}, largest neuron {self.null_max_95:.3f}"
+        return head + self.top(10).to_html(index=False, float_format="%.3f")
+
+
+_TENSORS = ("means", "selectivity", "null_95")
+_SIDE = ("layer", "groups", "sizes", "null_mean", "null_max_95", "settings", "provenance")
+
+
+def neuron_activations(
+    model: Any,
+    readouts: Readouts,
+    layer: int,
+    *,
+    position: Position = "target",
+    groups: Sequence[str] | None = None,
+    shuffles: int = 200,
+    seed: int = 0,
+    batch_tokens: int | None = None,
+) -> NeuronActivations:
+    """Mean activations `(groups, d_mlp)` of one layer's MLP neurons by prompt group, and how selective each neuron is.
+
+    - `position`: "target", the positions that predict the targets; or a canvas position, the same in every row (negative: from its end).
+    - `groups`: one label per example, in place of `readouts.groups` where those are too fine.
+    - `shuffles`, `seed`: how often labels are shuffled for the 95 % points, and from which seed.
+    - `batch_tokens`: tokens per forward, at least one row; by default 8192, less where the logits would pass 512 MiB.
+
+    `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks; it runs once per row. Raises ValueError,
+    before any forward, on a layer or position that does not exist, and unless two groups have two examples each.
+    """
+    _check(model, readouts, layer, position, shuffles)
+    names, members, labels = grouping(readouts.groups if groups is None else groups, readouts.n_examples)
+    values = example_activations(model, readouts, layer, position=position, batch_tokens=batch_tokens)[members]
+    each_95, max_95 = null_95(values, labels, shuffles, seed)
+    left_out = readouts.n_examples - len(members)
+    return NeuronActivations(
+        layer=layer, groups=names, sizes=labels.bincount().tolist(), means=group_means(values, labels),
+        selectivity=eta_squared(values, labels), null_mean=expected_by_chance(labels), null_95=each_95, null_max_95=max_95,
+        settings={"position": position, "shuffles": shuffles, "seed": seed, "left_out": left_out}, provenance=provenance(model, readouts),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def example_activations(
+    model: Any, readouts: Readouts, layer: int, *, position: Position = "target", batch_tokens: int | None = None
+) -> Float[Tensor, "n_examples d_mlp"]:
+    """One layer's neuron activations on the clean canvases, averaged over each example's reads."""
+    name = f"blocks.{layer}.mlp.hook_post"
+    sums: Tensor | None = None
+    reads = torch.zeros(readouts.n_examples, dtype=torch.double)
+    with tqdm(total=len(readouts), desc=f"neurons of layer {layer}", unit="row", delay=2, leave=False) as bar:
+        for batch in readouts.batches(batch_tokens or default_batch_tokens(model)):
+            batch, example = batch.to(model.cfg.device), readouts.example[batch.index]
+            at = predicting_positions(model, batch) if position == "target" else fixed_position(batch, position)
+            values = run_at(model, batch.clean, at, [name])[0][name].unflatten(0, at.shape).sum(1).double().cpu()
+            sums = values.new_zeros(readouts.n_examples, values.shape[1]) if sums is None else sums
+            sums.index_add_(0, example, values)
+            reads.index_add_(0, example, torch.full((len(example),), at.shape[1], dtype=torch.double))
+            bar.update(len(example))
+    assert sums is not None
+    return (sums / reads[:, None]).float()
+
+
+def grouping(groups: Sequence[str], n_examples: int) -> tuple[list[str], Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Names of the groups of at least two, sorted; their members among the examples; each member's group number.
+
+    Raises ValueError on a wrong number of labels, or unless two such groups remain.
+    """
+    if len(groups) != n_examples:
+        raise ValueError(f"neuron_activations: groups names {len(groups)} examples, the readouts have {n_examples}")
+    names = sorted(name for name, size in Counter(groups).items() if size >= 2)
+    if len(names) < 2:
+        raise ValueError(
+            f"neuron_activations: {len(names)} of {len(set(groups))} groups have two or more of the {n_examples} examples; selectivity "
+            "needs two such groups: pass coarser groups=, or more examples"
+        )
+    members = [i for i, name in enumerate(groups) if name in set(names)]
+    return names, torch.tensor(members), torch.tensor([names.index(groups[i]) for i in members])
+
+
+def _check(model: Any, readouts: Readouts, layer: int, position: Position, shuffles: int) -> None:
+    if not 0 <= layer < model.cfg.n_layers:
+        raise ValueError(f"neuron_activations: layer {layer} does not exist; the model has layers 0 … {model.cfg.n_layers - 1}")
+    shortest = int((readouts.clean != ABSENT).sum(1).min())
+    if position != "target" and (isinstance(position, str) or not -shortest <= position < shortest):
+        raise ValueError(
+            f"neuron_activations: position is {position!r}; say 'target', or an index into the shortest row's {shortest} tokens"
+        )
+    if shuffles < 20:
+        raise ValueError(f"neuron_activations: {shuffles} shuffles are too few for a 95 % point; take at least 20")
+    readouts.check(model)

@@ -1,0 +1,239 @@
+"""Scores against the definition: a zero tensor added on every edge, and the metric differentiated by it.
+
+The models are written out by hand in float64, one residual input per reader, so nothing of the code under test is used.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
+from mechshift_tl import attribute
+from mechshift_tl.readouts import Readouts
+
+HEADS, D_MODEL, EPS = 4, 32, 1e-5
+Weights = dict[str, Tensor]
+
+
+@dataclass
+class Layer:
+    """Per query head: `q`, `k`, `v` map a normalised residual to `(…, d_head)`, `o` maps z back to `(…, d)`."""
+
+    norm1: Callable[[Tensor], Tensor]
+    norm2: Callable[[Tensor], Tensor]
+    q: list[Callable[[Tensor], Tensor]]
+    k: list[Callable[[Tensor], Tensor]]
+    v: list[Callable[[Tensor], Tensor]]
+    o: list[Callable[[Tensor], Tensor]]
+    o_bias: Tensor | float
+    mlp: Callable[[Tensor], Tensor]
+
+
+@dataclass
+class ByHand:
+    """A decoder whose every reader sums the writers itself, so that each edge can be given a term of its own."""
+
+    layers: list[Layer]
+    embed: Callable[[Tensor], Tensor]
+    unembed: Callable[[Tensor], Tensor]
+    causal: bool
+    theta: float | None
+    #: Query heads that share a K/V reader.
+    group: int
+
+    def kv(self, layer: int, head: int, kind: str) -> str:
+        return f"a{layer}.g{head // self.group}<{kind}>" if self.group > 1 else f"a{layer}.h{head}<{kind}>"
+
+    def run(self, embedding: Tensor, on_edge: Callable[[str, str], Any] = lambda writer, reader: 0.0) -> tuple[Weights, Tensor]:
+        """Every writer's output, and the logits; `on_edge(writer, reader)` is added to what the reader gets from the writer."""
+        written, biases = {"input": embedding}, torch.zeros((), dtype=torch.float64)
+
+        def read(reader: str) -> Tensor:
+            return sum((out + on_edge(writer, reader) for writer, out in written.items()), biases)
+
+        for i, layer in enumerate(self.layers):
+            heads = {}
+            for h in range(HEADS):
+                q = layer.q[h](layer.norm1(read(f"a{i}.h{h}<q>")))
+                k, v = (getattr(layer, kind)[h](layer.norm1(read(self.kv(i, h, kind)))) for kind in "kv")
+                heads[f"a{i}.h{h}"] = layer.o[h](self.attend(q, k, v))
+            written |= heads
+            biases = biases + layer.o_bias
+            written[f"m{i}"] = layer.mlp(layer.norm2(read(f"m{i}")))
+        return written, self.unembed(read("logits"))
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if self.theta is not None:
+            q, k = rotate(q, self.theta), rotate(k, self.theta)
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        if self.causal:
+            future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+            scores = scores.masked_fill(future, -torch.inf)
+        return scores.softmax(-1) @ v
+
+
+def rotate(x: Tensor, theta: float) -> Tensor:
+    pos, d = x.shape[-2:]
+    angle = torch.arange(pos, dtype=x.dtype)[:, None] * theta ** (-torch.arange(0, d, 2, dtype=x.dtype) / d)
+    angle = torch.cat([angle, angle], -1)
+    first, second = x.chunk(2, -1)
+    return x * angle.cos() + torch.cat([-second, first], -1) * angle.sin()
+
+
+def rms_norm(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: x / (x.square().mean(-1, keepdim=True) + EPS).sqrt() * weight
+
+
+def layer_norm(weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: F.layer_norm(x, x.shape[-1:], weight, bias, EPS)
+
+
+def per_head(weight: Tensor, bias: Tensor | None = None, repeats: int = 1) -> list[Callable[[Tensor], Tensor]]:
+    """Projections `(heads · d_head, d)` split by head, each repeated for the query heads that share it."""
+    weights = weight.chunk(HEADS // repeats)
+    biases = bias.chunk(HEADS // repeats) if bias is not None else [None] * len(weights)
+    return [lambda x, w=w, b=b: F.linear(x, w, b) for w, b in zip(weights, biases, strict=True) for _ in range(repeats)]
+
+
+def out_heads(weight: Tensor) -> list[Callable[[Tensor], Tensor]]:
+    """The output projection `(d, heads · d_head)` split by head."""
+    return [lambda z, w=w: z @ w.T for w in weight.chunk(HEADS, 1)]
+
+
+def llama_by_hand(native: Any, causal: bool, grouped: bool) -> ByHand:
+    """Llama, or Qwen2 with its biases; weights are taken before a bridge wraps the model."""
+    w = {name: tensor.double().clone() for name, tensor in native.state_dict().items()}
+    config = native.config
+    repeats = config.num_attention_heads // config.num_key_value_heads
+
+    def layer(at: str) -> Layer:
+        def project(kind: str, repeats: int) -> list[Callable[[Tensor], Tensor]]:
+            return per_head(w[f"{at}.self_attn.{kind}_proj.weight"], w.get(f"{at}.self_attn.{kind}_proj.bias"), repeats)
+
+        gate, up, down = (w[f"{at}.mlp.{name}_proj.weight"] for name in ("gate", "up", "down"))
+        return Layer(
+            norm1=rms_norm(w[f"{at}.input_layernorm.weight"]),
+            norm2=rms_norm(w[f"{at}.post_attention_layernorm.weight"]),
+            q=project("q", 1),
+            k=project("k", repeats),
+            v=project("v", repeats),
+            o=out_heads(w[f"{at}.self_attn.o_proj.weight"]),
+            o_bias=0.0,
+            mlp=lambda x: (F.silu(x @ gate.T) * (x @ up.T)) @ down.T,
+        )
+
+    final = rms_norm(w["model.norm.weight"])
+    return ByHand(
+        layers=[layer(f"model.layers.{i}") for i in range(config.num_hidden_layers)],
+        embed=lambda tokens: w["model.embed_tokens.weight"][tokens],
+        unembed=lambda x: final(x) @ w["lm_head.weight"].T,
+        causal=causal,
+        theta=config.rope_parameters["rope_theta"],
+        group=repeats if grouped else 1,
+    )
+
+
+def gpt2_by_hand(native: Any) -> ByHand:
+    """GPT-2: LayerNorm, biases everywhere, learned positions, projections stored transposed."""
+    w = {name: tensor.double().clone() for name, tensor in native.state_dict().items()}
+
+    def norm(name: str) -> Callable[[Tensor], Tensor]:
+        return layer_norm(w[f"{name}.weight"], w[f"{name}.bias"])
+
+    def layer(at: str) -> Layer:
+        q, k, v = (
+            per_head(weight.T, bias)
+            for weight, bias in zip(w[f"{at}.attn.c_attn.weight"].chunk(3, 1), w[f"{at}.attn.c_attn.bias"].chunk(3), strict=True)
+        )
+        (up, up_bias), (down, down_bias) = ((w[f"{at}.mlp.{name}.weight"], w[f"{at}.mlp.{name}.bias"]) for name in ("c_fc", "c_proj"))
+        return Layer(
+            norm1=norm(f"{at}.ln_1"),
+            norm2=norm(f"{at}.ln_2"),
+            q=q,
+            k=k,
+            v=v,
+            o=out_heads(w[f"{at}.attn.c_proj.weight"].T),
+            o_bias=w[f"{at}.attn.c_proj.bias"],
+            mlp=lambda x: F.gelu(x @ up + up_bias, approximate="tanh") @ down + down_bias,
+        )
+
+    final = norm("transformer.ln_f")
+    return ByHand(
+        layers=[layer(f"transformer.h.{i}") for i in range(native.config.n_layer)],
+        embed=lambda tokens: w["transformer.wte.weight"][tokens] + w["transformer.wpe.weight"][: tokens.shape[1]],
+        unembed=lambda x: final(x) @ w["transformer.wte.weight"].T,
+        causal=True,
+        theta=None,
+        group=1,
+    )
+
+
+def brute_force(hand: ByHand, rows: Readouts, shift: int, writers: list[str], readers: list[str], points: list[float]) -> Tensor:
+    """Σ over rows and positions of ⟨Δu, gradient at the edge's own term⟩ / n, averaged over `points` on the path; NaN where no edge is."""
+    clean, corrupt = hand.embed(rows.clean), hand.embed(rows.corrupt)
+    on_clean, on_corrupt = hand.run(clean)[0], hand.run(corrupt)[0]
+    found: dict[tuple[str, str], float] = defaultdict(float)
+    for alpha in points:
+        terms: dict[tuple[str, str], Tensor] = defaultdict(lambda: torch.zeros_like(clean, requires_grad=True))
+        _, logits = hand.run(corrupt + alpha * (clean - corrupt), lambda writer, reader, terms=terms: terms[writer, reader])
+        at = logits[torch.arange(len(clean))[:, None], rows.target_pos - shift]
+        metric = (at.gather(2, rows.answer_ids[..., None]) - at.gather(2, rows.foil_ids[..., None])).mean((1, 2)).sum()
+        gradients = torch.autograd.grad(metric, list(terms.values()))
+        for (writer, reader), gradient in zip(terms, gradients, strict=True):
+            delta = on_clean[writer] - on_corrupt[writer]
+            found[writer, reader] += (delta * gradient).sum().item() / len(points) / len(clean)
+    return torch.tensor([[found.get((writer, reader), torch.nan) for reader in readers] for writer in writers], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Readouts:
+    """Three rows of seven tokens, two of them changed, read at two positions each."""
+    generator = torch.Generator().manual_seed(0)
+    clean = torch.randint(0, 48, (3, 7), generator=generator)
+    corrupt = clean.clone()
+    corrupt[:, 1:3] = (corrupt[:, 1:3] + 11) % 48
+    answers, foils = torch.randint(0, 48, (2, 3, 2), generator=generator)
+    return Readouts.from_tokens(clean, corrupt, torch.tensor([[5, 6], [4, 6], [3, 5]]), answers, foils)
+
+
+def assert_agree(model: Any, hand: ByHand, rows: Readouts, kv: Any, shift: int) -> None:
+    logits = hand.run(hand.embed(rows.clean))[1]
+    assert (model(rows.clean) - logits).abs().max() < 1e-4 * logits.abs().max(), "the hand-written forward is another model"
+    for rule, points in (("midpoint", [1 / 6, 3 / 6, 5 / 6]), ("left", [0.0, 0.5]), ("right", [1.0])):
+        scores = attribute(model, rows, ig_steps=len(points), rule=rule, kv=kv)  # type: ignore[arg-type]
+        expected = brute_force(hand, rows, shift, scores.writers, scores.readers, points)
+        assert torch.equal(~expected.isnan(), scores.graph.possible), "the graph has other edges than the model"
+        error = (scores.matrix - expected.nan_to_num(0)).abs().max() / expected.nan_to_num(0).abs().max()
+        assert error < 1e-5, f"{rule}: {error:.1e}"
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize(("attention", "shift"), [("causal", 1), ("full", 1), ("full", 0)])
+@pytest.mark.parametrize(("kv_heads", "kv"), [(2, "grouped"), (2, "ungrouped"), (4, "grouped"), (1, "ungrouped")])
+def test_hooked_models_agree_with_a_term_per_edge(native, rows, family, attention, shift, kv_heads, kv) -> None:
+    hf_model = native(family, num_key_value_heads=kv_heads)
+    hand = llama_by_hand(hf_model, attention == "causal", kv == "grouped")
+    model = HookedDiffusionTransformer.from_hf(hf_model, spec=DiffusionSpec(attention=attention, logit_shift=shift, mask_token_id=2))
+    assert_agree(model, hand, rows, kv, shift)
+
+
+def test_a_plain_bridge_with_layer_norm_and_biases_agrees_with_a_term_per_edge(rows) -> None:
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=2, n_head=HEADS, n_embd=D_MODEL, vocab_size=48, n_positions=16, initializer_range=0.3, use_cache=False)
+    hf_model = GPT2LMHeadModel(config).eval()
+    for name, parameter in hf_model.named_parameters():
+        if "ln_" in name or name.endswith("bias"):
+            torch.nn.init.normal_(parameter, mean=float(".ln_" in name), std=0.3)
+    hand = gpt2_by_hand(hf_model)
+    model = build_bridge_from_module(hf_model, "GPT2LMHeadModel", hf_config=config, tokenizer=None, model_name="gpt2-tiny")
+    assert_agree(model, hand, rows, "grouped", shift=1)
