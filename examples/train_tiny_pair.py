@@ -4,6 +4,7 @@
     python examples/train_tiny_pair.py arm            # then the whole range
     python examples/train_tiny_pair.py mdm            # then these two, one process per core
     python examples/train_tiny_pair.py control
+    python examples/train_tiny_pair.py export         # weights, specs and tokenizer into the package
 
 Each stage resumes from its last checkpoint in `--work`. One thread per process.
 """
@@ -20,11 +21,13 @@ from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hooked_diffusion import DiffusionSpec
+from hooked_diffusion.checkpoints.saving import save_checkpoint
 from hooked_diffusion.posttrain import Recipe, Rows, train
 from mechshift_tl.tasks import IOI, Countdown
 from mechshift_tl.tasks.ioi import NAMES, PLACES, TEMPLATES, THINGS
 
-COUNTDOWN_ROWS, IOI_ROWS = 208, 48
+COUNTDOWN_ROWS, IOI_ROWS = 208, 24
 #: Where the given numbers stand in `<s> Input : a , b , c , target Output : …`; their order is shuffled at every draw.
 NUMBERS_AT = torch.tensor([3, 5, 7])
 
@@ -41,8 +44,8 @@ class Stage:
 STAGES = {
     "start": Stage(Recipe("next_token", steps=2800, stop=2200, seed=1), largest=50, starts_from=None),
     "arm": Stage(Recipe("next_token", steps=1300, seed=4, learning_rate=1.2e-3), largest=60, starts_from="start"),
-    "mdm": Stage(Recipe("masked_diffusion", steps=4500, seed=2, anneal_steps=300), largest=60, starts_from="arm"),
-    "control": Stage(Recipe("next_token", steps=4500, seed=3), largest=60, starts_from="arm"),
+    "mdm": Stage(Recipe("masked_diffusion", steps=4000, seed=2, anneal_steps=300, t_min=0.1), largest=60, starts_from="arm"),
+    "control": Stage(Recipe("next_token", steps=4000, seed=3), largest=60, starts_from="arm"),
 }
 
 
@@ -112,19 +115,41 @@ def make_model(vocabulary: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
+def load_stage(model: LlamaForCausalLM, folder: Path) -> None:
+    """Put the weights of a stage's checkpoint into `model`."""
+    weights = load_file(folder / "checkpoint.safetensors")
+    model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
+
+
+def export(work: Path, out: Path) -> None:
+    """Write the pair as checkpoint folders: one per role, and the tokenizer they share."""
+    tokenizer = make_tokenizer(Countdown().limit)
+    tail = (tokenizer.eos_token_id,)
+    mask = tokenizer.mask_token_id
+    for role in ("arm", "mdm", "control"):
+        model = make_model(len(tokenizer))
+        load_stage(model, work / role)
+        spec = DiffusionSpec("full", mask_token_id=mask, tail=tail) if role == "mdm" else DiffusionSpec("causal", tail=tail)
+        save_checkpoint(model, out / role, spec)
+    tokenizer.save_pretrained(out / "tokenizer")
+
+
 def main() -> None:
     """Parse the stage and run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=list(STAGES))
+    parser.add_argument("stage", choices=[*STAGES, "export"])
     parser.add_argument("--work", type=Path, default=Path("runs/tiny_pair"), help="folder of the checkpoints")
+    parser.add_argument("--out", type=Path, default=Path("hooked_diffusion/pretrained/tiny"), help="where export writes")
     args = parser.parse_args()
+    if args.stage == "export":
+        export(args.work, args.out)
+        return
     torch.set_num_threads(1)
     stage = STAGES[args.stage]
     tokenizer = make_tokenizer(Countdown().limit)
     model = make_model(len(tokenizer))
     if stage.starts_from:
-        weights = load_file(args.work / stage.starts_from / "checkpoint.safetensors")
-        model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
+        load_stage(model, args.work / stage.starts_from)
     model.config.is_causal = stage.recipe.objective == "next_token"
     rows = TaskRows(tokenizer, stage.largest, IOI())
     mask = tokenizer.mask_token_id

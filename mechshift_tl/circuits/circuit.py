@@ -140,7 +140,7 @@ class Circuit:
     def save(self, path: str | Path) -> None:
         """Write `path` (safetensors): the edges' indices and scores, with graph, settings and provenance in its header."""
         side = {"graph": asdict(self.graph), "requested": self.requested, "settings": self.settings, "provenance": self.provenance}
-        tensors = {"edges": self.edges.nonzero(), "scores": self.scores[self.edges].contiguous()}
+        tensors = {"edges": self.edges.nonzero().contiguous(), "scores": self.scores[self.edges].contiguous()}
         save_file(tensors, path, metadata={"circuit": json.dumps(side)})
 
     @classmethod

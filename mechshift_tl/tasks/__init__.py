@@ -4,4 +4,13 @@ from mechshift_tl.tasks.countdown import Countdown
 from mechshift_tl.tasks.ioi import IOI
 from mechshift_tl.tasks.task import Example, Examples, Task, TextPair
 
-__all__ = ["IOI", "Countdown", "Example", "Examples", "Task", "TextPair"]
+__all__ = ["IOI", "TASKS", "Countdown", "Example", "Examples", "Task", "TextPair", "task_class"]
+
+TASKS: dict[str, type[IOI] | type[Countdown]] = {"ioi": IOI, "countdown": Countdown}
+
+
+def task_class(name: str) -> type[IOI] | type[Countdown]:
+    """The task of that name. Raises ValueError listing the names there are."""
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")
+    return TASKS[name]

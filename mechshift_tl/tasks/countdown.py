@@ -1,8 +1,9 @@
 """Countdown: reach a target with every given number, each used once, by + - * /.
 
 A problem is a multiset of numbers and a target. A solution is a chain of equations, `44-15=29,79-29=50`, that consumes the
-numbers and its own intermediate results. Only positive whole intermediates are allowed. Solutions that differ by swapping
-the operands of + or *, or by reordering independent equations, count as one; the written form puts the larger operand first.
+numbers and its own intermediate results. Problems made here allow only positive whole results up to a limit; those of a given file, any
+whole result. Solutions that differ by swapping the operands of + or *, or by reordering independent equations, count as one; the
+written form puts the larger operand first.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, combinations_with_replacement, product
+from itertools import combinations, combinations_with_replacement, permutations, product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,49 +57,70 @@ class Problem:
 
 
 def results(a: int, b: int, limit: int | None) -> Iterator[tuple[str, int]]:
-    """Equations `x∘y=r` on two numbers with positive whole results up to `limit`, larger operand first."""
+    """Equations `x∘y=r` on two numbers, larger operand first: positive whole results up to `limit`, or any whole result without one."""
     x, y = max(a, b), min(a, b)
-    candidates = [("+", x + y), ("-", x - y), ("*", x * y)] + ([("/", x // y)] if x % y == 0 else [])
+    candidates = [("+", x + y), ("-", x - y), ("*", x * y)] + ([("/", x // y)] if y and x % y == 0 else [])
     for operator, r in candidates:
-        if r > 0 and (limit is None or r <= limit):
+        if limit is None or 0 < r <= limit:
             yield f"{x}{operator}{y}={r}", r
+    if limit is None and x > y == 0:
+        yield f"0/{x}=0", 0
 
 
-def chains(numbers: tuple[int, ...], limit: int | None) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Every chain of equations that consumes all `numbers`, with its last result."""
+def chains(numbers: tuple[int, ...], limit: int | None, target: int | None = None) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Every chain of equations that consumes all `numbers`, with its last result; only those that end at `target`, if given."""
     if len(numbers) == 1:
-        yield (), numbers[0]
+        if target in (None, numbers[0]):
+            yield (), numbers[0]
         return
     for i, j in combinations(range(len(numbers)), 2):
         rest = tuple(x for k, x in enumerate(numbers) if k not in (i, j))
         for equation, r in results(numbers[i], numbers[j], limit):
-            for tail, last in chains((*rest, r), limit):
+            for tail, last in chains((*rest, r), limit, target):
                 yield (equation, *tail), last
 
 
 @cache
 def solutions_by_target(numbers: tuple[int, ...], limit: int | None) -> dict[int, tuple[str, ...]]:
     """For sorted `numbers`: target → its distinct solutions in canonical form, sorted."""
-    found: dict[int, dict[frozenset[tuple[str, int]], str]] = defaultdict(dict)
+    found: dict[int, list[tuple[str, ...]]] = defaultdict(list)
     for equations, target in chains(numbers, limit):
-        written, same = ",".join(equations), frozenset(Counter(equations).items())
-        found[target][same] = min(written, found[target].get(same, written))
-    return {target: tuple(sorted(forms.values())) for target, forms in found.items()}
+        found[target].append(equations)
+    return {target: _distinct(ways) for target, ways in found.items()}
 
 
 @cache
 def solutions(numbers: tuple[int, ...], target: int, limit: int | None = None) -> tuple[str, ...]:
     """Distinct solutions of one problem in canonical form, up to commutation."""
-    return solutions_by_target(tuple(sorted(numbers)), limit).get(target, ())
+    return _distinct([equations for equations, _ in chains(tuple(sorted(numbers)), limit, target)])
+
+
+def _distinct(ways: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """One spelling for each multiset of equations, sorted."""
+    found: dict[frozenset[tuple[str, int]], str] = {}
+    for equations in ways:
+        written, same = ",".join(equations), frozenset(Counter(equations).items())
+        found[same] = min(written, found.get(same, written))
+    return tuple(sorted(found.values()))
 
 
 def spellings(solution: str) -> tuple[str, ...]:
-    """A solution with the operands of each + and * in either order: all the ways it may be written."""
-    ways = []
-    for equation in solution.split(","):
-        a, operator, b, r = EQUATION.match(equation).groups()  # type: ignore[union-attr]
-        ways.append({equation, f"{b}{operator}{a}={r}"} if operator in "+*" else {equation})
-    return tuple(sorted(",".join(way) for way in product(*ways)))
+    """All the ways a solution may be written: operands of + and * in either order, independent equations in any."""
+    equations = solution.split(",")
+    parts = [[int(x) for x in re.split(r"[-+*/=]", equation)] for equation in equations]
+    target = parts[-1][2]
+    given = Counter(x for a, b, _ in parts for x in (a, b))
+    given.subtract(r for _, _, r in parts[:-1])
+    orders = {",".join(order) for order in permutations(equations)}
+    valid = [order.split(",") for order in orders if is_solution(order, tuple(given.elements()), target)]
+    return tuple(sorted({",".join(way) for order in valid for way in product(*map(_either_order, order))}))
+
+
+def _either_order(equation: str) -> set[str]:
+    """An equation, and its twin where the operands may be swapped."""
+    a, b, r = re.split(r"[-+*/=]", equation)
+    operator = equation[len(a)]
+    return {equation, f"{b}{operator}{a}={r}"} if operator in "+*" else {equation}
 
 
 def is_solution(text: str, numbers: tuple[int, ...], target: int) -> bool:

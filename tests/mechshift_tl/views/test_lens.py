@@ -1,6 +1,7 @@
 """The component lens: its terms sum to the logits, each term is TransformerLens' reading of it, and what it aggregates."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -139,6 +140,14 @@ def test_layer_norm_with_biases_sums_too():
     expected = logits_of(model, rows, rows.answer_ids)
     assert (lens.answer.sum(0) - expected).abs().max() <= 1e-4 * expected.abs().max()
     assert lens.answer[-1].any()
+
+
+@pytest.mark.parametrize(("by_own", "constant", "expected"), [(True, False, 3.0), (False, True, 3.0), (False, False, 0.0)])
+def test_unembedding_bias_goes_to_the_biases_or_to_every_own_reading(aligned_model, by_own, constant, expected):
+    biased = replace(projection.Projection.of(aligned_model), b_U=torch.full((VOCAB,), 3.0))
+    scale, token = None if by_own else torch.ones(1, 1), torch.zeros(1, dtype=torch.long)
+    with torch.no_grad():
+        assert biased.read(torch.zeros(1, 1, 32), scale, token, token, constant=constant)["answer"].item() == expected
 
 
 def test_steps_lengths_and_batches_keep_their_places(aligned_model):

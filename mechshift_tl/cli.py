@@ -1,0 +1,219 @@
+"""The command `mechshift`: a study of a pair, the circuit of one model, the accuracy of a pair.
+
+Settings and inputs are checked before any work. A bad one ends the command with one line and exit status 2; results are written beside the
+output folder first and moved there whole, so an interrupted run leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from mechshift_tl.tasks import Task
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0])
+console = Console()
+
+PairName = Annotated[str, typer.Option("--pair", help="Name of a bundled pair, or a folder that holds arm, mdm and tokenizer.")]
+TaskNames = Annotated[str, typer.Option("--tasks", help="Tasks, separated by commas.")]
+Seed = Annotated[int, typer.Option(help="Seed of prompts, floors and intervals.")]
+Steps = Annotated[int, typer.Option(help="Points on the integration path.")]
+Rule = Annotated[str, typer.Option(help="Where they lie: midpoint, gauss-legendre, right or left.")]
+KV = Annotated[str, typer.Option(help="K and V readers per KV head (grouped) or per query head (ungrouped).")]
+
+
+@app.command()
+def run(
+    pair: PairName,
+    out: Annotated[Path, typer.Option(help="New or empty folder for artefacts and report.html.")],
+    tasks: TaskNames = "ioi,countdown",
+    n: Annotated[int, typer.Option(help="Prompts per task that ARM and MDM read correctly.")] = 200,
+    edges: Annotated[int | None, typer.Option(help="Edges per circuit; default min(1000, 5 % of all).")] = None,
+    components: Annotated[int | None, typer.Option(help="K of the component overlap; default min(100, 10 % of all).")] = None,
+    ig_steps: Steps = 5,
+    rule: Rule = "midpoint",
+    kv: KV = "grouped",
+    seed: Seed = 0,
+) -> None:
+    """Compare the circuits of an ARM, its MDM and its control, task by task, and write a report."""
+    with clear_errors():
+        from mechshift_tl.study import StudyConfig, run_study
+
+        config = StudyConfig(n=n, seed=seed, ig_steps=ig_steps, rule=rule, kv=kv, edges=edges, components=components)  # type: ignore[arg-type]
+        wanted = _tasks(tasks)
+        with whole_folder(out) as folder:
+            models = _pair(pair)
+            with console.status("starting") as status:
+                study = run_study(models, wanted, config, progress=lambda stage: _stage(status, stage))
+                from mechshift_tl.report import write_report
+
+                _stage(status, "report")
+                study.save(folder)
+                write_report(study, folder / "report.html")
+        _print_frame("Held-out accuracy (decoded freely), and how the prompts were found", study.accuracy())
+        _print_frame("Edge overlap: Jaccard of circuits, 95 % interval over prompts, floor of random circuits", study.table())
+        for task, one in study.tasks.items():
+            for role, comparison in one.comparisons.items():
+                console.print(f"{task}, ARM → {role}: {comparison.verdict}")
+        console.print(f"Report: {out / 'report.html'}")
+
+
+@app.command()
+def attribute(
+    model: Annotated[str, typer.Option(help="Checkpoint folder, GGUF file, or hub id (org/name@revision).")],
+    task: Annotated[str, typer.Option(help="ioi or countdown.")],
+    data: Annotated[Path | None, typer.Option(help="CSV (ioi) or JSON lines (countdown) to take prompts from.")] = None,
+    n: Annotated[int | None, typer.Option(help="Examples; default all of a file, or 200.")] = None,
+    out: Annotated[Path | None, typer.Option(help="New or empty folder for scores and circuit.")] = None,
+    edges: Annotated[int | None, typer.Option(help="Edges in the circuit; default min(1000, 5 % of all).")] = None,
+    top: Annotated[int, typer.Option(help="Edges printed.")] = 15,
+    ig_steps: Steps = 5,
+    rule: Rule = "midpoint",
+    kv: KV = "grouped",
+    seed: Seed = 0,
+) -> None:
+    """Score the edges of one model on one task and cut its circuit."""
+    with clear_errors():
+        from hooked_diffusion import HookedDiffusionTransformer
+        from mechshift_tl.attribution.attribute import attribute as attribute_edges
+        from mechshift_tl.attribution.path import quadrature
+        from mechshift_tl.circuits.circuit import Circuit
+        from mechshift_tl.readouts import readouts
+
+        quadrature(rule, ig_steps)  # type: ignore[arg-type]
+        chosen = _task_of(task, data)
+        with whole_folder(out) as folder:
+            opened = HookedDiffusionTransformer.from_pretrained(model)
+            for note in opened.source.get("notes", []):
+                console.print(f"Note: {note}")
+            examples = chosen.examples(opened.tokenizer, n or (None if data else 200), seed)
+            console.print(f"{len(examples)} examples of {task}" + "".join(f"; {c} dropped: {why}" for why, c in examples.dropped.items()))
+            console.print(f"Accuracy, decoded freely: {chosen.accuracy(opened, examples):.3f} (n = {len(examples)})")
+            made = readouts(opened, examples, seed=seed)
+            scores = attribute_edges(opened, made, ig_steps=ig_steps, rule=rule, kv=kv)  # type: ignore[arg-type]
+            circuit = Circuit.from_scores(scores, edges)
+            if folder is not None:
+                scores.save(folder / "scores.safetensors")
+                circuit.save(folder / "circuit.safetensors")
+                circuit.to_dataframe().to_csv(folder / "circuit.csv", index=False)
+                examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
+        console.print(
+            f"Logit difference: clean {scores.clean:.3f}, corrupt {scores.corrupt:.3f}; completeness gap {100 * scores.completeness_gap:.1f} %"
+        )
+        console.print(f"Circuit: {circuit.kept} edges kept of {circuit.requested} requested, of {scores.graph.n_edges} possible")
+        _print_frame(f"Top {top} edges by |score|", scores.top(top))
+        if out is not None:
+            console.print(f"Written: {out}")
+
+
+@app.command()
+def accuracy(
+    pair: PairName,
+    tasks: TaskNames = "ioi,countdown",
+    n: Annotated[int, typer.Option(help="Held-out examples per task.")] = 500,
+    seed: Seed = 0,
+) -> None:
+    """Held-out accuracy of every model of a pair, decoded freely, with its 95 % interval (Wilson)."""
+    with clear_errors():
+        import pandas as pd
+        from scipy.stats import binomtest
+
+        wanted, models, rows = _tasks(tasks), _pair(pair), []
+        for task in wanted:
+            examples = task.examples(models.tokenizer, n, seed)
+            for role, model in models.models.items():
+                share = task.accuracy(model, examples)
+                low, high = binomtest(round(share * n), n).proportion_ci(method="wilson")
+                rows.append({"task": task.name, "model": role, "accuracy": share, "low": low, "high": high, "n": n})
+        _print_frame(f"Held-out accuracy of {pair}", pd.DataFrame(rows))
+
+
+@app.command("version")
+def print_version() -> None:
+    """Print the versions that a result depends on."""
+    for package in ("mechshift-tl", "transformer-lens", "transformers", "torch"):
+        console.print(f"{package} {version(package)}")
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn the errors that a user can mend into one line and exit status 2."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+@contextmanager
+def whole_folder(out: Path | None) -> Iterator[Any]:
+    """A folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not; None stays None.
+
+    Raises ValueError when `out` is a file or a folder that is not empty.
+    """
+    if out is None:
+        yield None
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"output folder {out} is not empty; name a new one, or empty it")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _tasks(names: str) -> list[Task]:
+    from mechshift_tl.tasks import task_class
+
+    return [task_class(name.strip())() for name in names.split(",") if name.strip()]
+
+
+def _task_of(name: str, data: Path | None) -> Task:
+    from mechshift_tl.tasks import IOI, Countdown, task_class
+
+    chosen = task_class(name)
+    if data is None:
+        return chosen()
+    if not data.is_file():
+        raise ValueError(f"data file {data} does not exist")
+    return IOI.from_csv(data) if chosen is IOI else Countdown.from_jsonl(data)
+
+
+def _pair(name: str) -> Any:
+    from hooked_diffusion import load_pair
+
+    with console.status(f"opening {name}"):
+        return load_pair(name)
+
+
+def _stage(status: Any, stage: str) -> None:
+    console.print(f"· {stage}", style="dim")
+    status.update(stage)
+
+
+def _print_frame(title: str, frame: Any) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in frame.columns:
+        table.add_column(str(column), justify="left" if frame[column].dtype.kind in "OU" else "right", overflow="fold")
+    for values in frame.itertuples(index=False):
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

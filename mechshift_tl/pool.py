@@ -1,0 +1,90 @@
+"""The prompt pool: examples that every compared model reads correctly.
+
+An example enters when each model ranks the written token first at every position it is read on (teacher forced, in its own commit order).
+What was tried and what each model decodes freely are reported beside, because a pool of easy prompts says nothing of the hard ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mechshift_tl.readouts import Readouts, aligned_logits, readouts
+from mechshift_tl.tasks.task import Examples, Task
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Examples read correctly by every required model, with each model's readouts of them.
+
+    - `tried`: examples drawn to find these; `read_correctly`: share of the tried that each model reads right, in [0, 1].
+    - `decoded_correctly`: share of the tried whose freely decoded answer is right, in [0, 1].
+    """
+
+    task: str
+    examples: Examples
+    readouts: dict[str, Readouts] = field(repr=False)
+    tried: int
+    read_correctly: dict[str, float]
+    decoded_correctly: dict[str, float]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def common_correct(
+    models: Mapping[str, Any], task: Task, n: int, *, seed: int = 0, required: tuple[str, ...] = ("arm", "mdm"), tokenizer: Any = None
+) -> Pool:
+    """`n` held-out examples that the `required` models read correctly; `models` are named by role.
+
+    Draws twice as many, then doubles until enough are found. Raises ValueError, saying how many were found, when the task runs out.
+    """
+    tokenizer = tokenizer or next(iter(models.values())).tokenizer
+    tries, exhausted = 2 * n, False
+    while True:
+        examples, exhausted = _draw(task, tokenizer, tries, seed)
+        made = {role: readouts(model, examples, seed=seed) for role, model in models.items()}
+        right = {role: read_correctly(model, made[role]) for role, model in models.items()}
+        both = torch.stack([right[role] for role in required]).all(0).nonzero()[:, 0].tolist()
+        if len(both) >= n:
+            break
+        if exhausted:
+            raise ValueError(
+                f"task {task.name!r}: {' and '.join(required)} read {len(both)} of all {len(examples)} examples correctly, fewer than "
+                f"n = {n}; ask for at most {len(both)}, or widen the task"
+            )
+        tries *= 2
+    kept = both[:n]
+    return Pool(
+        task=task.name,
+        examples=examples.select(kept),
+        readouts={role: one.select(kept) for role, one in made.items()},
+        tried=len(examples),
+        read_correctly={role: values.float().mean().item() for role, values in right.items()},
+        decoded_correctly={role: task.accuracy(model, examples) for role, model in models.items()},
+    )
+
+
+def _draw(task: Task, tokenizer: Any, n: int, seed: int) -> tuple[Examples, bool]:
+    """`n` examples, or all there are; and whether these are all."""
+    try:
+        return task.examples(tokenizer, n, seed), False
+    except ValueError:
+        return task.examples(tokenizer, None, seed), True
+
+
+@torch.no_grad()
+def read_correctly(model: Any, made: Readouts, *, batch_tokens: int = 8192) -> Bool[Tensor, " n_examples"]:
+    """Whether each example's written token ranks first at every position read, on the clean canvases."""
+    right = torch.ones(made.n_examples, dtype=torch.bool)
+    for batch in made.batches(batch_tokens):
+        batch = batch.to(model.cfg.device)
+        first = batch.at_targets(aligned_logits(model, batch.clean)).argmax(-1)
+        wrong = ~(first == batch.answer_ids).all(1).cpu()
+        right[made.example[batch.index][wrong]] = False
+    return right

@@ -1,0 +1,7 @@
+"""Studies: one command's worth of comparison."""
+
+from mechshift_tl.study.config import StudyConfig
+from mechshift_tl.study.results import Study, TaskStudy
+from mechshift_tl.study.run import run_study
+
+__all__ = ["Study", "StudyConfig", "TaskStudy", "run_study"]

@@ -1,0 +1,44 @@
+"""What a study is asked to do: settings only, checked when made."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mechshift_tl.attribution.path import Rule, quadrature
+from mechshift_tl.graph import KV
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Settings of one study.
+
+    - `n`: prompts per task, read correctly by ARM and MDM; `seed`: of prompts, floors and intervals.
+    - `ig_steps`, `rule`, `kv`: of the attribution.
+    - `edges`: circuit size (None: min(1000, 5 % of the possible edges)); `components`: K of the component overlap (None: see `compare`).
+    - `cut`: layers that count as early (None: the first third); `neuron_layer`: whose neurons are shown (None: the last early layer).
+    - `n_boot`, `n_random`: draws behind intervals and floors.
+    """
+
+    n: int = 200
+    seed: int = 0
+    ig_steps: int = 5
+    rule: Rule = "midpoint"
+    kv: KV = "grouped"
+    edges: int | None = None
+    components: int | None = None
+    cut: int | None = None
+    neuron_layer: int | None = None
+    n_boot: int = 200
+    n_random: int = 200
+
+    def __post_init__(self) -> None:
+        quadrature(self.rule, self.ig_steps)
+        for name, least in (("n", 2), ("edges", 1), ("components", 1), ("cut", 1), ("neuron_layer", 0), ("n_boot", 0), ("n_random", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"StudyConfig.{name} is {value}; it must be at least {least}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a JSON side file."""
+        return asdict(self)

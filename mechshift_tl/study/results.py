@@ -1,0 +1,133 @@
+"""What a study found: per task its pool, scores, circuits, comparisons and views; saved as one folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.compare.result import CircuitComparison
+from mechshift_tl.pool import Pool
+from mechshift_tl.study.config import StudyConfig
+from mechshift_tl.views.lens_table import ComponentLens
+from mechshift_tl.views.neurons import NeuronActivations
+
+ROLE_NAMES = {"arm": "ARM", "mdm": "MDM", "control": "control"}
+
+
+@dataclass(frozen=True, eq=False)
+class TaskStudy:
+    """One task: everything is keyed by role ("arm", "mdm", "control"); `comparisons[role]` holds the ARM against that role."""
+
+    task: str
+    pool: Pool = field(repr=False)
+    scores: dict[str, EdgeScores] = field(repr=False)
+    circuits: dict[str, Circuit] = field(repr=False)
+    comparisons: dict[str, CircuitComparison] = field(repr=False)
+    lenses: dict[str, ComponentLens] = field(repr=False)
+    neurons: dict[str, NeuronActivations] = field(repr=False)
+
+    def component_sets(self) -> dict[str, list[str]]:
+        """Top-k components that are "ARM only", "shared" or "MDM only", strongest first."""
+        frame = self.comparisons["mdm"].components
+        frame = frame.assign(strength=frame[["score_a", "score_b"]].abs().max(axis=1)).sort_values("strength", ascending=False)
+        return {name: frame.loc[frame["top"] == top, "component"].tolist() for name, top in (("ARM only", "a"), ("shared", "both"), ("MDM only", "b"))}
+
+    def step_stability(self, role: str) -> pd.DataFrame:
+        """One row per step: positions read, and the share in [0, 1] of the step circuit's components that the whole circuit has."""
+        scores, whole = self.scores[role], self.circuits[role]
+        present = set(whole.components.query("score > 0")["component"])
+        rows = []
+        for step, n_read in zip(scores.steps, scores.n_read, strict=True):
+            one = Circuit.from_scores(scores.step(step), whole.requested)
+            mine = set(one.components.query("score > 0")["component"])
+            edges = len(one.edge_set() & whole.edge_set()) / max(1, len(one.edge_set() | whole.edge_set()))
+            rows.append({"step": step, "n_read": n_read, "components_shared": len(mine & present) / max(1, len(mine)), "edge_jaccard": edges})
+        return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A pair of models compared on several tasks."""
+
+    pair: str
+    config: StudyConfig
+    tasks: dict[str, TaskStudy]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def table(self) -> pd.DataFrame:
+        """One row per task and comparison, as the paper's Table 1, with floor, ceiling and 95 % interval over prompts.
+
+        `edge_jaccard` and `component_jaccard` lie in [0, 1]; `early_arm`, `early_other` are shares of circuit |score| in early layers.
+        """
+        return pd.DataFrame([_row(task, role, c) for task, one in self.tasks.items() for role, c in one.comparisons.items()])
+
+    def accuracy(self) -> pd.DataFrame:
+        """One row per task and model: shares in [0, 1] of the prompts tried that are decoded freely, and read, correctly."""
+        return pd.DataFrame(
+            [
+                {
+                    "task": task,
+                    "model": ROLE_NAMES[role],
+                    "decoded": one.pool.decoded_correctly[role],
+                    "read": one.pool.read_correctly[role],
+                    "tried": one.pool.tried,
+                    "kept": len(one.pool),
+                    "effect": one.scores[role].effect,
+                    "completeness_gap": one.scores[role].completeness_gap,
+                }
+                for task, one in self.tasks.items()
+                for role in one.scores
+            ]
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write scores, circuits, comparisons, lenses and neurons under `folder`, one file each, with `study.json` and `table.csv`."""
+        folder = Path(folder)
+        for task, one in self.tasks.items():
+            place = folder / task
+            place.mkdir(parents=True, exist_ok=True)
+            for role in one.scores:
+                one.scores[role].save(place / f"{role}.scores.safetensors")
+                one.circuits[role].save(place / f"{role}.circuit.safetensors")
+                one.lenses[role].save(place / f"{role}.lens.safetensors")
+                one.neurons[role].save(place / f"{role}.neurons.safetensors")
+                one.pool.readouts[role].save(place / f"{role}.readouts.safetensors")
+            for role, comparison in one.comparisons.items():
+                comparison.save(place / f"arm-{role}.comparison.json")
+            one.pool.examples.to_dataframe().to_csv(place / "prompts.csv", index=False)
+        self.table().to_csv(folder / "table.csv", index=False)
+        side = {"pair": self.pair, "config": self.config.to_dict(), "tasks": list(self.tasks), "provenance": self.provenance}
+        (folder / "study.json").write_text(json.dumps(side, indent=1), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        return f"<b>Study</b> of {self.pair}" + self.table().to_html(index=False, float_format="%.3f")
+
+
+def _row(task: str, role: str, comparison: CircuitComparison) -> dict[str, Any]:
+    edges, components = comparison.statistics["edge_jaccard"], comparison.statistics["component_jaccard"]
+    early = comparison.early_share
+    nan = float("nan")
+    return {
+        "task": task,
+        "comparison": f"ARM → {ROLE_NAMES[role]}",
+        "edge_jaccard": edges.value,
+        "low": edges.interval.low if edges.interval else nan,
+        "high": edges.interval.high if edges.interval else nan,
+        "floor": edges.floor.mean if edges.floor else nan,
+        "floor_high": edges.floor.high if edges.floor else nan,
+        "ceiling": nan if edges.ceiling is None else edges.ceiling,
+        "component_jaccard": components.value,
+        "component_floor": components.floor.mean if components.floor else nan,
+        "early_arm": early[0],
+        "early_other": early[1],
+        "kept_arm": comparison.kept[0],
+        "kept_other": comparison.kept[1],
+        "n": min(count for count in comparison.n_examples if count is not None),
+        "above_floor": comparison.supported,
+    }

@@ -1,0 +1,79 @@
+"""The main job: Task → Examples → Readouts → Scores → Circuit → Comparison → Study, for every model of a pair.
+
+Per task:
+
+1. draw the pool: held-out prompts that ARM and MDM both read correctly, the same for every model;
+2. score every edge of every model on it (EAP-IG), keeping per-example parts for intervals;
+3. cut circuits, compare the ARM's with the MDM's and with the control's;
+4. read the components' lenses and an early layer's neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mechshift_tl.attribution import attribute
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.compare.comparison import compare
+from mechshift_tl.compare.depth import default_cut
+from mechshift_tl.graph import Graph
+from mechshift_tl.pool import common_correct
+from mechshift_tl.study.config import StudyConfig
+from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
+from mechshift_tl.tasks.task import Task
+from mechshift_tl.views.lens import component_lens
+from mechshift_tl.views.neurons import neuron_activations
+
+
+def run_study(pair: Any, tasks: Sequence[Task], config: StudyConfig | None = None, *, progress: Callable[[str], None] = lambda _: None) -> Study:
+    """Study `pair` (see `hooked_diffusion.load_pair`) on `tasks`; `progress` is told each stage as it starts.
+
+    Raises ValueError before any long work when tasks repeat, or when a setting lies outside the pair's graph.
+    """
+    config = config or StudyConfig()
+    models = {role: model for role, model in (("arm", pair.arm), ("mdm", pair.mdm), ("control", pair.control)) if model is not None}
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"run_study: tasks are {names}; name at least one, each once")
+    graph = Graph.of(pair.arm, config.kv)
+    if config.edges is not None and config.edges > graph.n_edges:
+        raise ValueError(f"StudyConfig.edges is {config.edges}, but {pair.name!r} has {graph.n_edges} edges; ask for fewer")
+    if config.neuron_layer is not None and config.neuron_layer >= graph.n_layers:
+        raise ValueError(f"StudyConfig.neuron_layer is {config.neuron_layer}, but {pair.name!r} has {graph.n_layers} layers")
+    found = {task.name: _study_task(task, models, pair.tokenizer, config, progress) for task in tasks}
+    sources = {role: getattr(model, "source", {}) for role, model in models.items()}
+    specs = {role: model.spec.to_dict() for role, model in models.items()}
+    return Study(pair.name, config, found, {"models": sources, "specs": specs, "edges": graph.n_edges})
+
+
+def _study_task(task: Task, models: dict[str, Any], tokenizer: Any, config: StudyConfig, progress: Callable[[str], None]) -> TaskStudy:
+    progress(f"{task.name}: prompts that ARM and MDM read correctly")
+    pool = common_correct(models, task, config.n, seed=config.seed, tokenizer=tokenizer)
+    scores = {}
+    for role, model in models.items():
+        progress(f"{task.name}: edge scores of the {ROLE_NAMES[role]}")
+        scores[role] = attribute(
+            model, pool.readouts[role], ig_steps=config.ig_steps, rule=config.rule, kv=config.kv, keep_per_example=True
+        )
+    progress(f"{task.name}: circuits and comparisons")
+    comparisons = {
+        role: compare(
+            scores["arm"], scores[role], n=config.edges, k=config.components, cut=config.cut,
+            n_random=config.n_random, n_boot=config.n_boot, seed=config.seed,
+        )
+        for role in models if role != "arm"
+    }  # fmt: skip
+    progress(f"{task.name}: lenses and neurons")
+    layer = config.neuron_layer
+    if layer is None:
+        layer = (config.cut or default_cut(scores["arm"].graph.n_layers)) - 1
+    return TaskStudy(
+        task=task.name,
+        pool=pool,
+        scores=scores,
+        circuits={role: Circuit.from_scores(one, config.edges) for role, one in scores.items()},
+        comparisons=comparisons,
+        lenses={role: component_lens(model, pool.readouts[role], tokenizer=tokenizer) for role, model in models.items()},
+        neurons={role: neuron_activations(model, pool.readouts[role], layer) for role, model in models.items()},
+    )
