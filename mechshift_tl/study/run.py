@@ -41,6 +41,8 @@ def run_study(pair: Any, tasks: Sequence[Task], config: StudyConfig | None = Non
         raise ValueError(f"StudyConfig.edges is {config.edges}, but {pair.name!r} has {graph.n_edges} edges; ask for fewer")
     if config.neuron_layer is not None and config.neuron_layer >= graph.n_layers:
         raise ValueError(f"StudyConfig.neuron_layer is {config.neuron_layer}, but {pair.name!r} has {graph.n_layers} layers")
+    for task in tasks:
+        task.examples(pair.tokenizer, config.n, config.seed)  # a task that cannot make n says so before the first one runs
     found = {task.name: _study_task(task, models, pair.tokenizer, config, progress) for task in tasks}
     sources = {role: getattr(model, "source", {}) for role, model in models.items()}
     specs = {role: model.spec.to_dict() for role, model in models.items()}

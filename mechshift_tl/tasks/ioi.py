@@ -70,6 +70,8 @@ class IOI(Task):
     ) -> None:
         if corruption not in get_args(Corruption):
             raise ValueError(f"IOI: unknown corruption {corruption!r}; choose one of {', '.join(get_args(Corruption))}")
+        if len(set(names)) < 5:
+            raise ValueError(f"IOI: {len(set(names))} names; give at least 5, two for the sentence and three others for its corruptions")
         self.corruption, self.names, self.templates, self.rows = corruption, names, templates, rows
 
     @classmethod
@@ -93,7 +95,8 @@ class IOI(Task):
             yield from self.rows if split == "held_out" else ()
             return
         pairs = self.name_pairs(split)
-        limit = len(pairs) * 2 * 2 * len(self.templates) * len(PLACES) * len(THINGS)
+        fillings = sum((len(PLACES) if "{place}" in t else 1) * (len(THINGS) if "{thing}" in t else 1) for t in set(self.templates))
+        limit = len(pairs) * 2 * 2 * fillings
         seen: set[str] = set()
         while pairs and len(seen) < limit:
             pair = self._sentence(rng, rng.choice(pairs))

@@ -209,8 +209,9 @@ def rows() -> Readouts:
 def assert_agree(model: Any, hand: ByHand, rows: Readouts, kv: Any, shift: int) -> None:
     logits = hand.run(hand.embed(rows.clean))[1]
     assert (model(rows.clean) - logits).abs().max() < 1e-4 * logits.abs().max(), "the hand-written forward is another model"
-    for rule, points in (("midpoint", [1 / 6, 3 / 6, 5 / 6]), ("left", [0.0, 0.5]), ("right", [1.0])):
-        scores = attribute(model, rows, ig_steps=len(points), rule=rule, kv=kv)  # type: ignore[arg-type]
+    rules: dict[Any, list[float]] = {"midpoint": [1 / 6, 3 / 6, 5 / 6], "left": [0.0, 0.5], "right": [1.0]}
+    for rule, points in rules.items():
+        scores = attribute(model, rows, ig_steps=len(points), rule=rule, kv=kv)
         expected = brute_force(hand, rows, shift, scores.writers, scores.readers, points)
         assert torch.equal(~expected.isnan(), scores.graph.possible), "the graph has other edges than the model"
         error = (scores.matrix - expected.nan_to_num(0)).abs().max() / expected.nan_to_num(0).abs().max()

@@ -1,0 +1,63 @@
+"""How figures look: one colour and one marker per model, one layout, one way into HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from markupsafe import Markup
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif'
+INK, QUIET, RULE = "#1d2733", "#5d6975", "#e3e7eb"
+COLOURS = {"arm": "#23629f", "mdm": "#c4512d", "control": "#6b7280"}
+SYMBOLS = {"arm": "circle", "mdm": "diamond", "control": "square"}
+DASHES = {"arm": "solid", "mdm": "solid", "control": "dot"}
+#: Negative, zero, positive; not the models' colours.
+DIVERGING = [[0.0, "#0f766e"], [0.5, "#f8f8f6"], [1.0, "#7e3a94"]]
+
+CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+_AXIS = {"gridcolor": RULE, "linecolor": RULE, "zeroline": False, "ticks": "", "title": {"standoff": 10}, "automargin": True}
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": FONT, "size": 13, "color": INK},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 60, "r": 16, "t": 34, "b": 48},
+        "legend": {"orientation": "h", "x": 0, "y": 1.0, "xanchor": "left", "yanchor": "bottom"},
+        "hoverlabel": {"font": {"family": FONT}},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with the caption that says what it shows, of how many prompts, in which unit, and against which floor."""
+
+    figure: go.Figure
+    title: str
+    caption: str
+
+    def to_html(self, name: str) -> Markup:
+        """A fragment that draws into the element `name` by the page's own plotly.js."""
+        fragment = self.figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, div_id=name, config=CONFIG)
+        return Markup(fragment)
+
+
+def style(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
+    """The same figure in the house's layout, `height` pixels tall."""
+    return figure.update_layout(template=TEMPLATE, height=height, **layout)
+
+
+def plain(text: str) -> str:
+    """`text` as plotly shows it literally: its labels are a kind of HTML."""
+    return escape(text, quote=False)
+
+
+def faded(role: str, opacity: float = 0.15) -> str:
+    """The role's colour, translucent: for bands."""
+    red, green, blue = (int(COLOURS[role][i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"

@@ -1,0 +1,83 @@
+"""The tables of a report, as plain rows for its template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
+from mechshift_tl.views.lens_table import ComponentLens
+from mechshift_tl.views.specialisation import specialisation
+
+EDGES_SHOWN = 15
+COMPONENTS_SHOWN = 12
+TOKENS_SHOWN = 3
+PROMPTS_SHOWN = 3
+
+
+def overlap_rows(study: Study) -> list[dict[str, Any]]:
+    """`Study.table`, with the component floor's upper end, the sizes compared, and each comparison's verdict."""
+    comparisons = [c for one in study.tasks.values() for c in one.comparisons.values()]
+    return [
+        row | {"verdict": c.verdict, "supported": c.supported, "requested": c.requested, "k": c.settings["k"], "notes": c.notes}
+        for row, c in zip(study.table().to_dict("records"), comparisons, strict=True)
+    ]
+
+
+def model_rows(study: Study) -> list[dict[str, Any]]:
+    """Role, source and spec of every model."""
+    sources, specs = study.provenance.get("models", {}), study.provenance.get("specs", {})
+    return [{"role": ROLE_NAMES.get(role, role), "source": source, "spec": specs.get(role, {})} for role, source in sources.items()]
+
+
+def versions(study: Study) -> dict[str, str]:
+    """Package → version, as the first task's scores recorded them."""
+    first = next(iter(study.tasks.values()))
+    return next(iter(first.scores.values())).provenance.get("versions", {})
+
+
+def edge_tables(task: TaskStudy) -> dict[str, list[dict[str, Any]]]:
+    """Role → its strongest edges, and in which models' circuits each lies."""
+    circuits = {role: circuit.edge_set() for role, circuit in task.circuits.items()}
+    tables = {}
+    for role, scores in task.scores.items():
+        rows = scores.top(EDGES_SHOWN).to_dict("records")
+        tables[role] = [row | _holders(role, (row["writer"], row["reader"]), circuits) for row in rows]
+    return tables
+
+
+def _holders(role: str, edge: tuple[str, str], circuits: dict[str, frozenset[tuple[str, str]]]) -> dict[str, Any]:
+    """`pruned` where the model's own circuit lacks the edge, `shared` with which other models' circuits."""
+    return {"pruned": edge not in circuits[role], "shared": [other for other in circuits if other != role and edge in circuits[other]]}
+
+
+def lens_tables(task: TaskStudy) -> dict[str, dict[str, Any]]:
+    """Component set → its strongest components, read in ARM and MDM, and how many there are."""
+    return {
+        name: {"total": len(components), "rows": _lens_rows(task, components[:COMPONENTS_SHOWN])}
+        for name, components in task.component_sets().items()
+    }
+
+
+def _lens_rows(task: TaskStudy, components: list[str]) -> list[dict[str, Any]]:
+    readings = {role: _readings(task.lenses[role], components) for role in ("arm", "mdm")}
+    return [{"component": component} | {role: readings[role][component] for role in readings} for component in components]
+
+
+def _readings(lens: ComponentLens, components: Iterable[str]) -> dict[str, dict[str, Any]]:
+    lines = lens.to_dataframe().set_index("component")
+    return {one: lines.loc[one].to_dict() | {"tokens": lens.top_tokens(one)[:TOKENS_SHOWN]} for one in components}
+
+
+def specialisation_rows(task: TaskStudy) -> list[dict[str, Any]]:
+    """Specialisation of every model's components; `naming` counts those that name a token, `answering` those that name the answer."""
+    rows = []
+    for role, lens in task.lenses.items():
+        one = specialisation(lens)
+        rows.append({"role": role, "naming": one.explanatory, "answering": specialisation(lens, names="answer").explanatory, "of": one})
+    return rows
+
+
+def prompt_rows(task: TaskStudy) -> list[dict[str, Any]]:
+    """The first prompts, clean and corrupt."""
+    return task.pool.examples.to_dataframe().head(PROMPTS_SHOWN).to_dict("records")

@@ -1,0 +1,33 @@
+"""`DiffusionSpec` refuses what cannot be and survives a round trip."""
+
+from __future__ import annotations
+
+import pytest
+
+from hooked_diffusion import DiffusionSpec
+
+
+def test_defaults_describe_an_arm():
+    spec = DiffusionSpec()
+    assert (spec.attention, spec.logit_shift, spec.mask_token_id, spec.is_mdm) == ("causal", 1, None, False)
+
+
+def test_round_trip():
+    spec = DiffusionSpec("full", 0, mask_token_id=7, mask_is_reused=True, tail=(1, 2))
+    assert DiffusionSpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"attention": "sideways"}, "attention"),
+        ({"attention": "full", "logit_shift": 2}, "logit_shift"),
+        ({"attention": "causal", "logit_shift": 0}, "logit_shift"),
+        ({"mask_token_id": -1}, "mask_token_id"),
+        ({"bos": "twice"}, "bos"),
+        ({"colour": "blue"}, "colour"),
+    ],
+)
+def test_refuses(values, named):
+    with pytest.raises(ValueError, match=named):
+        DiffusionSpec.from_dict(values)

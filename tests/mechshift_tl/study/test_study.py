@@ -1,0 +1,87 @@
+"""A small study of the bundled pair, end to end: what it holds, what it saves, what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from hooked_diffusion import load_pair
+from mechshift_tl.attribution import EdgeScores
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.compare.result import CircuitComparison
+from mechshift_tl.study import StudyConfig, run_study
+from mechshift_tl.tasks import IOI, Countdown
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return load_pair("tiny")
+
+
+@pytest.fixture(scope="module")
+def study(pair):
+    return run_study(pair, [IOI(), Countdown()], StudyConfig(n=8, ig_steps=2, n_boot=10, n_random=10))
+
+
+def test_the_table_has_a_row_per_task_and_comparison(study):
+    table = study.table()
+    assert table[["task", "comparison"]].values.tolist() == [
+        ["ioi", "ARM → MDM"], ["ioi", "ARM → control"], ["countdown", "ARM → MDM"], ["countdown", "ARM → control"],
+    ]  # fmt: skip
+    assert table["edge_jaccard"].between(0, 1).all() and (table["n"] == 8).all()
+
+
+def test_countdown_keeps_scores_per_step(study):
+    scores = study.tasks["countdown"].scores["mdm"]
+    assert len(scores.steps) > 3 and scores.per_step.shape[0] == len(scores.steps)
+    weights = torch.tensor(scores.n_read, dtype=torch.float32)
+    torch.testing.assert_close(torch.einsum("s,swr->wr", weights / weights.sum(), scores.per_step), scores.matrix, atol=1e-5, rtol=1e-4)
+
+
+def test_both_models_of_a_pair_share_ids(study):
+    one = study.tasks["ioi"]
+    assert one.scores["arm"].readers == one.scores["mdm"].readers and one.scores["arm"].writers == one.scores["mdm"].writers
+
+
+def test_component_sets_are_disjoint(study):
+    sets = study.tasks["ioi"].component_sets()
+    names = [name for part in sets.values() for name in part]
+    assert len(names) == len(set(names)) > 0
+
+
+def test_step_stability_lies_in_range(study):
+    frame = study.tasks["countdown"].step_stability("mdm")
+    assert frame["components_shared"].between(0, 1).all() and frame["edge_jaccard"].between(0, 1).all()
+
+
+def test_saved_artefacts_load(study, tmp_path):
+    study.save(tmp_path)
+    scores = EdgeScores.load(tmp_path / "ioi" / "mdm.scores.safetensors")
+    assert torch.equal(scores.matrix, study.tasks["ioi"].scores["mdm"].matrix)
+    assert Circuit.load(tmp_path / "ioi" / "arm.circuit.safetensors").kept == study.tasks["ioi"].circuits["arm"].kept
+    comparison = CircuitComparison.load(tmp_path / "countdown" / "arm-mdm.comparison.json")
+    assert comparison.edge_jaccard == study.tasks["countdown"].comparisons["mdm"].edge_jaccard
+    assert json.loads((tmp_path / "study.json").read_text())["config"]["n"] == 8
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [({"edges": 10_000}, "edges"), ({"neuron_layer": 6}, "neuron_layer"), ({"n": 10**6}, "can make")],
+)
+def test_what_does_not_fit_is_refused_before_any_work(pair, config, named, monkeypatch):
+    monkeypatch.setattr("mechshift_tl.study.run.common_correct", lambda *_, **__: pytest.fail("work was started"))
+    with pytest.raises(ValueError, match=named):
+        run_study(pair, [Countdown()], StudyConfig(**config))
+
+
+@pytest.mark.parametrize("values", [{"n": 1}, {"ig_steps": 0}, {"rule": "middle"}, {"edges": 0}, {"n_random": 0}])
+def test_a_config_refuses(values):
+    with pytest.raises(ValueError):
+        StudyConfig(**values)
+
+
+def test_a_task_twice_is_refused(pair):
+    with pytest.raises(ValueError, match="each once"):
+        run_study(pair, [IOI(), IOI()])

@@ -1,0 +1,80 @@
+"""The command: a whole small run, and one clear line for every kind of bad input, with nothing written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from hooked_diffusion.pairs import bundled_pairs
+from mechshift_tl import cli
+
+runner = CliRunner()
+
+
+def invoke(*arguments: object):
+    return runner.invoke(cli.app, [str(a) for a in arguments])
+
+
+def test_run_writes_a_report_and_artefacts(tmp_path):
+    result = invoke("run", "--pair", "tiny", "--tasks", "ioi", "--n", 6, "--ig-steps", 1, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "ARM → MDM" in result.output and "ARM → control" in result.output
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"report.html", "study.json", "table.csv", "ioi"} <= names
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_attribute_runs_one_model_alone(tmp_path, monkeypatch):
+    pair = tmp_path / "model"
+    from importlib.resources import as_file, files
+    from shutil import copytree
+
+    with as_file(files("hooked_diffusion") / "pretrained" / "tiny") as root:
+        copytree(root / "arm", pair)
+        copytree(root / "tokenizer", pair, dirs_exist_ok=True)
+    result = invoke("attribute", "--model", pair, "--task", "ioi", "--n", 6, "--ig-steps", 1, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "Accuracy, decoded freely: 1.000" in result.output and "edges kept" in result.output
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"scores.safetensors", "circuit.safetensors", "circuit.csv", "prompts.csv"}
+
+
+def test_accuracy_prints_every_model():
+    result = invoke("accuracy", "--pair", "tiny", "--tasks", "ioi", "--n", 20)
+    assert result.exit_code == 0, result.output
+    assert all(role in result.output for role in ("arm", "mdm", "control"))
+
+
+def test_bad_input_is_one_clear_error(tmp_path):
+    full, empty = tmp_path / "full", tmp_path / "empty"
+    full.mkdir(), empty.mkdir()
+    (full / "kept.txt").write_text("mine")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    out = tmp_path / "out"
+    cases = {
+        "unknown task 'chess'": ("run", "--pair", "tiny", "--tasks", "chess", "--out", out),
+        "is not empty": ("run", "--pair", "tiny", "--out", full),
+        "unknown rule 'middle'": ("run", "--pair", "tiny", "--rule", "middle", "--out", out),
+        "nosuchpair": ("run", "--pair", "nosuchpair", "--out", out),
+        "can make": ("run", "--pair", "tiny", "--tasks", "countdown", "--n", 10**6, "--out", out),
+        "config.json": ("attribute", "--model", empty, "--task", "ioi", "--out", out),
+        "broken": ("attribute", "--model", broken, "--task", "ioi", "--out", out),
+        "does not exist": ("attribute", "--model", "tiny", "--task", "ioi", "--data", tmp_path / "none.csv", "--out", out),
+    }
+    for named, arguments in cases.items():
+        result = invoke(*arguments)
+        assert result.exit_code == 2 and named in " ".join(result.output.split()), (named, result.output)
+        assert "Traceback" not in result.output
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["broken", "empty", "full"], named
+    assert (full / "kept.txt").read_text() == "mine"
+    assert "tiny" in bundled_pairs()
+
+
+def test_an_interrupted_run_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), cli.whole_folder(tmp_path / "out") as folder:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
