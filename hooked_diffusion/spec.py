@@ -35,8 +35,6 @@ class DiffusionSpec:
         for name, allowed in (("attention", get_args(Attention)), ("logit_shift", (0, 1)), ("bos", get_args(BosPolicy))):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"DiffusionSpec.{name} is {getattr(self, name)!r}; choose one of {', '.join(map(repr, allowed))}")
-        if self.attention == "causal" and self.logit_shift == 0:
-            raise ValueError("DiffusionSpec: causal attention with logit_shift 0 would read each token off itself; use logit_shift 1")
         if self.mask_token_id is not None and self.mask_token_id < 0:
             raise ValueError(
                 f"DiffusionSpec.mask_token_id is {self.mask_token_id}; give a vocabulary id, or None for a model without masks"
@@ -44,8 +42,8 @@ class DiffusionSpec:
 
     @property
     def is_mdm(self) -> bool:
-        """True for full attention: the model denoises a canvas rather than continuing a prefix."""
-        return self.attention == "full"
+        """True when the model reads masks rather than continues a prefix: full attention, or predictions read off their own position."""
+        return self.attention == "full" or self.logit_shift == 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `config.json` keeps them under `diffusion_spec`."""

@@ -106,9 +106,8 @@ def attribute(
                 circuit.save(folder / "circuit.safetensors")
                 circuit.to_dataframe().to_csv(folder / "circuit.csv", index=False)
                 examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
-        console.print(
-            f"Logit difference: clean {scores.clean:.3f}, corrupt {scores.corrupt:.3f}; completeness gap {100 * scores.completeness_gap:.1f} %"
-        )
+        console.print(f"Logit difference: clean {scores.clean:.3f}, corrupt {scores.corrupt:.3f}")
+        console.print(f"Completeness gap of the path: {100 * scores.completeness_gap:.1f} % of their difference")
         console.print(f"Circuit: {circuit.kept} edges kept of {circuit.requested} requested, of {scores.graph.n_edges} possible")
         _print_frame(f"Top {top} edges by |score|", scores.top(top))
         if out is not None:

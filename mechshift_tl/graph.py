@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -41,7 +42,9 @@ class Graph:
     def of(cls, model: Any, kv: KV = "grouped") -> Graph:
         """The graph of a TransformerLens bridge, from its `cfg`. Raises ValueError on blocks whose MLP runs beside the heads."""
         if getattr(model.cfg, "parallel_attn_mlp", False):
-            raise ValueError(f"{model.cfg.model_name}: attention and MLP run in parallel; only MLPs that read their layer's heads are known")
+            raise ValueError(
+                f"{model.cfg.model_name}: attention and MLP run in parallel; only MLPs that read their layer's heads are known"
+            )
         n_kv = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
         graph = cls(model.cfg.n_layers, model.cfg.n_heads, n_kv, kv)
         return graph if n_kv != model.cfg.n_heads else replace(graph, kv="grouped")
@@ -155,3 +158,17 @@ class Graph:
         """Layer of each reader; n_layers for logits."""
         layers = [layer for layer in range(self.n_layers) for _ in range(self.readers_per_layer)]
         return torch.tensor([*layers, self.n_layers])
+
+    def edge_frame(self, where: Bool[Tensor, "n_writers n_readers"], scores: Float[Tensor, "n_writers n_readers"]) -> pd.DataFrame:
+        """One row per edge of `where`, strongest |score| first: writer, reader, score, writer_layer, reader_layer."""
+        rows, columns = where.nonzero(as_tuple=True)
+        frame = pd.DataFrame(
+            {
+                "writer": [self.writers[u] for u in rows.tolist()],
+                "reader": [self.readers[v] for v in columns.tolist()],
+                "score": scores[rows, columns].tolist(),
+                "writer_layer": self.writer_layers[rows].tolist(),
+                "reader_layer": self.reader_layers[columns].tolist(),
+            }
+        )
+        return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)

@@ -49,7 +49,9 @@ def common_correct(
     while True:
         examples, exhausted = _draw(task, tokenizer, tries, seed)
         if len(examples) < n:
-            raise ValueError(f"task {task.name!r} can make {len(examples)} held-out examples with this tokenizer, not n = {n}; ask for fewer")
+            raise ValueError(
+                f"task {task.name!r} can make {len(examples)} held-out examples with this tokenizer, not n = {n}; ask for fewer"
+            )
         made = {role: readouts(model, examples, seed=seed) for role, model in models.items()}
         right = {role: read_correctly(model, made[role]) for role, model in models.items()}
         both = torch.stack([right[role] for role in required]).all(0).nonzero()[:, 0].tolist()

@@ -212,7 +212,7 @@ class Readouts:
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; `info` and groups travel in its header."""
         header = {"groups": json.dumps(self.groups), "info": json.dumps(self.info)}
-        save_file({name: getattr(self, name).contiguous() for name in _TENSORS}, path, metadata=header)
+        save_file({name: getattr(self, name).clone(memory_format=torch.contiguous_format) for name in _TENSORS}, path, metadata=header)
 
     @classmethod
     def load(cls, path: str | Path) -> Readouts:

@@ -11,7 +11,6 @@ backwards; linear in rows and in `ig_steps`.
 from __future__ import annotations
 
 from collections import defaultdict
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.attribution.ungrouped import check_ungrouped
 from mechshift_tl.attribution.writers import WriterDeltas, writer_deltas
 from mechshift_tl.graph import KV, Graph
+from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import Batch, Readouts
 
 #: Default bound on the writers' differences of one batch, from which the default `batch_tokens` follows.
@@ -142,14 +142,3 @@ class _Totals:
             ends_per_example=self.ends.float(),
             read_per_example=self.read,
         )
-
-
-def provenance(model: Any, readouts: Readouts) -> dict[str, Any]:
-    """Where a result comes from: the model's source and spec, the readouts' settings, the versions."""
-    spec = getattr(model, "spec", None)
-    return {
-        "model": getattr(model, "source", {"name": getattr(model.cfg, "model_name", "model")}),
-        "spec": spec.to_dict() if spec is not None else None,
-        "readouts": readouts.info,
-        "versions": {package: version(package) for package in ("torch", "transformer-lens", "transformers")},
-    }

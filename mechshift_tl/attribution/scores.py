@@ -91,17 +91,7 @@ class EdgeScores:
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per possible edge, strongest |score| first: writer, reader, score, writer_layer, reader_layer."""
-        rows, columns = self.graph.possible.nonzero(as_tuple=True)
-        frame = pd.DataFrame(
-            {
-                "writer": [self.writers[i] for i in rows.tolist()],
-                "reader": [self.readers[i] for i in columns.tolist()],
-                "score": self.matrix[rows, columns].tolist(),
-                "writer_layer": self.graph.writer_layers[rows].tolist(),
-                "reader_layer": self.graph.reader_layers[columns].tolist(),
-            }
-        )
-        return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
+        return self.graph.edge_frame(self.graph.possible, self.matrix)
 
     def top(self, n: int) -> pd.DataFrame:
         """The `n` edges of largest |score|, strongest first."""

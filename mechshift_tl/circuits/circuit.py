@@ -108,17 +108,7 @@ class Circuit:
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per edge, strongest |score| first: writer, reader, score, writer_layer, reader_layer."""
-        rows, columns = self.edges.nonzero(as_tuple=True)
-        frame = pd.DataFrame(
-            {
-                "writer": [self.graph.writers[u] for u in rows.tolist()],
-                "reader": [self.graph.readers[v] for v in columns.tolist()],
-                "score": self.scores[rows, columns].tolist(),
-                "writer_layer": self.graph.writer_layers[rows].tolist(),
-                "reader_layer": self.graph.reader_layers[columns].tolist(),
-            }
-        )
-        return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
+        return self.graph.edge_frame(self.edges, self.scores)
 
     def to_networkx(self) -> nx.MultiDiGraph:
         """Nodes `input`, `a3.h1`, `m3`, `logits` (attribute `layer`); edges keyed by their reader's id (attributes `reader`, `score`).

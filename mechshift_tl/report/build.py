@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 
 from mechshift_tl.compare.result import CAVEAT
 from mechshift_tl.report import claims, figures, tables
+from mechshift_tl.report.overlap_figure import overlaps
 from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
 
 
@@ -26,10 +27,12 @@ def build_report(study: Study) -> str:
     return template.render(
         study=study,
         config=study.config.to_dict(),
-        overlaps=figures.overlaps(study),
+        overlaps=overlaps(study),
         overlap_rows=tables.overlap_rows(study),
+        sizes=tables.sizes(study),
         overlap_claims=[claim for one in study.tasks.values() if (claim := claims.overlap_claim(one))],
         accuracy_rows=study.accuracy().to_dict("records"),
+        has_control="control" in study.provenance["models"],
         model_rows=tables.model_rows(study),
         versions=tables.versions(study),
         sections=[_section(number, one) for number, one in enumerate(study.tasks.values(), 1)],

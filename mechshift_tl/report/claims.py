@@ -47,11 +47,12 @@ def depth_claims(task: TaskStudy) -> list[Claim]:
 
 def _early_shift(role: str, comparison: CircuitComparison) -> Claim:
     a, b = comparison.early_share
-    over, cut = comparison.intervals.get("early_share_shift"), comparison.settings["cut"]
+    over = comparison.intervals.get("early_share_shift")
     supported = over is not None and (over.low > 0 or over.high < 0)
-    moves = f"The share of |score| in layers below {cut} goes from {a:.3f} to {b:.3f}"
-    change = "without an interval over prompts" if over is None else f"a change of {b - a:+.3f} (95 % over prompts {_range(over, '+')})"
-    return Claim(f"The early share differs between ARM and {ROLE_NAMES[role]}.", supported, f"{moves}, {change}.")
+    bound = f"95 % over prompts {_signed(over.low)} to {_signed(over.high)}" if over else "no interval over prompts"
+    moves = f"The share of |score| in layers below {comparison.settings['cut']} goes from {a:.3f} to {b:.3f}"
+    statement = f"The early share differs between ARM and {ROLE_NAMES[role]}."
+    return Claim(statement, supported, f"{moves}, a change of {_signed(b - a)} ({bound}).")
 
 
 def neuron_claims(task: TaskStudy) -> list[Claim]:
@@ -63,10 +64,14 @@ def _selective(role: str, neurons: NeuronActivations) -> Claim:
     beyond, total = int((neurons.selectivity > neurons.null_max_95).sum()), len(neurons.selectivity)
     evidence = (
         f"{beyond} of {total} neurons have an η² above {neurons.null_max_95:.3f}, which the largest of all exceeds in 5 % of shuffles; "
-        f"{neurons.share_selective:.0%} exceed their own 95 % point (5 % by chance; mean η² by chance {neurons.null_mean:.3f})."
+        f"{100 * neurons.share_selective:.0f} % exceed their own 95 % point (5 % by chance; mean η² by chance {neurons.null_mean:.3f})."
     )
     return Claim(f"Neurons of layer {neurons.layer} of the {ROLE_NAMES[role]} tell prompt groups apart.", beyond > 0, evidence)
 
 
-def _range(over: Interval, sign: str = "") -> str:
-    return f"{over.low:{sign}.3f} to {over.high:{sign}.3f}"
+def _range(over: Interval) -> str:
+    return f"{over.low:.3f} to {over.high:.3f}"
+
+
+def _signed(change: float) -> str:
+    return f"{change:+.3f}".replace("-", "−")

@@ -1,11 +1,12 @@
-"""The figures of a report, each with its caption.
+"""The figures of one task, each with its caption.
 
-Every figure of a task shows its models in the same colours and markers; the ARM's numbers come from its first comparison (all share them),
-every other model's from its own.
+A model has the same colour and marker in all of them. The ARM's numbers come from its first comparison (all share them), every other
+model's from its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,80 +14,39 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechshift_tl.compare.result import Statistic
-from mechshift_tl.report.look import COLOURS, DASHES, DIVERGING, INK, QUIET, SYMBOLS, Drawing, faded, plain, style
-from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
+from mechshift_tl.compare.result import CircuitComparison
+from mechshift_tl.report.look import COLOURS, DASHES, DIVERGING, QUIET, SIZE, SYMBOLS, Drawing, faded, plain, style
+from mechshift_tl.study.results import ROLE_NAMES, TaskStudy
 
-OVERLAPS = {"edge_jaccard": "edges", "component_jaccard": "components (top K)"}
-FLOOR_LINE = {"color": "#cfd5db", "width": 14}
+HEIGHT = 340
+TICKS = 16
 NEURONS_SHOWN = 40
-BAND = "Bands: 95 % of bootstrap draws over prompts."
-NO_BAND = "No intervals: prompts were not resampled."
+DASHED = {"color": QUIET, "width": 1.5, "dash": "dash"}
+STEP_STATISTICS = {
+    "components_shared": "share of components that the whole circuit has",
+    "edge_jaccard": "edges: Jaccard with the whole circuit",
+}
 
-
-def overlaps(study: Study) -> Drawing:
-    """Edge and component overlap of every comparison as a dot with its interval, between floor and ceiling."""
-    rows = [(task, role, c) for task, one in study.tasks.items() for role, c in one.comparisons.items()]
-    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
-    for column, name in enumerate(OVERLAPS, 1):
-        statistics = [(f"{plain(task)}  ARM → {ROLE_NAMES[role]}", role, c.statistics[name]) for task, role, c in rows]
-        for label, role, statistic in statistics:
-            _floor_bar(figure, label, statistic, column)
-            _dot(figure, label, role, statistic, column)
-        _ceilings(figure, statistics, column)
-        figure.update_xaxes(title_text=f"Jaccard of {OVERLAPS[name]}", rangemode="tozero", col=column)
-    _overlap_legend(figure)
-    figure.update_yaxes(autorange="reversed")
-    n = ", ".join(f"{task} {len(one.pool)}" for task, one in study.tasks.items())
-    caption = (
-        f"Overlap of the ARM's circuit with each other model's, in [0, 1]; prompts: {n}. Dot and line: value and 95 % bootstrap interval over "
-        "prompts (the interval lies low by its nature). Grey bar: the floor, 95 % of random circuits with the same layer profiles, and its "
-        "mean. Open triangle: the ceiling, a model with itself on disjoint halves of the prompts, the lower of the two models'."
-    )
-    return Drawing(style(figure, 110 + 46 * len(rows)), "Overlap between floor and ceiling", caption)
-
-
-def _mark(figure: go.Figure, column: int, x: list[float], label: str, hover: str, **drawn: Any) -> None:
-    """Points or a line in the row `label`."""
-    figure.add_scatter(
-        x=x, y=[label] * len(x), hovertemplate=f"{hover} %{{x:.3f}}<extra></extra>", showlegend=False, row=1, col=column, **drawn
-    )
-
-
-def _floor_bar(figure: go.Figure, label: str, statistic: Statistic, column: int) -> None:
-    if floor := statistic.floor:
-        _mark(figure, column, [floor.low, floor.high], label, "floor", mode="lines", line=FLOOR_LINE)
-        tick = {"symbol": "line-ns", "size": 12, "line": {"width": 2, "color": QUIET}}
-        _mark(figure, column, [floor.mean], label, "floor, mean", mode="markers", marker=tick)
-
-
-def _dot(figure: go.Figure, label: str, role: str, statistic: Statistic, column: int) -> None:
-    if over := statistic.interval:
-        line = {"color": COLOURS[role], "width": 2.5}
-        _mark(figure, column, [over.low, over.high], label, "95 % over prompts", mode="lines", line=line)
-    marker = {"color": COLOURS[role], "symbol": SYMBOLS[role], "size": 11, "line": {"color": "white", "width": 1.5}}
-    _mark(figure, column, [statistic.value], label, "overlap", mode="markers", marker=marker)
-
-
-def _ceilings(figure: go.Figure, statistics: list[tuple[str, str, Statistic]], column: int) -> None:
-    known = [(label, one.ceiling) for label, _, one in statistics if one.ceiling is not None]
-    marker = {"symbol": "triangle-left-open", "size": 11, "color": INK, "line": {"width": 1.6}}
-    figure.add_scatter(
-        x=[ceiling for _, ceiling in known], y=[label for label, _ in known], mode="markers", marker=marker, name="ceiling",
-        showlegend=column == 1, hovertemplate="ceiling %{x:.3f}<extra></extra>", col=column, row=1,
-    )  # fmt: skip
-
-
-def _overlap_legend(figure: go.Figure) -> None:
-    """Entries for what the rows draw without one."""
-    for name, line in (("value and interval", {"color": COLOURS["mdm"], "width": 2.5}), ("floor", FLOOR_LINE)):
-        figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, row=1, col=1)
+DEPTH_CAPTION = "Share of the circuit's |score| by the layer of each edge's reader; each model sums to 1. n = {n} prompts. {bands}"
+EARLY_CAPTION = """\
+Early share: the part of the layers' |score| that lies below each cut, by the edge's reader; edges into logits are left out. Dashed: the cut
+used in tables, {cut}. n = {n} prompts. {bands}"""
+CURVE_CAPTION = """\
+Edge overlap over the circuit size; vertical: the size used in tables, {size:,}. By chance: expected of two sets of as many edges drawn from
+all possible ones, a laxer floor than the table's. n = {n} prompts; no intervals are computed along the curve."""
+STEP_CAPTION = """\
+Each step's own circuit, of the same size, against the circuit over all steps. n = {n} prompts; a step reads those that have a position to
+read there. An ARM's step is the answer token it writes, an MDM's the order in which it commits: the same step need not be the same position
+in two models. No intervals or floors are computed per step."""
+NEURON_CAPTION = """\
+Layer {layer}: mean activation (in the model's unit; colours saturate at ±{limit:.2g}) of each model's {shown} neurons of largest η²
+between prompt groups, over {groups} groups of {members} prompts; {left_out} in groups of one are left out. η² by chance: {null:.3f}. How
+many neurons exceed chance is said above. Columns of two models are different neurons."""
 
 
 def by_role(task: TaskStudy, frame: str) -> dict[str, pd.DataFrame]:
     """Role → its rows of the comparisons' frame `profiles` or `early`."""
-    first = next(iter(task.comparisons.values()))
-    frames = {"arm": getattr(first, frame).query("circuit == 'a'")}
+    frames = {"arm": getattr(_first(task), frame).query("circuit == 'a'")}
     return frames | {role: getattr(c, frame).query("circuit == 'b'") for role, c in task.comparisons.items()}
 
 
@@ -97,44 +57,25 @@ def depth_profiles(task: TaskStudy) -> Drawing:
     for role, frame in by_role(task, "profiles").items():
         frame = frame.query("depth != 'input'")  # nothing is read there
         labels = frame["depth"].tolist()
-        _line(figure, role, list(range(len(labels))), frame.rename(columns={"readers": "share"}))
-    every = max(1, len(labels) // 16)
-    ticks = [i for i in range(len(labels) - 1) if i % every == 0] + [len(labels) - 1]
+        _line(figure, role, range(len(labels)), frame["readers"], frame)
+    last = len(labels) - 1
+    ticks = [*range(0, last, max(1, last // TICKS)), last]
     figure.update_xaxes(title_text="layer of the edge's reader", tickvals=ticks, ticktext=[labels[i] for i in ticks])
     figure.update_yaxes(title_text="share of the circuit's |score|", rangemode="tozero")
-    caption = f"Share of the circuit's |score| by the layer of each edge's reader; each model sums to 1. n = {len(task.pool)} prompts. {_bands(task)}"
-    return Drawing(style(figure, 340), "Depth profile", caption)
+    return Drawing(style(figure, HEIGHT), "Depth profile", DEPTH_CAPTION.format(n=len(task.pool), bands=_bands(task)))
 
 
 def early_shares(task: TaskStudy) -> Drawing:
     """The early share of each model's circuit as a curve over the cut."""
     figure = go.Figure()
     for role, frame in by_role(task, "early").items():
-        _line(figure, role, frame["cut"].tolist(), frame)
-    cut = next(iter(task.comparisons.values())).settings["cut"]
-    figure.add_vline(x=cut, line={"color": QUIET, "width": 1, "dash": "dash"})
+        _line(figure, role, frame["cut"], frame["share"], frame)
+    cut = _first(task).settings["cut"]
+    figure.add_vline(x=cut, line=DASHED)
     figure.update_xaxes(title_text="cut: layers below it count as early", rangemode="tozero")
     figure.update_yaxes(title_text="share of the layers' |score|", range=[0, 1.03])
-    caption = (
-        f"Early share: the part of the layers' |score| that lies below each cut, by the edge's reader; edges into logits are left out. "
-        f"Dashed: the cut used in tables, {cut}. n = {len(task.pool)} prompts. {_bands(task)}"
-    )
-    return Drawing(style(figure, 340), "Early share over the cut", caption)
-
-
-def _bands(task: TaskStudy) -> str:
-    return BAND if all("low" in c.profiles for c in task.comparisons.values()) else NO_BAND
-
-
-def _line(figure: go.Figure, role: str, x: list[int], frame: pd.DataFrame) -> None:
-    """A role's `share` over x, above its band where `frame` has one."""
-    if "low" in frame:
-        band = frame["high"].tolist() + frame["low"].tolist()[::-1]
-        figure.add_scatter(x=x + x[::-1], y=band, fill="toself", fillcolor=faded(role), line={"width": 0}, hoverinfo="skip", showlegend=False)
-    figure.add_scatter(
-        x=x, y=frame["share"].tolist(), mode="lines+markers", name=ROLE_NAMES[role], line={"color": COLOURS[role], "dash": DASHES[role]},
-        marker={"symbol": SYMBOLS[role], "size": 8}, hovertemplate="%{y:.3f}",
-    )  # fmt: skip
+    caption = EARLY_CAPTION.format(cut=cut, n=len(task.pool), bands=_bands(task))
+    return Drawing(style(figure, HEIGHT), "Early share over the cut", caption)
 
 
 def overlap_curves(task: TaskStudy) -> Drawing | None:
@@ -144,48 +85,35 @@ def overlap_curves(task: TaskStudy) -> Drawing | None:
         return None
     figure = go.Figure()
     for role, curve in curves.items():
-        _line(figure, role, curve["n"].tolist(), curve.rename(columns={"jaccard": "share"}))
-        figure.data[-1].name = f"ARM → {ROLE_NAMES[role]}"
-    sizes = next(iter(curves.values()))
-    figure.add_scatter(
-        x=sizes["n"].tolist(), y=sizes["expected"].tolist(), mode="lines", name="by chance", line={"color": QUIET, "dash": "dash", "width": 1.5},
-        hovertemplate="%{y:.3f}",
-    )  # fmt: skip
-    n = next(iter(task.comparisons.values())).requested[0]
-    figure.add_vline(x=n, line={"color": QUIET, "width": 1, "dash": "dash"})
-    shown = sizes["n"].tolist()[:: max(1, len(sizes) // 6)]
-    figure.update_xaxes(title_text="edges requested per circuit (log scale)", type="log", tickvals=shown, ticktext=[f"{s:,}" for s in shown])
+        _line(figure, role, curve["n"], curve["jaccard"], name=f"ARM → {ROLE_NAMES[role]}")
+    chance = next(iter(curves.values()))
+    sizes = chance["n"].tolist()
+    figure.add_scatter(x=sizes, y=chance["expected"].tolist(), mode="lines", name="by chance", line=DASHED, hovertemplate="%{y:.3f}")
+    size = _first(task).requested[0]
+    figure.add_vline(x=size, line=DASHED)
+    shown = sizes[:: max(1, len(sizes) // TICKS)]
+    labels = [f"{one:,}" for one in shown]
+    figure.update_xaxes(title_text="edges requested per circuit (log scale)", type="log", tickvals=shown, ticktext=labels)
     figure.update_yaxes(title_text="Jaccard of edges", rangemode="tozero")
-    caption = (
-        f"Edge overlap over the circuit size; vertical: the size used in tables, {n:,}. By chance: expected of two sets of as many edges drawn "
-        f"from all possible ones, a laxer floor than the table's. n = {len(task.pool)} prompts; no intervals are computed along the curve."
-    )
-    return Drawing(style(figure, 340), "Overlap over circuit size", caption)
+    return Drawing(style(figure, HEIGHT), "Overlap over circuit size", CURVE_CAPTION.format(size=size, n=len(task.pool)))
 
 
 def step_stability(task: TaskStudy) -> Drawing | None:
     """How much of each step's circuit the whole circuit has; None for tasks of one step."""
     if all(len(scores.steps) < 2 for scores in task.scores.values()):
         return None
-    titles = {"components_shared": "components that the whole circuit has", "edge_jaccard": "edges: Jaccard with the whole circuit"}
-    figure = make_subplots(1, 2, subplot_titles=[f"share of {titles['components_shared']}", titles["edge_jaccard"]], horizontal_spacing=0.08)
+    figure = make_subplots(1, 2, subplot_titles=list(STEP_STATISTICS.values()), horizontal_spacing=0.08)
     for role in task.scores:
-        frame = task.step_stability(role)
-        for column, name in enumerate(titles, 1):
-            figure.add_scatter(
-                x=frame["step"].tolist(), y=frame[name].tolist(), customdata=frame["n_read"].tolist(), mode="lines+markers",
-                name=ROLE_NAMES[role], legendgroup=role, showlegend=column == 1, line={"color": COLOURS[role], "dash": DASHES[role]},
-                marker={"symbol": SYMBOLS[role], "size": 8}, hovertemplate="step %{x}: %{y:.2f}, %{customdata} positions read", row=1, col=column,
+        steps = task.step_stability(role)
+        for column, name in enumerate(STEP_STATISTICS, 1):
+            _line(
+                figure, role, steps["step"], steps[name], customdata=steps["n_read"].tolist(), legendgroup=role, showlegend=column == 1,
+                hovertemplate="step %{x}: %{y:.2f}, %{customdata} positions read", row=1, col=column,
             )  # fmt: skip
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(range=[0, 1.05])
-    figure.update_annotations(font_size=13)
-    caption = (
-        f"Each step's own circuit, of the same size, against the circuit over all steps. n = {len(task.pool)} prompts; a step reads one answer "
-        "position of the prompts that have one to read there. An ARM's step is the answer token it writes, an MDM's the order in which it "
-        "commits: the same step need not be the same position in two models. No intervals or floor are computed per step."
-    )
-    return Drawing(style(figure, 340, legend_y=1.1, margin_t=64), "Stability over steps", caption)
+    style(figure, HEIGHT, legend_y=1.1, margin_t=64)
+    return Drawing(figure, "Stability over steps", STEP_CAPTION.format(n=len(task.pool)))
 
 
 def neurons(task: TaskStudy) -> Drawing:
@@ -194,19 +122,41 @@ def neurons(task: TaskStudy) -> Drawing:
     limit = max(float(np.quantile(frame.abs(), 0.98)) for frame in frames.values()) or 1.0
     figure = make_subplots(1, len(frames), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=[ROLE_NAMES[role] for role in frames])
     for column, frame in enumerate(frames.values(), 1):
-        figure.add_heatmap(
-            z=frame.to_numpy(), x=list(range(frame.shape[1])), y=[plain(group) for group in frame.index], customdata=[list(frame.columns)] * len(frame),
-            coloraxis="coloraxis", hovertemplate="%{customdata}, %{y}: %{z:.3f}<extra></extra>", row=1, col=column,
-        )  # fmt: skip
+        ids, groups = [list(frame.columns)] * len(frame), [plain(group) for group in frame.index]
+        hover = "%{customdata}, %{y}: %{z:.3f}<extra></extra>"
+        figure.add_heatmap(z=frame.to_numpy(), y=groups, customdata=ids, coloraxis="coloraxis", hovertemplate=hover, row=1, col=column)
     figure.update_xaxes(showticklabels=False, showgrid=False, title_text="neurons, most selective first")
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-    bar = {"title": {"text": "mean<br>activation"}, "thickness": 12, "outlinewidth": 0}
-    axis = {"colorscale": DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": bar}
+    bar = {"title": {"text": "mean<br>activation", "font": {"size": SIZE}}, "thickness": 12, "outlinewidth": 0}
     one = next(iter(task.neurons.values()))
-    caption = (
-        f"Layer {one.layer}: mean activation (the model's own unit; colours saturate at ±{limit:.2g}) of each model's {next(iter(frames.values())).shape[1]} "
-        f"neurons of largest η² between prompt groups, over {len(one.groups)} groups of {sum(one.sizes)} prompts "
-        f"({one.settings.get('left_out', 0)} in groups of one are left out). Columns of two models are different neurons. "
-        "How many exceed chance is said above the figure."
+    style(figure, 150 + 18 * max(6, len(one.groups)), coloraxis={"colorscale": DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": bar})
+    shown, left_out = min(NEURONS_SHOWN, len(one.selectivity)), one.settings.get("left_out", 0)
+    caption = NEURON_CAPTION.format(
+        layer=one.layer, limit=limit, shown=shown, groups=len(one.groups), members=sum(one.sizes), left_out=left_out, null=one.null_mean
     )
-    return Drawing(style(figure, 150 + 18 * max(6, len(one.groups)), coloraxis=axis), "Early-layer neurons", caption)
+    return Drawing(figure, "Early-layer neurons", caption)
+
+
+def _first(task: TaskStudy) -> CircuitComparison:
+    return next(iter(task.comparisons.values()))
+
+
+def _bands(task: TaskStudy) -> str:
+    known = all("low" in c.profiles for c in task.comparisons.values())
+    return "Bands: 95 % of bootstrap draws over prompts." if known else "No intervals: prompts were not resampled."
+
+
+def _line(figure: go.Figure, role: str, x: Iterable[int], y: pd.Series, bounds: pd.DataFrame | None = None, **drawn: Any) -> None:
+    """A role's curve, above its band where `bounds` has `low` and `high`."""
+    x = list(x)
+    if bounds is not None and "low" in bounds:
+        edge = bounds["high"].tolist() + bounds["low"].tolist()[::-1]
+        band: dict[str, Any] = {"fill": "toself", "fillcolor": faded(role), "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+        figure.add_scatter(x=x + x[::-1], y=edge, mode="lines", **band)
+    look = {
+        "name": ROLE_NAMES[role],
+        "line": {"color": COLOURS[role], "dash": DASHES[role]},
+        "marker": {"symbol": SYMBOLS[role], "size": 8},
+        "hovertemplate": "%{y:.3f}",
+    }
+    figure.add_scatter(x=x, y=y.tolist(), mode="lines+markers", **look | drawn)

@@ -17,11 +17,15 @@ DASHES = {"arm": "solid", "mdm": "solid", "control": "dot"}
 #: Negative, zero, positive; not the models' colours.
 DIVERGING = [[0.0, "#0f766e"], [0.5, "#f8f8f6"], [1.0, "#7e3a94"]]
 
-CONFIG = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
-_AXIS = {"gridcolor": RULE, "linecolor": RULE, "zeroline": False, "ticks": "", "title": {"standoff": 10}, "automargin": True}
+CONFIG = {"displayModeBar": False, "responsive": True}
+SIZE = 13
+_AXIS = {
+    "gridcolor": RULE, "linecolor": RULE, "zeroline": False, "ticks": "", "automargin": True,
+    "title": {"standoff": 10, "font": {"size": SIZE}}, "tickfont": {"size": SIZE - 1},
+}  # fmt: skip
 TEMPLATE = go.layout.Template(
     layout={
-        "font": {"family": FONT, "size": 13, "color": INK},
+        "font": {"family": FONT, "size": SIZE, "color": INK},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 60, "r": 16, "t": 34, "b": 48},
@@ -49,7 +53,7 @@ class Drawing:
 
 def style(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     """The same figure in the house's layout, `height` pixels tall."""
-    return figure.update_layout(template=TEMPLATE, height=height, **layout)
+    return figure.update_layout(template=TEMPLATE, height=height, **layout).update_annotations(font_size=SIZE)
 
 
 def plain(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
+from mechshift_tl.study.results import Study, TaskStudy
 from mechshift_tl.views.lens_table import ComponentLens
 from mechshift_tl.views.specialisation import specialisation
 
@@ -16,18 +16,24 @@ PROMPTS_SHOWN = 3
 
 
 def overlap_rows(study: Study) -> list[dict[str, Any]]:
-    """`Study.table`, with the component floor's upper end, the sizes compared, and each comparison's verdict."""
+    """`Study.table`, with each comparison's verdict and notes."""
     comparisons = [c for one in study.tasks.values() for c in one.comparisons.values()]
     return [
-        row | {"verdict": c.verdict, "supported": c.supported, "requested": c.requested, "k": c.settings["k"], "notes": c.notes}
+        row | {"verdict": c.verdict, "supported": c.supported, "notes": c.notes}
         for row, c in zip(study.table().to_dict("records"), comparisons, strict=True)
     ]
 
 
+def sizes(study: Study) -> dict[str, int]:
+    """What every comparison of a study has in common: edges `requested`, components compared (`k`), layers that are early (`cut`)."""
+    first = next(iter(next(iter(study.tasks.values())).comparisons.values()))
+    return {"requested": first.requested[0], "k": first.settings["k"], "cut": first.settings["cut"]}
+
+
 def model_rows(study: Study) -> list[dict[str, Any]]:
     """Role, source and spec of every model."""
-    sources, specs = study.provenance.get("models", {}), study.provenance.get("specs", {})
-    return [{"role": ROLE_NAMES.get(role, role), "source": source, "spec": specs.get(role, {})} for role, source in sources.items()]
+    specs = study.provenance["specs"]
+    return [{"role": role, "source": source, "spec": specs[role]} for role, source in study.provenance["models"].items()]
 
 
 def versions(study: Study) -> dict[str, str]:
@@ -66,7 +72,12 @@ def _lens_rows(task: TaskStudy, components: list[str]) -> list[dict[str, Any]]:
 
 def _readings(lens: ComponentLens, components: Iterable[str]) -> dict[str, dict[str, Any]]:
     lines = lens.to_dataframe().set_index("component")
-    return {one: lines.loc[one].to_dict() | {"tokens": lens.top_tokens(one)[:TOKENS_SHOWN]} for one in components}
+    return {one: lines.loc[one].to_dict() | {"tokens": _spelled(lens.top_tokens(one))} for one in components}
+
+
+def _spelled(tokens: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """The first tokens with their line breaks and the like made visible."""
+    return [(repr(word)[1:-1], share) for word, share in tokens[:TOKENS_SHOWN]]
 
 
 def specialisation_rows(task: TaskStudy) -> list[dict[str, Any]]:

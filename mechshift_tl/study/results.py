@@ -11,6 +11,7 @@ import pandas as pd
 
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.compare.overlap import edge_jaccard
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.pool import Pool
 from mechshift_tl.study.config import StudyConfig
@@ -36,18 +37,18 @@ class TaskStudy:
         """Top-k components that are "ARM only", "shared" or "MDM only", strongest first."""
         frame = self.comparisons["mdm"].components
         frame = frame.assign(strength=frame[["score_a", "score_b"]].abs().max(axis=1)).sort_values("strength", ascending=False)
-        return {name: frame.loc[frame["top"] == top, "component"].tolist() for name, top in (("ARM only", "a"), ("shared", "both"), ("MDM only", "b"))}
+        sets = {"ARM only": "a", "shared": "both", "MDM only": "b"}
+        return {name: frame.loc[frame["top"] == top, "component"].tolist() for name, top in sets.items()}
 
     def step_stability(self, role: str) -> pd.DataFrame:
-        """One row per step: positions read, and the share in [0, 1] of the step circuit's components that the whole circuit has."""
+        """One row per step: positions read, the share in [0, 1] of the step circuit's components that the whole circuit has, edge Jaccard."""
         scores, whole = self.scores[role], self.circuits[role]
-        present = set(whole.components.query("score > 0")["component"])
         rows = []
         for step, n_read in zip(scores.steps, scores.n_read, strict=True):
             one = Circuit.from_scores(scores.step(step), whole.requested)
-            mine = set(one.components.query("score > 0")["component"])
-            edges = len(one.edge_set() & whole.edge_set()) / max(1, len(one.edge_set() | whole.edge_set()))
-            rows.append({"step": step, "n_read": n_read, "components_shared": len(mine & present) / max(1, len(mine)), "edge_jaccard": edges})
+            mine = _present(one)
+            shared = len(mine & _present(whole)) / max(1, len(mine))
+            rows.append({"step": step, "n_read": n_read, "components_shared": shared, "edge_jaccard": edge_jaccard(one, whole)})
         return pd.DataFrame(rows)
 
 
@@ -107,6 +108,11 @@ class Study:
 
     def _repr_html_(self) -> str:
         return f"<b>Study</b> of {self.pair}" + self.table().to_html(index=False, float_format="%.3f")
+
+
+def _present(circuit: Circuit) -> set[str]:
+    """Components with an edge in the circuit."""
+    return set(circuit.components.query("score > 0")["component"])
 
 
 def _row(task: str, role: str, comparison: CircuitComparison) -> dict[str, Any]:

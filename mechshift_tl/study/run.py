@@ -26,7 +26,9 @@ from mechshift_tl.views.lens import component_lens
 from mechshift_tl.views.neurons import neuron_activations
 
 
-def run_study(pair: Any, tasks: Sequence[Task], config: StudyConfig | None = None, *, progress: Callable[[str], None] = lambda _: None) -> Study:
+def run_study(
+    pair: Any, tasks: Sequence[Task], config: StudyConfig | None = None, *, progress: Callable[[str], None] = lambda _: None
+) -> Study:
     """Study `pair` (see `hooked_diffusion.load_pair`) on `tasks`; `progress` is told each stage as it starts.
 
     Raises ValueError before any long work when tasks repeat, or when a setting lies outside the pair's graph.

@@ -169,7 +169,7 @@ class Countdown(Task):
         self,
         *,
         n_numbers: int = 3,
-        largest: int = 20,
+        largest: int = 60,
         limit: int = 99,
         unique: bool = True,
         header: str = "",

@@ -22,9 +22,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechshift_tl.attribution.attribute import provenance
 from mechshift_tl.attribution.hooks import EMBED, Kept
 from mechshift_tl.graph import Graph
+from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import Batch, Readouts
 from mechshift_tl.views.lens_table import READINGS, ComponentLens
 from mechshift_tl.views.positions import default_batch_tokens, predicting_positions, read_numbers, run_at

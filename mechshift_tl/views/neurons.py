@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechshift_tl.attribution.attribute import provenance
+from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import ABSENT, Readouts
 from mechshift_tl.views.positions import default_batch_tokens, fixed_position, predicting_positions, run_at
 from mechshift_tl.views.selectivity import eta_squared, expected_by_chance, group_means, null_95

@@ -6,12 +6,14 @@ import copy
 
 import pytest
 import torch
+from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
-from transformer_lens.model_bridge.sources import build_bridge_from_module
 
-SIZES = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES = {
+    "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+}  # fmt: skip
 CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
 
@@ -47,7 +49,7 @@ def test_every_hook_of_a_causal_bridge_fires(attention):
     assert (above > 0) == (attention == "full")
 
 
-@pytest.mark.parametrize(("attention", "shift"), [("causal", 1), ("full", 1), ("full", 0)])
+@pytest.mark.parametrize(("attention", "shift"), [("causal", 1), ("causal", 0), ("full", 1), ("full", 0)])
 def test_token_logits_are_aligned(attention, shift):
     model = HookedDiffusionTransformer.from_hf(make("llama"), spec=spec_of(attention, shift))
     raw, aligned = model(TOKENS), model.token_logits(TOKENS)

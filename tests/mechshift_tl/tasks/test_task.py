@@ -23,15 +23,18 @@ def pair(prompt: str = "w4 w5", answer: str = " w6 w7", corrupt: str = "w4 w8", 
 
 
 class Toy(Task):
-    """Ten pairs in a random order, two of which do not align, and one that it screens out."""
+    """Ten pairs in a random order, two of which do not align and one that it screens out; one more to train on."""
 
     name = "toy"
 
     def draw(self, rng: random.Random, split) -> Iterator[TextPair]:
+        if split == "train":
+            yield pair()
+            return
         pairs = [pair(f"w{i} w5", corrupt=f"w{i} w8", group=str(i)) for i in range(20, 27)]
         pairs += [pair("w30", corrupt="w30 w31"), pair("w31", corrupt="w31 w32"), pair("w40 w5", corrupt="w40 w8")]
         rng.shuffle(pairs)
-        yield from pairs if split == "held_out" else pairs[:1]
+        yield from pairs
 
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
         return "screened" if "w40" in pair.prompt else None
@@ -43,12 +46,9 @@ class Toy(Task):
 def test_the_hash_that_holds_out_never_changes() -> None:
     keys = [f"key {i}" for i in range(2000)]
     held_out = [key for key in keys if is_held_out(key)]
-    assert held_out[:5] == HELD_OUT
+    assert held_out[:5] == ["key 10", "key 14", "key 16", "key 17", "key 21"]
     assert 160 < len(held_out) < 240
     assert all(in_split(key, "held_out") != in_split(key, "train") for key in keys)
-
-
-HELD_OUT = ["key 9", "key 11", "key 14", "key 18", "key 19"]
 
 
 def test_the_answer_starts_where_its_first_token_ends(words, bpe) -> None:

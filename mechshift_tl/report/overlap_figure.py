@@ -1,0 +1,63 @@
+"""The report's first figure: every overlap as a dot with its interval, between its floor and its ceiling."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from mechshift_tl.compare.result import Statistic
+from mechshift_tl.report.look import COLOURS, INK, QUIET, SYMBOLS, Drawing, plain, style
+from mechshift_tl.study.results import ROLE_NAMES, Study
+
+OVERLAPS = {"edge_jaccard": "edges", "component_jaccard": "components (top K)"}
+FLOOR_LINE = {"color": "#cfd5db", "width": 14}
+CEILING_MARK = {"symbol": "line-ns", "size": 18, "line": {"width": 3, "color": INK}}
+CAPTION = """\
+Overlap of the ARM's circuit with each other model's, in [0, 1]; prompts: {n}. Dot and line: value and 95 % bootstrap interval over prompts
+(the interval lies low by its nature). Grey bar: the floor, 95 % of random circuits with the same layer profiles, and its mean. Dark tick:
+the ceiling, a model with itself on disjoint halves of the prompts, the lower of the two models'."""
+
+
+def overlaps(study: Study) -> Drawing:
+    """Edge and component overlap of every comparison, one row each."""
+    rows = [
+        (f"{plain(task)}  ARM → {ROLE_NAMES[role]}", role, c) for task, one in study.tasks.items() for role, c in one.comparisons.items()
+    ]
+    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
+    _legend(figure)
+    for column, (name, what) in enumerate(OVERLAPS.items(), 1):
+        for label, role, comparison in rows:
+            _row(figure, column, label, role, comparison.statistics[name])
+        figure.update_xaxes(title_text=f"Jaccard of {what}", rangemode="tozero", col=column)
+    figure.update_yaxes(type="category", autorange="reversed", ticksuffix="  ")
+    n = ", ".join(f"{task} {len(one.pool)}" for task, one in study.tasks.items())
+    return Drawing(style(figure, 110 + 46 * len(rows)), "Overlap between floor and ceiling", CAPTION.format(n=n))
+
+
+def _row(figure: go.Figure, column: int, label: str, role: str, statistic: Statistic) -> None:
+    """Floor, interval, value and ceiling, as far as there are any, drawn in that order."""
+
+    def mark(x: list[float], hover: str, **drawn: Any) -> None:
+        text = f"{hover} %{{x:.3f}}<extra></extra>"
+        figure.add_scatter(x=x, y=[label] * len(x), hovertemplate=text, showlegend=False, row=1, col=column, **drawn)
+
+    if floor := statistic.floor:
+        mark([floor.low, floor.high], "floor", mode="lines", line=FLOOR_LINE)
+        tick = {"symbol": "line-ns", "size": 12, "line": {"width": 2, "color": QUIET}}
+        mark([floor.mean], "floor, mean", mode="markers", marker=tick)
+    if over := statistic.interval:
+        mark([over.low, over.high], "95 % over prompts", mode="lines", line={"color": COLOURS[role], "width": 2.5})
+    dot = {"color": COLOURS[role], "symbol": SYMBOLS[role], "size": 11, "line": {"color": "white", "width": 1.5}}
+    mark([statistic.value], "overlap", mode="markers", marker=dot)
+    if statistic.ceiling is not None:
+        mark([statistic.ceiling], "ceiling", mode="markers", marker=CEILING_MARK)
+
+
+def _legend(figure: go.Figure) -> None:
+    """Entries for what rows draw without one."""
+    lines = {"value and interval": {"color": INK, "width": 2.5}, "floor": FLOOR_LINE}
+    for name, line in lines.items():
+        figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=name, row=1, col=1)
+    figure.add_scatter(x=[None], y=[None], mode="markers", marker=CEILING_MARK, name="ceiling", row=1, col=1)
