@@ -60,11 +60,14 @@ def run(
                 study.save(folder)
                 write_report(study, folder / "report.html")
         _print_frame("Held-out accuracy (decoded freely), and how the prompts were found", study.accuracy())
-        _print_frame("Edge overlap: Jaccard of circuits, 95 % interval over prompts, floor of random circuits", study.table())
+        _print_frame(
+            "Edge overlap: Jaccard of circuits, 95 % interval over prompts, floor of random circuits, ceiling of one model",
+            study.overlap_table(),
+        )
         for task, one in study.tasks.items():
             for role, comparison in one.comparisons.items():
                 console.print(f"{task}, ARM → {role}: {comparison.verdict}")
-        console.print(f"Report: {out / 'report.html'}")
+        console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
 
 
 @app.command()
@@ -206,9 +209,14 @@ def _stage(status: Any, stage: str) -> None:
 
 
 def _print_frame(title: str, frame: Any) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", show_lines=True)
     for column in frame.columns:
-        table.add_column(str(column), justify="left" if frame[column].dtype.kind in "OU" else "right", overflow="fold")
+        table.add_column(
+            str(column),
+            justify="left" if frame[column].dtype.kind in "OU" else "right",
+            overflow="fold",
+            no_wrap=str(column).startswith("ARM"),
+        )
     for values in frame.itertuples(index=False):
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
     console.print(table)

@@ -65,7 +65,7 @@ def _section(number: int, task: TaskStudy) -> dict[str, Any]:
         "edges": tables.edge_tables(task),
         "lenses": tables.lens_tables(task),
         "specialisation": tables.specialisation_rows(task),
-        "neurons": figures.neurons(task),
+        "neurons": figures.neurons(task) if task.neurons else None,
         "neuron_claims": claims.neuron_claims(task),
     }
 

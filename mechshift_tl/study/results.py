@@ -12,7 +12,7 @@ import pandas as pd
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.overlap import edge_jaccard
-from mechshift_tl.compare.result import CircuitComparison
+from mechshift_tl.compare.result import CircuitComparison, Statistic
 from mechshift_tl.pool import Pool
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.views.lens_table import ComponentLens
@@ -23,7 +23,10 @@ ROLE_NAMES = {"arm": "ARM", "mdm": "MDM", "control": "control"}
 
 @dataclass(frozen=True, eq=False)
 class TaskStudy:
-    """One task: everything is keyed by role ("arm", "mdm", "control"); `comparisons[role]` holds the ARM against that role."""
+    """One task: everything is keyed by role ("arm", "mdm", "control"); `comparisons[role]` holds the ARM against that role.
+
+    `neurons` is empty where too few prompts share a group to compare groups.
+    """
 
     task: str
     pool: Pool = field(repr=False)
@@ -41,7 +44,7 @@ class TaskStudy:
         return {name: frame.loc[frame["top"] == top, "component"].tolist() for name, top in sets.items()}
 
     def step_stability(self, role: str) -> pd.DataFrame:
-        """One row per step: positions read, the share in [0, 1] of the step circuit's components that the whole circuit has, edge Jaccard."""
+        """One row per step: positions read, share in [0, 1] of the step circuit's components that the whole circuit has, edge Jaccard."""
         scores, whole = self.scores[role], self.circuits[role]
         rows = []
         for step, n_read in zip(scores.steps, scores.n_read, strict=True):
@@ -67,6 +70,14 @@ class Study:
         `edge_jaccard` and `component_jaccard` lie in [0, 1]; `early_arm`, `early_other` are shares of circuit |score| in early layers.
         """
         return pd.DataFrame([_row(task, role, c) for task, one in self.tasks.items() for role, c in one.comparisons.items()])
+
+    def overlap_table(self) -> pd.DataFrame:
+        """The paper's Table 1 as text: a row per task, a column per comparison; cells hold overlap [95 % over prompts], floor, ceiling."""
+        rows = []
+        for task, one in self.tasks.items():
+            cells = {f"ARM → {ROLE_NAMES[role]}": _cell(c.statistics["edge_jaccard"]) for role, c in one.comparisons.items()}
+            rows.append({"task": task, "n": len(one.pool), **cells})
+        return pd.DataFrame(rows)
 
     def accuracy(self) -> pd.DataFrame:
         """One row per task and model: shares in [0, 1] of the prompts tried that are decoded freely, and read, correctly."""
@@ -97,7 +108,8 @@ class Study:
                 one.scores[role].save(place / f"{role}.scores.safetensors")
                 one.circuits[role].save(place / f"{role}.circuit.safetensors")
                 one.lenses[role].save(place / f"{role}.lens.safetensors")
-                one.neurons[role].save(place / f"{role}.neurons.safetensors")
+                if role in one.neurons:
+                    one.neurons[role].save(place / f"{role}.neurons.safetensors")
                 one.pool.readouts[role].save(place / f"{role}.readouts.safetensors")
             for role, comparison in one.comparisons.items():
                 comparison.save(place / f"arm-{role}.comparison.json")
@@ -108,6 +120,15 @@ class Study:
 
     def _repr_html_(self) -> str:
         return f"<b>Study</b> of {self.pair}" + self.table().to_html(index=False, float_format="%.3f")
+
+
+def _cell(edges: Statistic) -> str:
+    lines = [f"{edges.value:.3f}" + (f" [{edges.interval.low:.3f}, {edges.interval.high:.3f}]" if edges.interval else "")]
+    if edges.floor:
+        lines.append(f"floor {edges.floor.mean:.3f} (97.5 %: {edges.floor.high:.3f})")
+    if edges.ceiling is not None:
+        lines.append(f"ceiling {edges.ceiling:.3f}")
+    return "\n".join(lines)
 
 
 def _present(circuit: Circuit) -> set[str]:

@@ -10,6 +10,7 @@ Per task:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,12 +19,12 @@ from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.comparison import compare
 from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.graph import Graph
-from mechshift_tl.pool import common_correct
+from mechshift_tl.pool import Pool, common_correct
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
 from mechshift_tl.tasks.task import Task
 from mechshift_tl.views.lens import component_lens
-from mechshift_tl.views.neurons import neuron_activations
+from mechshift_tl.views.neurons import NeuronActivations, neuron_activations
 
 
 def run_study(
@@ -79,5 +80,13 @@ def _study_task(task: Task, models: dict[str, Any], tokenizer: Any, config: Stud
         circuits={role: Circuit.from_scores(one, config.edges) for role, one in scores.items()},
         comparisons=comparisons,
         lenses={role: component_lens(model, pool.readouts[role], tokenizer=tokenizer) for role, model in models.items()},
-        neurons={role: neuron_activations(model, pool.readouts[role], layer) for role, model in models.items()},
+        neurons=_neurons(models, pool, layer),
     )
+
+
+def _neurons(models: dict[str, Any], pool: Pool, layer: int) -> dict[str, NeuronActivations]:
+    """Each model's neurons of `layer` by prompt group; none where fewer than two groups have two prompts to compare."""
+    shared = [group for group, size in Counter(example.group for example in pool.examples).items() if size > 1]
+    if len(shared) < 2:
+        return {}
+    return {role: neuron_activations(model, pool.readouts[role], layer) for role, model in models.items()}

@@ -204,6 +204,10 @@ class Countdown(Task):
             return ()
         return tuple(p for p in self.rows if not self.unique or len(solutions(p.numbers, p.target)) == 1)
 
+    def capacity(self, split: Split) -> int:
+        """One text pair per problem."""
+        return len(self.problems(split))
+
     def training_texts(self) -> list[tuple[str, str]]:
         """Every training problem once, its numbers in ascending order, as (prompt, answer)."""
         return [(self.prompt(p), p.solution) for p in self.problems("train")]

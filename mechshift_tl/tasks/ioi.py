@@ -94,15 +94,20 @@ class IOI(Task):
         if self.rows is not None:
             yield from self.rows if split == "held_out" else ()
             return
-        pairs = self.name_pairs(split)
-        fillings = sum((len(PLACES) if "{place}" in t else 1) * (len(THINGS) if "{thing}" in t else 1) for t in set(self.templates))
-        limit = len(pairs) * 2 * 2 * fillings
+        pairs, limit = self.name_pairs(split), self.capacity(split)
         seen: set[str] = set()
         while pairs and len(seen) < limit:
             pair = self._sentence(rng, rng.choice(pairs))
             if pair.prompt not in seen:
                 seen.add(pair.prompt)
                 yield pair
+
+    def capacity(self, split: Split) -> int:
+        """Given rows, or every sentence that the name pairs of `split` can fill, in both orders and with either name as the subject."""
+        if self.rows is not None:
+            return len(self.rows) if split == "held_out" else 0
+        fillings = sum((len(PLACES) if "{place}" in t else 1) * (len(THINGS) if "{thing}" in t else 1) for t in set(self.templates))
+        return len(self.name_pairs(split)) * 2 * 2 * fillings
 
     def name_pairs(self, split: Split) -> list[tuple[str, str]]:
         """Unordered name pairs of `split`."""

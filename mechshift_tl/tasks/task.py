@@ -178,6 +178,10 @@ class Task(ABC):
     def solved(self, example: Example, decoded: str) -> bool:
         """Whether the decoded answer text is right for the clean prompt."""
 
+    def capacity(self, split: Split) -> int | None:
+        """The most text pairs that `draw` can give, where that is known beforehand."""
+        return None
+
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
         """A reason to drop `pair` under this tokenizer, or None. Task-specific; the default keeps everything."""
         return None
@@ -189,6 +193,9 @@ class Task(ABC):
         """
         if n is not None and n < 1:
             raise ValueError(f"task {self.name!r}: n must be at least 1, got {n}")
+        most = self.capacity(split)
+        if n is not None and most is not None and n > most:
+            raise ValueError(f"task {self.name!r} can make at most {most} {split} examples, not {n}; ask for fewer, or widen its settings")
         kept: list[Example] = []
         dropped: Counter[str] = Counter()
         for pair in self.draw(random.Random(f"{self.name}:{split}:{seed}"), split):

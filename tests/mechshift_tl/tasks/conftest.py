@@ -26,7 +26,7 @@ def words() -> PreTrainedTokenizerFast:
 def bpe() -> PreTrainedTokenizerFast:
     """Trained on both tasks' texts, as Llama-3's or Qwen's are: spaces belong to words, digits stand alone, nothing is added in front."""
     rng = random.Random(0)
-    pairs = [pair for task in (IOI(), Countdown()) for pair in islice(task.draw(rng, "held_out"), 400)]
+    pairs = [pair for task in (IOI(), Countdown(largest=20)) for pair in islice(task.draw(rng, "held_out"), 400)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
