@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from mechshift_tl.tasks import Task
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0])
@@ -208,15 +210,11 @@ def _stage(status: Any, stage: str) -> None:
     status.update(stage)
 
 
-def _print_frame(title: str, frame: Any) -> None:
+def _print_frame(title: str, frame: pd.DataFrame) -> None:
     table = Table(title=title, title_justify="left", show_lines=True)
-    for column in frame.columns:
-        table.add_column(
-            str(column),
-            justify="left" if frame[column].dtype.kind in "OU" else "right",
-            overflow="fold",
-            no_wrap=str(column).startswith("ARM"),
-        )
+    for name, column in frame.items():
+        right = all(isinstance(value, (int, float)) for value in column)
+        table.add_column(str(name), justify="right" if right else "left", overflow="fold", no_wrap=str(name).startswith("ARM"))
     for values in frame.itertuples(index=False):
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
     console.print(table)

@@ -125,7 +125,7 @@ def neurons(task: TaskStudy) -> Drawing:
         ids, groups = [list(frame.columns)] * len(frame), [plain(group) for group in frame.index]
         hover = "%{customdata}, %{y}: %{z:.3f}<extra></extra>"
         figure.add_heatmap(z=frame.to_numpy(), y=groups, customdata=ids, coloraxis="coloraxis", hovertemplate=hover, row=1, col=column)
-    figure.update_xaxes(showticklabels=False, showgrid=False, title_text="neurons, most selective first")
+    figure.update_xaxes(showticklabels=False, showgrid=False, title_text="most selective first")
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     bar = {"title": {"text": "mean<br>activation", "font": {"size": SIZE}}, "thickness": 12, "outlinewidth": 0}
     one = next(iter(task.neurons.values()))

@@ -20,6 +20,7 @@ from mechshift_tl.tasks.task import Example, Examples, Split, Task, TextPair
 from mechshift_tl.views import component_lens, neuron_activations
 
 HOSTILE = "<script>alert('{}')</script>"
+EDGES = 40
 MASKED = DiffusionSpec("full", mask_token_id=2)
 
 
@@ -58,8 +59,8 @@ def task_study(models: dict[str, HookedDiffusionTransformer], word_tokenizer: An
         task=Echo.name,
         pool=Pool(Echo.name, examples, made, 20, dict.fromkeys(models, 0.625), dict.fromkeys(models, 0.25)),
         scores=scores,
-        circuits={role: Circuit.from_scores(one) for role, one in scores.items()},
-        comparisons={role: compare(scores["arm"], scores[role], n_boot=8, n_random=8) for role in ("mdm", "control")},
+        circuits={role: Circuit.from_scores(one, EDGES) for role, one in scores.items()},
+        comparisons={role: compare(scores["arm"], scores[role], n=EDGES, n_boot=8, n_random=8) for role in ("mdm", "control")},
         lenses={role: component_lens(model, made[role], tokenizer=word_tokenizer) for role, model in models.items()},
         neurons={role: neuron_activations(model, made[role], 0, shuffles=20) for role, model in models.items()},
     )
@@ -82,7 +83,7 @@ def without_control(study: Study, task_study: TaskStudy) -> Study:
     left = {name: {role: one for role, one in getattr(task_study, name).items() if role != "control"} for name in keyed}
     pool = replace(task_study.pool, readouts={role: one for role, one in task_study.pool.readouts.items() if role != "control"})
     scores = task_study.scores
-    comparisons = {"mdm": compare(scores["arm"], scores["mdm"], n_boot=0, n_random=8)}
+    comparisons = {"mdm": compare(scores["arm"], scores["mdm"], n=EDGES, n_boot=0, n_random=8)}
     provenance = study.provenance | {"models": {role: source for role, source in study.provenance["models"].items() if role != "control"}}
     return replace(
         study, tasks={"echo": replace(task_study, task="echo", pool=pool, comparisons=comparisons, **left)}, provenance=provenance

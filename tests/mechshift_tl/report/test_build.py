@@ -29,7 +29,7 @@ class Page(HTMLParser):
         self.ids += [given["id"]] if given.get("id") else []
 
     def handle_data(self, data: str) -> None:
-        if self.tags[-1] not in ("script", "style"):
+        if self.tags[-1:] not in (["script"], ["style"]):
             self.words.append(data)
 
     def handle_endtag(self, tag: str) -> None:
@@ -62,7 +62,6 @@ def test_hostile_texts_are_shown_and_not_run(html, page):
     assert "<script>alert" not in html
     for what in ("pair", "task", "prompt", "reason", "model"):
         assert f"<script>alert('{what}')</script>" in page.text, what
-    assert "</s>" in page.text or "\\u003c\\u002fs" in html or "w4" in page.text
 
 
 def test_every_result_is_on_the_page(study, task_study, page):
@@ -98,7 +97,7 @@ def test_claims_are_supported_or_not_in_plain_words(page):
 
 def test_a_study_without_control_or_intervals(without_control):
     page = Page(build_report(without_control).replace(get_plotlyjs(), ""))
-    assert "control" not in page.text.replace("loads", "").split("How to read it")[0].split("Models and settings")[0]
+    assert "ARM → MDM" in page.text and "ARM → control" not in page.text and "Against the control" not in page.text
     assert "Not supported: the edge overlap" in page.text and "has no interval over prompts" in page.text
     assert "[–, –]" in page.text and "No intervals over prompts: n_boot is 0." in page.text
     assert "prompts were not resampled" in page.text

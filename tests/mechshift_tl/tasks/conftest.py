@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import random
-import runpy
+from importlib import resources
 from itertools import islice
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mechshift_tl.tasks import IOI, Countdown
-
-EXAMPLE = Path(__file__).resolve().parents[3] / "examples" / "train_tiny_pair.py"
 
 
 @pytest.fixture(scope="session")
 def words() -> PreTrainedTokenizerFast:
     """The tiny pair's: every word and every number to 99 is one token."""
-    return runpy.run_path(str(EXAMPLE))["make_tokenizer"](99)
+    with resources.as_file(resources.files("hooked_diffusion") / "pretrained" / "tiny" / "tokenizer") as folder:
+        return AutoTokenizer.from_pretrained(str(folder))
 
 
 @pytest.fixture(scope="session")
