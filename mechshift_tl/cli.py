@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from mechshift_tl.tasks import Task
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0])
+SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
 console = Console()
 
 PairName = Annotated[str, typer.Option("--pair", help="Name of a bundled pair, or a folder that holds arm, mdm and tokenizer.")]

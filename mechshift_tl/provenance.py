@@ -15,5 +15,5 @@ def provenance(model: Any, readouts: Readouts) -> dict[str, Any]:
         "model": getattr(model, "source", {"name": getattr(model.cfg, "model_name", "model")}),
         "spec": spec.to_dict() if spec is not None else None,
         "readouts": readouts.info,
-        "versions": {package: version(package) for package in ("torch", "transformer-lens", "transformers")},
+        "versions": {package: version(package) for package in ("mechshift-tl", "torch", "transformer-lens", "transformers")},
     }

@@ -65,9 +65,8 @@ def test_a_mask_id_in_the_prompt_is_a_word(native) -> None:
 def test_the_recipe_s_tail_follows_the_masks_and_is_not_returned(native) -> None:
     model = mdm(native, tail=(1, 20))
     seen: list[Tensor] = []
-    handle = model.original_model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["input_ids"]), with_kwargs=True)
-    assert decode(model, PROMPTS, 3).shape == (3, 3)
-    handle.remove()
+    with model.hooks(fwd_hooks=[("embed.hook_in", lambda tokens, hook: seen.append(tokens))]):
+        assert decode(model, PROMPTS, 3).shape == (3, 3)
     assert len(seen) == 3 and all(canvas.shape == (3, 9) and canvas[:, 7:].unique(dim=0).tolist() == [[1, 20]] for canvas in seen)
 
 

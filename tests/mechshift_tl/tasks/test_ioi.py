@@ -101,7 +101,7 @@ def test_a_task_that_runs_dry_says_how_much_it_made(words) -> None:
     task = IOI(names=NAMES[:12], templates=("{0} and {1} gave a drink. {s} gave it to", "Then {0} and {1} sat. {s} read to"))
     capacity = len(task.name_pairs("held_out")) * 2 * 2 * 2
     assert len(task.examples(words, None)) == capacity > 0
-    with pytest.raises(ValueError, match=f"task 'ioi' can make {capacity} held_out examples with this tokenizer, not {capacity + 1}"):
+    with pytest.raises(ValueError, match=f"task 'ioi' can make at most {capacity} held_out examples, not {capacity + 1}"):
         task.examples(words, n=capacity + 1)
 
 
