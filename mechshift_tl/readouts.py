@@ -12,7 +12,6 @@ length and number of read positions, so nothing is ever padded and nothing can l
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +21,10 @@ from typing import Any, Literal, get_args
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hooked_diffusion.spec import DiffusionSpec
+from mechshift_tl import artefact
 from mechshift_tl.tasks.task import Example, Examples
 
 Order = Literal["confidence", "left_to_right", "random"]
@@ -211,16 +209,14 @@ class Readouts:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; `info` and groups travel in its header."""
-        header = {"groups": json.dumps(self.groups), "info": json.dumps(self.info)}
-        save_file({name: getattr(self, name).clone(memory_format=torch.contiguous_format) for name in _TENSORS}, path, metadata=header)
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        artefact.write(path, "readouts", tensors, {"groups": self.groups, "info": self.info})
 
     @classmethod
     def load(cls, path: str | Path) -> Readouts:
-        """Read what `save` wrote."""
-        with safe_open(path, "pt") as file:
-            header = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        return cls(**tensors, groups=tuple(json.loads(header["groups"])), info=json.loads(header["info"]))
+        """Read what `save` wrote. Raises ValueError when the file is something else."""
+        tensors, side = artefact.read(path, "readouts", "Readouts.save")
+        return cls(**tensors, groups=tuple(side["groups"]), info=side["info"])
 
     def _repr_html_(self) -> str:
         read = int(self.n_read.sum())

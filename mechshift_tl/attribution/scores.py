@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mechshift_tl import artefact
 from mechshift_tl.graph import Graph
 
 
@@ -101,18 +99,13 @@ class EdgeScores:
         """Write `path` (safetensors) with graph, settings and provenance in its header."""
         side = {name: getattr(self, name) for name in _SIDE} | {"graph": asdict(self.graph)}
         tensors = {name: getattr(self, name) for name in ("matrix", "per_step", *_PER_EXAMPLE)}
-        present = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-        save_file(present, path, metadata={"edge_scores": json.dumps(side)})
+        artefact.write(path, "edge scores", {name: tensor for name, tensor in tensors.items() if tensor is not None}, side)
 
     @classmethod
     def load(cls, path: str | Path) -> EdgeScores:
         """Read what `save` wrote. Raises ValueError when the file is something else."""
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if "edge_scores" not in header:
-                raise ValueError(f"{path} holds no edge scores; give a file written by EdgeScores.save")
-        side = json.loads(header["edge_scores"])
-        return cls(graph=Graph(**side.pop("graph")), **load_file(path), **side)
+        tensors, side = artefact.read(path, "edge scores", "EdgeScores.save")
+        return cls(graph=Graph(**side.pop("graph")), **tensors, **side)
 
     def _repr_html_(self) -> str:
         head = (

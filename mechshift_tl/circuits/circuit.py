@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ import networkx as nx
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mechshift_tl import artefact
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.select import check_finite, default_n, select
 from mechshift_tl.graph import Graph
@@ -130,18 +128,13 @@ class Circuit:
     def save(self, path: str | Path) -> None:
         """Write `path` (safetensors): the edges' indices and scores, with graph, settings and provenance in its header."""
         side = {"graph": asdict(self.graph), "requested": self.requested, "settings": self.settings, "provenance": self.provenance}
-        tensors = {"edges": self.edges.nonzero().contiguous(), "scores": self.scores[self.edges].contiguous()}
-        save_file(tensors, path, metadata={"circuit": json.dumps(side)})
+        artefact.write(path, "circuit", {"edges": self.edges.nonzero(), "scores": self.scores[self.edges]}, side)
 
     @classmethod
     def load(cls, path: str | Path) -> Circuit:
         """Read what `save` wrote. Raises ValueError when the file is something else."""
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if "circuit" not in header:
-                raise ValueError(f"{path} holds no circuit; give a file written by Circuit.save")
-            index, values = file.get_tensor("edges").unbind(1), file.get_tensor("scores")
-        side = json.loads(header["circuit"])
+        tensors, side = artefact.read(path, "circuit", "Circuit.save")
+        index, values = tensors["edges"].unbind(1), tensors["scores"]
         graph = Graph(**side.pop("graph"))
         edges = torch.zeros_like(graph.possible)
         edges[index] = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from mechshift_tl import artefact
 from mechshift_tl.graph import Graph
 
 
@@ -126,18 +124,12 @@ class ComponentLens:
     def save(self, path: str | Path) -> None:
         """Write `path` (safetensors) with ids, words, settings and provenance in its header."""
         side = {name: getattr(self, name) for name in _SIDE} | {"graph": asdict(self.graph)}
-        tensors = {name: getattr(self, name).contiguous() for name in (*READINGS, "step", "example")}
-        save_file(tensors, path, metadata={"component_lens": json.dumps(side)})
+        artefact.write(path, "component lens", {name: getattr(self, name) for name in (*READINGS, "step", "example")}, side)
 
     @classmethod
     def load(cls, path: str | Path) -> ComponentLens:
         """Read what `save` wrote. Raises ValueError when the file is something else."""
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if "component_lens" not in header:
-                raise ValueError(f"{path} holds no component lens; give a file written by ComponentLens.save")
-            tensors = {name: file.get_tensor(name) for name in (*READINGS, "step", "example")}
-        side = json.loads(header["component_lens"])
+        tensors, side = artefact.read(path, "component lens", "ComponentLens.save")
         words = {int(token): word for token, word in side.pop("words").items()}
         return cls(graph=Graph(**side.pop("graph")), words=words, **tensors, **side)
 

@@ -10,7 +10,6 @@ Groups of one example have no variance of their own and are left out.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,11 +19,10 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mechshift_tl import artefact
 from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import ABSENT, Readouts
 from mechshift_tl.views.positions import default_batch_tokens, fixed_position, predicting_positions, run_at
@@ -108,17 +106,13 @@ class NeuronActivations:
     def save(self, path: str | Path) -> None:
         """Write `path` (safetensors) with groups, null, settings and provenance in its header."""
         side = {name: getattr(self, name) for name in _SIDE}
-        save_file({name: getattr(self, name).contiguous() for name in _TENSORS}, path, metadata={"neuron_activations": json.dumps(side)})
+        artefact.write(path, "neuron activations", {name: getattr(self, name) for name in _TENSORS}, side)
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronActivations:
         """Read what `save` wrote. Raises ValueError when the file is something else."""
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            if "neuron_activations" not in header:
-                raise ValueError(f"{path} holds no neuron activations; give a file written by NeuronActivations.save")
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-        return cls(**tensors, **json.loads(header["neuron_activations"]))
+        tensors, side = artefact.read(path, "neuron activations", "NeuronActivations.save")
+        return cls(**tensors, **side)
 
     def __repr__(self) -> str:
         d_mlp, examples = len(self.selectivity), sum(self.sizes)

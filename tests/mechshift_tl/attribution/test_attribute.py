@@ -175,7 +175,7 @@ def test_provenance_travels(model, rows) -> None:
     scores = attribute(model, rows, ig_steps=3, rule="left")
     assert scores.settings == {"ig_steps": 3, "rule": "left", "kv": "grouped", "metric": "logit_diff"}
     assert scores.provenance["spec"] == MDM.to_dict() and scores.provenance["readouts"] == {"task": "random"}
-    assert set(scores.provenance["versions"]) == {"torch", "transformer-lens", "transformers"}
+    assert set(scores.provenance["versions"]) == {"mechshift-tl", "torch", "transformer-lens", "transformers"}
 
 
 @pytest.mark.parametrize(
