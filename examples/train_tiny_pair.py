@@ -27,25 +27,26 @@ from hooked_diffusion.posttrain import Recipe, Rows, train
 from mechshift_tl.tasks import IOI, Countdown
 from mechshift_tl.tasks.ioi import NAMES, PLACES, TEMPLATES, THINGS
 
-COUNTDOWN_ROWS, IOI_ROWS = 208, 24
+COUNTDOWN_ROWS = 208
 #: Where the given numbers stand in `<s> Input : a , b , c , target Output : …`; their order is shuffled at every draw.
 NUMBERS_AT = torch.tensor([3, 5, 7])
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training: its recipe, the largest number given in its problems, and the stage whose weights it starts from."""
+    """One training: its recipe, the largest number in its problems, IOI rows per step, and the stage whose weights it starts from."""
 
     recipe: Recipe
     largest: int
+    ioi_rows: int
     starts_from: str | None
 
 
 STAGES = {
-    "start": Stage(Recipe("next_token", steps=2800, stop=2200, seed=1), largest=50, starts_from=None),
-    "arm": Stage(Recipe("next_token", steps=1300, seed=4, learning_rate=1.2e-3), largest=60, starts_from="start"),
-    "mdm": Stage(Recipe("masked_diffusion", steps=4000, seed=2, anneal_steps=300, t_min=0.1), largest=60, starts_from="arm"),
-    "control": Stage(Recipe("next_token", steps=4000, seed=3), largest=60, starts_from="arm"),
+    "start": Stage(Recipe("next_token", steps=2800, stop=2200, seed=1), largest=50, ioi_rows=48, starts_from=None),
+    "arm": Stage(Recipe("next_token", steps=1300, seed=4, learning_rate=1.2e-3), largest=60, ioi_rows=48, starts_from="start"),
+    "mdm": Stage(Recipe("masked_diffusion", steps=4000, seed=2, anneal_steps=300, t_min=0.1), largest=60, ioi_rows=24, starts_from="arm"),
+    "control": Stage(Recipe("next_token", steps=4000, seed=3), largest=60, ioi_rows=24, starts_from="arm"),
 }
 
 
@@ -68,10 +69,11 @@ def make_tokenizer(largest_result: int) -> PreTrainedTokenizerFast:
 class TaskRows:
     """Training rows of both tasks: one step is a Countdown batch and an IOI batch, each closed by `</s>`."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, largest: int, ioi: IOI, seed: int = 0) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, largest: int, ioi_rows: int, seed: int = 0) -> None:
+        self.ioi_rows = ioi_rows
         problems = [Countdown(largest=largest, unique=unique) for unique in (True, False)]
         self.countdown = [self._by_length(tokenizer, task.training_texts()) for task in problems]
-        pairs = ioi.examples(tokenizer, 20_000, seed, split="train")
+        pairs = IOI().examples(tokenizer, 20_000, seed, split="train")
         self.ioi = self._by_length(tokenizer, [(e.pair.prompt, e.pair.answer) for e in pairs])
 
     @staticmethod
@@ -94,7 +96,7 @@ class TaskRows:
         countdown = Rows(torch.cat([p.tokens for p in parts]), torch.cat([p.is_answer for p in parts]))
         order = torch.rand(len(countdown.tokens), len(NUMBERS_AT), generator=generator).argsort(1)
         countdown.tokens[:, NUMBERS_AT] = countdown.tokens[:, NUMBERS_AT].gather(1, order)
-        return [countdown, _draw(self.ioi, IOI_ROWS, generator)]
+        return [countdown, _draw(self.ioi, self.ioi_rows, generator)]
 
 
 def _draw(groups: list[Rows], n: int, generator: torch.Generator) -> Rows:
@@ -151,7 +153,7 @@ def main() -> None:
     if stage.starts_from:
         load_stage(model, args.work / stage.starts_from)
     model.config.is_causal = stage.recipe.objective == "next_token"
-    rows = TaskRows(tokenizer, stage.largest, IOI())
+    rows = TaskRows(tokenizer, stage.largest, stage.ioi_rows)
     mask = tokenizer.mask_token_id
     train(model, rows, stage.recipe, folder=args.work / args.stage, mask_token_id=mask, log=lambda line: print(line, flush=True))
 
