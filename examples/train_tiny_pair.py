@@ -124,7 +124,7 @@ def load_stage(model: LlamaForCausalLM, folder: Path) -> None:
 
 
 def export(work: Path, out: Path) -> None:
-    """Write the pair as checkpoint folders: one per role, and the tokenizer they share."""
+    """Write the pair: a whole checkpoint folder per role, and the tokenizer they share."""
     tokenizer = make_tokenizer(Countdown().limit)
     tail = (tokenizer.eos_token_id,)
     mask = tokenizer.mask_token_id
@@ -132,7 +132,7 @@ def export(work: Path, out: Path) -> None:
         model = make_model(len(tokenizer))
         load_stage(model, work / role)
         spec = DiffusionSpec("full", mask_token_id=mask, tail=tail) if role == "mdm" else DiffusionSpec("causal", tail=tail)
-        save_checkpoint(model, out / role, spec)
+        save_checkpoint(model, out / role, spec, tokenizer)
     tokenizer.save_pretrained(out / "tokenizer")
 
 
