@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -62,7 +62,7 @@ class HookedDiffusionTransformer(TransformerBridge):
             hf_model.eval(), architecture, hf_config=config, tokenizer=tokenizer, model_name=name, post_adapter_hook=_direct_attention(spec)
         )
         bridge.__class__ = cls
-        model: HookedDiffusionTransformer = bridge  # type: ignore[assignment]
+        model = cast(HookedDiffusionTransformer, bridge)
         model.spec = spec
         model.source = {"name": name}
         model.check_attention()

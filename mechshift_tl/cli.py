@@ -51,7 +51,8 @@ def run(
     with clear_errors():
         from mechshift_tl.study import StudyConfig, run_study
 
-        config = StudyConfig(n=n, seed=seed, ig_steps=ig_steps, rule=rule, kv=kv, edges=edges, components=components)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"n": n, "seed": seed, "ig_steps": ig_steps, "rule": rule, "kv": kv}
+        config = StudyConfig(**settings, edges=edges, components=components)
         wanted = _tasks(tasks)
         with whole_folder(out) as folder:
             models = _pair(pair)
@@ -95,7 +96,8 @@ def attribute(
         from mechshift_tl.circuits.circuit import Circuit
         from mechshift_tl.readouts import readouts
 
-        quadrature(rule, ig_steps)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"ig_steps": ig_steps, "rule": rule, "kv": kv}
+        quadrature(settings["rule"], ig_steps)
         chosen = _task_of(task, data)
         with whole_folder(out) as folder:
             opened = HookedDiffusionTransformer.from_pretrained(model)
@@ -105,7 +107,7 @@ def attribute(
             console.print(f"{len(examples)} examples of {task}" + "".join(f"; {c} dropped: {why}" for why, c in examples.dropped.items()))
             console.print(f"Accuracy, decoded freely: {chosen.accuracy(opened, examples):.3f} (n = {len(examples)})")
             made = readouts(opened, examples, seed=seed)
-            scores = attribute_edges(opened, made, ig_steps=ig_steps, rule=rule, kv=kv)  # type: ignore[arg-type]
+            scores = attribute_edges(opened, made, **settings)
             circuit = Circuit.from_scores(scores, edges)
             if folder is not None:
                 scores.save(folder / "scores.safetensors")
