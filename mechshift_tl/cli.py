@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
-console = Console()
+console = Console(markup=False)  # what is printed may hold brackets of its own
 
 PairName = Annotated[str, typer.Option("--pair", help="Name of a bundled pair, or a folder that holds arm, mdm and tokenizer.")]
 TaskNames = Annotated[str, typer.Option("--tasks", help="Tasks, separated by commas.")]
@@ -94,6 +95,8 @@ def attribute(
         from mechshift_tl.attribution.attribute import attribute as attribute_edges
         from mechshift_tl.attribution.path import quadrature
         from mechshift_tl.circuits.circuit import Circuit
+        from mechshift_tl.circuits.select import check_size
+        from mechshift_tl.graph import Graph
         from mechshift_tl.readouts import readouts
 
         settings: dict[str, Any] = {"ig_steps": ig_steps, "rule": rule, "kv": kv}
@@ -101,9 +104,11 @@ def attribute(
         chosen = _task_of(task, data)
         with whole_folder(out) as folder:
             opened = HookedDiffusionTransformer.from_pretrained(model)
+            if edges is not None:
+                check_size(edges, Graph.of(opened, settings["kv"]))
             for note in opened.source.get("notes", []):
                 console.print(f"Note: {note}")
-            examples = chosen.examples(opened.tokenizer, n or (None if data else 200), seed)
+            examples = chosen.examples(opened.tokenizer, 200 if n is None and data is None else n, seed)
             console.print(f"{len(examples)} examples of {task}" + "".join(f"; {c} dropped: {why}" for why, c in examples.dropped.items()))
             console.print(f"Accuracy, decoded freely: {chosen.accuracy(opened, examples):.3f} (n = {len(examples)})")
             made = readouts(opened, examples, seed=seed)
@@ -157,7 +162,7 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {error}", highlight=False, markup=True, soft_wrap=True)
+        Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {error}"), soft_wrap=True)
         raise typer.Exit(2) from error
 
 

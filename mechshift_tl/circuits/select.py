@@ -41,11 +41,16 @@ def select(
 
     Raises ValueError when a possible edge's score is not finite, or unless 1 ≤ n ≤ the graph's possible edges.
     """
-    if not 1 <= n <= graph.n_edges:
-        raise ValueError(f"n is {n}; a circuit of this graph has 1 to {graph.n_edges} edges")
+    check_size(n, graph)
     check_finite(matrix, graph)
     edges = strongest(matrix.abs().masked_fill(~graph.possible, 0).flatten(), n).view_as(matrix)
     return on_a_path(edges, graph) if prune else edges
+
+
+def check_size(n: int, graph: Graph) -> None:
+    """Raises ValueError unless 1 ≤ n ≤ the graph's possible edges: what a caller can know before it scores anything."""
+    if not 1 <= n <= graph.n_edges:
+        raise ValueError(f"n is {n}; a circuit of this graph has 1 to {graph.n_edges} edges")
 
 
 def check_finite(matrix: Float[Tensor, "n_writers n_readers"], graph: Graph) -> None:

@@ -35,15 +35,16 @@ def run_study(
     Raises ValueError before any long work when tasks repeat, or when a setting lies outside the pair's graph.
     """
     config = config or StudyConfig()
-    models = {role: model for role, model in (("arm", pair.arm), ("mdm", pair.mdm), ("control", pair.control)) if model is not None}
+    models = pair.models
     names = [task.name for task in tasks]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"run_study: tasks are {names}; name at least one, each once")
     graph = Graph.of(pair.arm, config.kv)
-    if config.edges is not None and config.edges > graph.n_edges:
-        raise ValueError(f"StudyConfig.edges is {config.edges}, but {pair.name!r} has {graph.n_edges} edges; ask for fewer")
-    if config.neuron_layer is not None and config.neuron_layer >= graph.n_layers:
-        raise ValueError(f"StudyConfig.neuron_layer is {config.neuron_layer}, but {pair.name!r} has {graph.n_layers} layers")
+    most = {"edges": graph.n_edges, "components": len(graph.components), "cut": graph.n_layers, "neuron_layer": graph.n_layers - 1}
+    for name, limit in most.items():
+        value = getattr(config, name)
+        if value is not None and value > limit:
+            raise ValueError(f"StudyConfig.{name} is {value}, but the graph of {pair.name!r} allows at most {limit}")
     for task in tasks:
         task.examples(pair.tokenizer, config.n, config.seed)  # a task that cannot make n says so before the first one runs
     found = {task.name: _study_task(task, models, pair.tokenizer, config, progress) for task in tasks}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 
 import pytest
 from typer.testing import CliRunner
@@ -28,7 +29,7 @@ def test_run_writes_a_report_and_artefacts(tmp_path):
 
 def test_attribute_runs_one_model_alone(tmp_path, monkeypatch):
     pair = tmp_path / "model"
-    from importlib.resources import as_file, files
+    from importlib.resources import as_file
     from shutil import copytree
 
     with as_file(files("hooked_diffusion") / "pretrained" / "tiny") as root:
@@ -78,3 +79,18 @@ def test_an_interrupted_run_leaves_nothing(tmp_path):
         (folder / "half").write_text("x")
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_attribution_cannot_use_is_refused_before_it_starts(monkeypatch, tmp_path):
+    monkeypatch.setattr("mechshift_tl.tasks.ioi.IOI.accuracy", lambda *_, **__: pytest.fail("work was started"))
+    model = files("hooked_diffusion") / "pretrained" / "tiny" / "arm"
+    for named, arguments in {"1 to 1108 edges": ("--edges", 5000), "n must be at least 1": ("--n", 0)}.items():
+        result = invoke("attribute", "--model", model, "--task", "ioi", *arguments)
+        assert result.exit_code == 2 and named in " ".join(result.output.split()), result.output
+
+
+def test_brackets_in_an_error_are_printed(tmp_path):
+    folder = tmp_path / "a[b]c"
+    folder.mkdir()
+    (folder / "kept.txt").write_text("mine")
+    assert "a[b]c is not empty" in invoke("run", "--pair", "tiny", "--out", folder).output

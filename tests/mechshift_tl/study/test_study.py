@@ -68,7 +68,13 @@ def test_saved_artefacts_load(study, tmp_path):
 
 @pytest.mark.parametrize(
     ("config", "named"),
-    [({"edges": 10_000}, "edges"), ({"neuron_layer": 6}, "neuron_layer"), ({"n": 10**6}, "can make")],
+    [
+        ({"edges": 10_000}, "edges"),
+        ({"components": 31}, "components"),
+        ({"cut": 7}, "cut"),
+        ({"neuron_layer": 6}, "neuron_layer"),
+        ({"n": 10**6}, "can make"),
+    ],  # fmt: skip
 )
 def test_what_does_not_fit_is_refused_before_any_work(pair, config, named, monkeypatch):
     monkeypatch.setattr("mechshift_tl.study.run.common_correct", lambda *_, **__: pytest.fail("work was started"))
