@@ -5,13 +5,15 @@
 1. a `DiffusionSpec` that says how the checkpoint is read;
 2. attention that really is bidirectional when the spec says full: Hugging Face's own mask and the triangle that TransformerLens draws when
    it rebuilds attention are both switched, before the bridge is built, and a self-test proves the result on the loaded weights;
-3. `token_logits`, whose row p is the prediction for the token at p, whatever the shift;
-4. denoising: `denoise` and `run_with_denoising_cache`.
+3. padding masks that mean the same under every direction, and `attention`, which switches the direction for a while;
+4. `token_logits`, whose row p is the prediction for the token at p, whatever the shift;
+5. denoising: `denoise` and `run_with_denoising_cache`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +23,9 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformer_lens.utilities.slice import SliceInput
+from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
+from hooked_diffusion.attention import Direction, attention_mask_4d, check_visible, position_ids
 from hooked_diffusion.denoising.cache import DenoisingCache, NamesFilter, run_caching
 from hooked_diffusion.denoising.loop import run_denoising
 from hooked_diffusion.denoising.settings import Schedule, Select, make_settings
@@ -37,6 +41,8 @@ class HookedDiffusionTransformer(TransformerBridge):
     spec: DiffusionSpec
     #: Where the weights came from, for provenance: name, revision, hash, notes.
     source: dict[str, Any]
+    #: The direction that `attention` has switched to; None for the model's own.
+    _switched: Direction | None = None
 
     @classmethod
     def from_hf(
@@ -92,11 +98,66 @@ class HookedDiffusionTransformer(TransformerBridge):
         model.source = loaded.source
         return model
 
-    def forward(self, input: Any, *args: Any, **kwargs: Any) -> Any:
-        """TransformerLens' forward without a key/value cache: raw, unshifted logits; token tensors get no BOS."""
-        if not kwargs.get("use_past_kv_cache") and kwargs.get("past_key_values") is None:
+    def forward(self, input: Any, *args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """TransformerLens' forward without a key/value cache: raw, unshifted logits; token tensors get no BOS.
+
+        `attention_mask (batch, pos)` is True (or 1) at visible tokens: real tokens get the logits they have without the padding, on either
+        side, under every direction. A `(batch, 1, pos, pos)` boolean mask says who sees whom by itself. Raises ValueError on a mask of
+        another shape, and under a switched `attention` for what only the model's own direction allows: key/value caches and `loss`.
+        """
+        cached = kwargs.get("use_past_kv_cache") or kwargs.get("use_cache") or kwargs.get("past_key_values") is not None
+        if not cached:
             kwargs.setdefault("use_cache", False)
-        return super().forward(input, *args, **kwargs)
+        wants_loss = (args[0] if args else kwargs.get("return_type")) in ("loss", "both")
+        if self._switched and (cached or wants_loss):
+            raise ValueError(
+                f"{self.cfg.model_name}: attention is switched to {self._switched!r}; key/value caches and loss need the model's own"
+            )
+        mine = self._switched is None and self.spec.attention != "block"
+        if cached or wants_loss or (mine and attention_mask is None):
+            return super().forward(input, *args, attention_mask=attention_mask, **kwargs)
+        if isinstance(input, (str, list)):
+            input, attention_mask = self._tokens_and_mask(input, attention_mask, kwargs)
+        return super().forward(input, *args, **self._who_sees_whom(input, attention_mask), **kwargs)
+
+    @contextmanager
+    def attention(self, direction: Direction) -> Iterator[HookedDiffusionTransformer]:
+        """Run everything inside the `with` under another direction of attention: "causal", "full", or "block" for a block model.
+
+        Only the mask changes, not the weights, the shift or `spec`: {ARM, MDM weights} × {causal, full} tells what the mask did from what
+        training did. Hooks, caches and `denoise` see it. On leaving, the direction in force before is restored. Raises ValueError on an
+        unknown direction.
+        """
+        attention_mask_4d(torch.ones(1, 1, dtype=torch.bool), direction, self._block_length)
+        before, self._switched = self._switched, direction
+        try:
+            yield self
+        finally:
+            self._switched = before
+
+    def _who_sees_whom(self, input: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+        """The 4D mask of a run and, where tokens are hidden, the positions that go with it."""
+        if mask is not None and mask.ndim == 4:
+            return {"attention_mask": mask.to(self.cfg.device)}
+        batch, pos = (1, *input.shape) if input.ndim == 1 else input.shape[:2]
+        direction, device = self._switched or self.spec.attention, self.cfg.device
+        if mask is None:
+            everything = torch.ones(batch, pos, dtype=torch.bool, device=device)
+            return {"attention_mask": attention_mask_4d(everything, direction, self._block_length)}
+        visible = check_visible(mask, (batch, pos)).to(device)
+        return {"attention_mask": attention_mask_4d(visible, direction, self._block_length), "position_ids": position_ids(visible)}
+
+    def _tokens_and_mask(self, text: str | list[str], mask: Tensor | None, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """Text as TransformerLens tokenises it, and which tokens are not padding."""
+        side = kwargs.pop("padding_side", None)
+        tokens = self.to_tokens(text, prepend_bos=kwargs.pop("prepend_bos", None), padding_side=side)
+        if mask is None and tokens.shape[0] > 1 and self.tokenizer.pad_token_id is not None:
+            mask = get_attention_mask(self.tokenizer, tokens, prepend_bos=self.cfg.default_prepend_bos, padding_side=side)
+        return tokens, mask
+
+    @property
+    def _block_length(self) -> int | None:
+        return getattr(self.spec, "block_length", None)
 
     @torch.no_grad()
     def check_attention(self) -> None:
@@ -114,13 +175,16 @@ class HookedDiffusionTransformer(TransformerBridge):
                 f"{change:.2e}. Pass the spec that the checkpoint was trained with."
             )
 
-    def token_logits(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+    def token_logits(
+        self, tokens: Int[Tensor, "batch pos"], attention_mask: Bool[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits aligned with the tokens they predict: row p is the prediction *for* the token at p.
 
         With `logit_shift` 1 row p is the raw row p − 1. Nothing precedes position 0, so its row repeats raw row 0 (as Dream's sampler
-        does): finite, but not a prediction. Put BOS or a prompt token there.
+        does): finite, but not a prediction. Put BOS or a prompt token there; with padding on the left the same holds for the first visible
+        token. `attention_mask` is True at visible tokens; None: all are.
         """
-        return self.align_logits(self(tokens))
+        return self.align_logits(self(tokens, attention_mask=attention_mask))
 
     def align_logits(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Raw logits moved to the tokens they predict, as `token_logits` gives them."""
