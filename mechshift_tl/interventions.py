@@ -23,12 +23,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechshift_tl import artefact
-from mechshift_tl.attribution.hooks import EMBED, Kept, observe
+from mechshift_tl.attribution.hooks import EMBED, Kept, capture
 from mechshift_tl.provenance import provenance
-from mechshift_tl.readouts import Batch, Readouts, aligned_logits
+from mechshift_tl.readouts import Batch, Readouts, Side
 
 Intervention = Literal["counterfactual", "zero", "mean", "mean_positional"]
-Side = Literal["clean", "corrupt"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +50,20 @@ class WriterOutputs:
 
 @torch.no_grad()
 def run_writers(model: Any, batch: Batch, side: Side = "clean") -> tuple[WriterOutputs, Float[Tensor, "b k d_vocab"]]:
-    """One forward of a batch's clean or corrupt rows: every writer's output, and the aligned logits at the targets (float32)."""
+    """One forward of a batch's clean or corrupt rows: every writer's output (0 at hidden tokens), and the aligned logits at the targets."""
     layers = range(model.cfg.n_layers)
     z, mlp = [f"blocks.{i}.attn.hook_z" for i in layers], [f"blocks.{i}.hook_mlp_out" for i in layers]
     seen: Kept = {}
-    with model.hooks(fwd_hooks=observe([EMBED, *z, *mlp], seen)):
-        logits = batch.at_targets(aligned_logits(model, getattr(batch, side))).float()
-    heads = tuple(seen[name].float().reshape(*seen[name].shape[:2], model.cfg.n_heads, -1) for name in z)
-    return WriterOutputs(seen[EMBED].float(), heads, tuple(seen[name].float() for name in mlp)), logits
+    with model.hooks(fwd_hooks=capture([EMBED, *z, *mlp], seen)):
+        logits = batch.logits(model, side)
+    seen = {name: _shown(output.float(), batch.mask(side)) for name, output in seen.items()}
+    heads = tuple(seen[name].reshape(*seen[name].shape[:2], model.cfg.n_heads, -1) for name in z)
+    return WriterOutputs(seen[EMBED], heads, tuple(seen[name] for name in mlp)), logits
+
+
+def _shown(output: Float[Tensor, "b pos *d"], mask: Bool[Tensor, "b pos"] | None) -> Float[Tensor, "b pos *d"]:
+    """What stands at hidden tokens counts as nothing."""
+    return output if mask is None else output * mask.view(*mask.shape, *[1] * (output.ndim - 2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +182,7 @@ def check_intervention(model: Any, intervention: str, means: WriterMeans | None,
 
 
 def _visible(batch: Batch, side: Side) -> Bool[Tensor, "b pos"]:
-    mask = getattr(batch, f"{side}_mask", None)
+    mask = batch.mask(side)
     return torch.ones_like(batch.clean, dtype=torch.bool) if mask is None else mask
 
 

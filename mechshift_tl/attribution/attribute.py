@@ -1,144 +1,214 @@
-"""EAP and EAP-IG (Syed et al. 2310.10348; Hanna et al. 2403.17806): a score for every edge, from gradients.
+"""Attribution: how much of a behaviour every edge, node or neuron carries, from gradients along a path between a corrupt and a clean run.
 
     score(u → v) = Σ_batch,pos ⟨Δu, ḡ_v⟩ / n          positive = the edge supports the behaviour
 
-Δu is writer u's clean − corrupt output (`writers`), ḡ_v the gradient of the metric at reader v's residual input averaged over the path from
-corrupt to clean embeddings (`readers`). Layer by layer, the heads' Δ are expanded to the residual's width and one matrix product per layer
-scores all writers so far against all the layer's readers. Cost per batch: two forwards, then `ig_steps` forwards with activation-only
-backwards; linear in rows and in `ig_steps`.
+1. Per batch, both ends run once (`interventions`): Δu is writer u's clean − corrupt output.
+2. The path is walked (`path`, `gradients`): at each point a forward and, per metric, an activation-only backward.
+3. ḡ_v is gathered per reader (`readers`) and met with Δu (`scoring`); nodes and neurons meet their own gradient (`nodes`).
+4. Sums over read positions are pooled over batches and divided once (`totals`).
+
+Cost per batch: two forwards, then `ig_steps` forwards with activation-only backwards; along the activations' path as much again for each
+layer's heads and each MLP. Linear in rows and in `ig_steps`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechshift_tl.attribution.hooks import frozen
-from mechshift_tl.attribution.metrics import Metric, resolve
-from mechshift_tl.attribution.path import Rule, quadrature
-from mechshift_tl.attribution.readers import ReaderPath, integrate
-from mechshift_tl.attribution.scores import EdgeScores
-from mechshift_tl.attribution.ungrouped import check_ungrouped
-from mechshift_tl.attribution.writers import WriterDeltas, writer_deltas
+from mechshift_tl.attribution.check import check_writers_sum, locate_not_finite
+from mechshift_tl.attribution.gradients import Source, differentiate, sources
+from mechshift_tl.attribution.hooks import EMBED, frozen, inject
+from mechshift_tl.attribution.metrics import Metric, resolve_all
+from mechshift_tl.attribution.nodes import neuron_sites, node_scores, node_sites
+from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Points, Rule, path_points
+from mechshift_tl.attribution.readers import ReaderPath
+from mechshift_tl.attribution.scores import EdgeScores, NodeScores
+from mechshift_tl.attribution.scoring import Pieces, edge_scores
+from mechshift_tl.attribution.totals import Keep, Part, Totals
 from mechshift_tl.graph import KV, Graph
+from mechshift_tl.interventions import Intervention, WriterMeans, WriterOutputs, check_intervention, replaced, run_writers
 from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import Batch, Readouts
 
-#: Default bound on the writers' differences of one batch, from which the default `batch_tokens` follows.
-WRITER_BYTES = 256 * 2**20
-PER_EXAMPLE_BYTES = 2 * 2**30
+Of = Literal["edges", "nodes", "neurons"]
+#: Default bound on what one batch keeps: its activations and what the path adds to them. `batch_tokens` follows from it.
+ACTIVATION_BYTES = 2**30
 
 
 def attribute(
     model: Any,
     readouts: Readouts,
     *,
-    ig_steps: int = 5,
+    method: Method = "EAP-IG-inputs",
+    of: Of = "edges",
+    ig_steps: int | None = None,
     rule: Rule = "midpoint",
     kv: KV = "grouped",
-    metric: str | Metric = "logit_diff",
+    metric: Any = "logit_diff",
+    intervention: Intervention = "counterfactual",
+    means: WriterMeans | None = None,
+    per_position: bool = False,
     batch_tokens: int | None = None,
-    keep_per_example: bool = False,
-) -> EdgeScores:
-    """Scores `(n_writers, n_readers)` of every edge of `model` on `readouts`.
+    keep_per_example: Keep = False,
+) -> Any:
+    """Scores of every edge `(n_writers, n_readers)`, node `(n_writers,)` or neuron `(n_layers · d_mlp,)` of `model` on `readouts`.
 
-    - `ig_steps`, `rule`: points on the path (`path.quadrature`). EAP is `ig_steps=1, rule="right"`; `rule="left"` is the reference grid.
+    Returns `EdgeScores`, or `NodeScores` for nodes and neurons; a dict of them by name when given several metrics.
+
+    - `method`: "EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted" (the mean of both ends' gradients), or "exact" patching.
+    - `ig_steps`, `rule`: points on an integrated path (default 5, midpoint; `path.quadrature`); "left" is the reference's grid.
+    - `of`: "edges", "nodes" (input, heads, MLPs) or "neurons" (of the MLPs).
     - `kv`: K/V readers per KV head ("grouped") or per query head ("ungrouped", as the paper counts edges).
-    - `metric`: "logit_diff", or a callable on aligned logits `(n, k, d_vocab)`, answers and foils `(n, k)`, returning `(n,)`.
-    - `batch_tokens`: tokens per batch, at least one row; by default what keeps the writers' differences within 256 MiB.
-    - `keep_per_example`: keep each example's own scores too, for intervals over prompts: 4 · examples · writers · readers bytes, at most
-      2 GiB.
+    - `metric`: a name or callable of `metrics`; several, in one sweep, give a dict by name.
+    - `intervention`: what a writer's output is held against: its "counterfactual" on the corrupt row, "zero", or its "mean" or
+      "mean_positional" over other prompts (`means`, see `interventions`); the path then starts at that embedding.
+    - `per_position`: keep also the share of each of the readouts' named spans.
+    - `batch_tokens`: tokens per batch, at least one row; by default what keeps a batch's activations within 1 GiB.
+    - `keep_per_example`: True keeps each example's own scores, for intervals over prompts: 4 · examples · scores bytes, at most 2 GiB;
+      "moments" streams what standard errors need.
 
     `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks. Scores do not depend on batching.
-    Raises ValueError on unknown settings or readouts that do not fit the model, FloatingPointError when a metric is not finite.
+    Raises ValueError on unknown or contradictory settings, on readouts that do not fit the model, on blocks whose writers do not sum to the
+    residual; FloatingPointError, naming layer and hook, when a run or a metric is not finite.
     """
-    points = quadrature(rule, ig_steps)
-    name, function = resolve(metric)
-    graph = Graph.of(model, kv)
-    if graph.n_kv_readers != graph.n_kv_heads:
-        check_ungrouped(model)
-    readouts.check(model)
-    tokens = batch_tokens or max(1, WRITER_BYTES // (4 * len(graph.writers) * model.cfg.d_model))
-    totals = _Totals(graph, readouts, keep_per_example)
-    with frozen(model), tqdm(total=len(readouts), desc=f"attribute {graph.n_edges} edges", unit="row", delay=2, leave=False) as bar:
-        for batch in readouts.batches(tokens):
-            batch = batch.to(model.cfg.device)
-            deltas = writer_deltas(model, batch, function)
-            path = integrate(model, graph, batch, function, deltas.ends, points)
-            totals.add(batch, deltas, score(model, graph, deltas, path, per_row=keep_per_example))
-            bar.update(len(batch.index))
-    return totals.scores(settings={"ig_steps": ig_steps, "rule": rule, "kv": kv, "metric": name}, provenance=provenance(model, readouts))
-
-
-def score(model: Any, graph: Graph, deltas: WriterDeltas, path: ReaderPath, *, per_row: bool) -> Float[Tensor, "rows n_writers n_readers"]:
-    """Σ over positions of ⟨Δu, ḡ_v⟩ for every edge that can exist, zero elsewhere: one matrix per row, or one for the whole batch."""
-    groups = deltas.input.shape[0] if per_row else 1
-
-    def columns(tensor: Tensor) -> Tensor:
-        """`(vectors, b, pos, d)` as `(groups, vectors, everything else)`."""
-        return tensor.reshape(tensor.shape[0], groups, -1).transpose(0, 1)
-
-    scores = deltas.input.new_zeros(groups, len(graph.writers), len(graph.readers))
-    written = deltas.input.new_empty(groups, len(graph.writers), deltas.input.numel() // groups)
-    written[:, :1] = columns(deltas.input[None])
-    for layer in range(graph.n_layers):
-        before, block = graph.writers_before_attention(layer), model.blocks[layer]
-        readers = columns(path.attention[layer].block(block, graph))
-        scores[:, :before, graph.attention_readers(layer)] = written[:, :before] @ readers.mT
-        heads = einsum(deltas.z[layer], block.attn.W_O.detach().float(), "b pos h e, h e d -> h b pos d")
-        after = before + graph.n_heads
-        written[:, before:after] = columns(heads)
-        scores[:, :after, graph.mlp_reader(layer)] = (written[:, :after] @ columns(path.mlp[layer][None]).mT)[..., 0]
-        written[:, after : after + 1] = columns(deltas.mlp[layer][None])
-    scores[:, :, -1] = (written @ columns(path.logits[None]).mT)[..., 0]
-    return scores
-
-
-class _Totals:
-    """Running sums over batches, in float64: per step, per example where asked, and of the metric at both ends."""
-
-    def __init__(self, graph: Graph, readouts: Readouts, keep_per_example: bool) -> None:
-        shape = (len(graph.writers), len(graph.readers))
-        if keep_per_example and (size := 4 * readouts.n_examples * shape[0] * shape[1]) > PER_EXAMPLE_BYTES:
-            raise ValueError(f"keep_per_example would take {size / 2**30:.1f} GiB, over 2 GiB; attribute fewer examples at a time")
-        self.graph, self.readouts = graph, readouts
-        self.sums: dict[int, Tensor] = defaultdict(lambda: torch.zeros(shape, dtype=torch.float64))
-        self.n_read: dict[int, int] = defaultdict(int)
-        self.per_example = torch.zeros(readouts.n_examples, *shape) if keep_per_example else None
-        self.ends = torch.zeros(2, readouts.n_examples, dtype=torch.float64)
-        self.read = torch.zeros(readouts.n_examples, dtype=torch.long).index_add(0, readouts.example, readouts.n_read)
-
-    def add(self, batch: Batch, deltas: WriterDeltas, scores: Tensor) -> None:
-        """Add one batch: `scores` per row, or one matrix for all its rows."""
-        scores, k, example = scores.cpu(), batch.target_pos.shape[1], self.readouts.example[batch.index]
-        self.sums[batch.step] += scores.double().sum(0)
-        self.n_read[batch.step] += k * len(batch.index)
-        self.ends.index_add_(1, example, k * torch.stack([deltas.clean, deltas.corrupt]).double().cpu())
-        if self.per_example is not None:
-            self.per_example.index_add_(0, example, scores)
-
-    def scores(self, settings: dict[str, Any], provenance: dict[str, Any]) -> EdgeScores:
-        """The means over read positions."""
-        steps, total = sorted(self.sums), sum(self.n_read.values())
-        clean, corrupt = (self.ends.sum(1) / total).tolist()
-        return EdgeScores(
-            matrix=(torch.stack([self.sums[s] for s in steps]).sum(0) / total).float(),
-            graph=self.graph,
-            per_step=torch.stack([self.sums[s] / self.n_read[s] for s in steps]).float(),
-            steps=steps,
-            n_read=[self.n_read[s] for s in steps],
-            clean=clean,
-            corrupt=corrupt,
-            n_examples=self.readouts.n_examples,
-            settings=settings,
-            provenance=provenance,
-            per_example=self.per_example,
-            ends_per_example=self.ends.float(),
-            read_per_example=self.read,
+    steps = _steps(method, ig_steps)
+    engine = _Engine(
+        model, Graph.of(model, kv), of, method, path_points(method, rule, steps), resolve_all(metric), intervention, means,
+        len(readouts.spans) if per_position else None, bool(keep_per_example),
+    )  # fmt: skip
+    engine.check(readouts)
+    totals = [Totals(readouts, engine.shape, keep_per_example) for _ in engine.metrics]
+    tokens = batch_tokens or engine.default_tokens
+    with frozen(model), tqdm(total=len(readouts), desc=f"attribute {of}", unit="row", delay=2, leave=False) as bar:
+        for blocks in zip(*(total.blocks() for total in totals), strict=True):
+            for batch in blocks[0].batches(tokens):
+                for total, part in zip(totals, engine.parts(batch.to(model.cfg.device)), strict=True):
+                    total.add(batch, part)
+                bar.update(len(batch))
+    integral = {"ig_steps": steps, "rule": rule} if method in INTEGRATED else {}
+    settings = {"method": method, "of": of, **integral, "kv": kv, "intervention": intervention}
+    made_from = provenance(model, readouts)
+    kind = EdgeScores if of == "edges" else NodeScores
+    results = {
+        one.name: kind(
+            graph=engine.graph, settings={**settings, "metric": one.name}, provenance=made_from, **total.fields(per_position=per_position)
         )
+        for one, total in zip(engine.metrics, totals, strict=True)
+    }
+    return results if isinstance(metric, Sequence) and not isinstance(metric, str) else next(iter(results.values()))
+
+
+def _steps(method: str, ig_steps: int | None) -> int:
+    if ig_steps is not None and method not in INTEGRATED:
+        raise ValueError(f"attribute: method {method!r} takes no ig_steps (got {ig_steps}); leave it out, or choose an EAP-IG method")
+    return DEFAULT_STEPS if ig_steps is None else ig_steps
+
+
+@dataclass(frozen=True)
+class _Engine:
+    """One attribution's settings, and what it makes of a batch."""
+
+    model: Any
+    graph: Graph
+    of: Of
+    method: Method
+    points: Points
+    metrics: list[Metric]
+    intervention: Intervention
+    means: WriterMeans | None
+    n_spans: int | None
+    per_row: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one set of scores."""
+        if self.of == "edges":
+            return len(self.graph.writers), len(self.graph.readers)
+        return (len(self.graph.writers),) if self.of == "nodes" else (self.graph.n_layers * self.model.cfg.d_mlp,)
+
+    @property
+    def default_tokens(self) -> int:
+        """Tokens of which a batch keeps about `ACTIVATION_BYTES`."""
+        cfg = self.model.cfg
+        per_layer = (16 + len(self.points)) * cfg.d_model + 4 * (getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
+        return max(1, ACTIVATION_BYTES // (4 * cfg.n_layers * per_layer))
+
+    def check(self, readouts: Readouts) -> None:
+        """Everything that can be wrong is said before any long work."""
+        if self.of not in ("edges", "nodes", "neurons"):
+            raise ValueError(f"attribute: of is {self.of!r}; choose 'edges', 'nodes' or 'neurons'")
+        if self.n_spans == 0:
+            raise ValueError("attribute: per_position=True needs readouts with named spans; give them as Readouts.from_tokens(spans=…)")
+        if self.of == "neurons" and self.intervention.startswith("mean"):
+            raise ValueError(f"attribute: neurons have no means; choose 'counterfactual' or 'zero', not {self.intervention!r}")
+        if self.method != "exact" and all(alpha == 1 for alpha, _ in self.points):
+            for metric in self.metrics:
+                if metric.needs_clean:
+                    raise ValueError(
+                        f"attribute: {metric.name!r} has no gradient at the clean run, the only point that EAP takes; use EAP-IG"
+                    )
+        readouts.check(self.model)
+        visible = (readouts.clean >= 0) if readouts.clean_mask is None else readouts.clean_mask
+        check_intervention(self.model, self.intervention, self.means, visible)
+        check_writers_sum(self.model, next(iter(readouts.batches(1))).to(self.model.cfg.device))
+
+    def parts(self, batch: Batch) -> list[Part]:
+        """One part per metric. Raises FloatingPointError naming where a run stopped being finite."""
+        try:
+            parts = self._parts(batch)
+            if not all(part.scores.isfinite().all() for part in parts):
+                raise FloatingPointError(f"{self.of} scores are not finite")
+            return parts
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; {locate_not_finite(self.model, batch)}") from error
+
+    def _parts(self, batch: Batch) -> list[Part]:
+        clean, logits = run_writers(self.model, batch, "clean")
+        corrupt, corrupt_logits = self._corrupt(batch)
+        scores = self._edges(batch, clean, corrupt, logits) if self.of == "edges" else self._nodes(batch, clean, corrupt, logits)
+        ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
+        return [Part(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
+
+    @torch.no_grad()
+    def _corrupt(self, batch: Batch) -> tuple[WriterOutputs, Float[Tensor, "b k d_vocab"]]:
+        """What clean is held against, and the logits at the path's start."""
+        if self.intervention == "counterfactual":
+            return run_writers(self.model, batch, "corrupt")
+        outputs = replaced(self.model, batch, self.intervention, self.means)
+        with self.model.hooks(fwd_hooks=inject(EMBED, outputs.input)):
+            return outputs, batch.logits(self.model)
+
+    def _edges(self, batch: Batch, clean: WriterOutputs, corrupt: WriterOutputs, logits: Tensor) -> list[Tensor]:
+        pieces, deltas = Pieces(batch, self.per_row, self.n_spans), clean - corrupt
+        totals: list[Tensor] = []
+        for source in sources(clean, corrupt, self.graph, activations=self.method == "EAP-IG-activations"):
+            paths = self._walk(batch, source, logits)
+            scores = [edge_scores(self.model, self.graph, deltas, path, pieces, source.writers) for path in paths]
+            totals = [total + score for total, score in zip(totals, scores, strict=True)] if totals else scores
+        return totals
+
+    def _walk(self, batch: Batch, source: Source, logits: Tensor) -> list[ReaderPath]:
+        """The readers of each metric over one path."""
+        paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
+        wanted, watched = paths[0].wanted, paths[0].watched
+        for alpha, weight in self.points:
+            seen, gradients = differentiate(self.model, batch, self.metrics, logits, source, alpha, wanted, watched)
+            for path, found in zip(paths, gradients, strict=True):
+                path.add(seen, found, weight)
+        return paths
+
+    def _nodes(self, batch: Batch, clean: WriterOutputs, corrupt: WriterOutputs, logits: Tensor) -> list[Tensor]:
+        if self.of == "nodes":
+            sites = node_sites(self.model, clean, corrupt)
+        else:
+            sites = neuron_sites(self.model, batch, zero=self.intervention == "zero")
+        embeddings = sources(clean, corrupt, self.graph, activations=False)[0]
+        pieces = Pieces(batch, self.per_row, self.n_spans)
+        return node_scores(self.model, batch, self.metrics, logits, sites, embeddings, self.points, self.method, pieces)

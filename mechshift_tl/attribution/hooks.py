@@ -27,26 +27,23 @@ def frozen(model: Any) -> Iterator[None]:
             parameter.requires_grad_(value)
 
 
-def keep(names: Sequence[str], into: Kept) -> Hooks:
-    """Hooks that store what passes and hand it on: only a tensor that a hook returns lies on the gradient path."""
+def capture(names: Sequence[str], into: Kept, *, live: bool = False) -> Hooks:
+    """Hooks that store what passes, detached; `live` tensors stay on the gradient path, so they are handed on as they were stored."""
 
     def hook_for(name: str) -> Callable:
-        def hook_fn(tensor: Tensor, hook: Any) -> Tensor:
-            into[name] = tensor
-            return tensor
+        def hook_fn(tensor: Tensor, hook: Any) -> Tensor | None:
+            into[name] = tensor if live else tensor.detach()
+            return tensor if live else None
 
         return hook_fn
 
     return [(name, hook_for(name)) for name in names]
 
 
-def observe(names: Sequence[str], into: Kept) -> Hooks:
-    """Hooks that store a detached view and change nothing."""
+def inject(name: str, value: Tensor) -> Hooks:
+    """A hook that puts `value` in place of what passes."""
 
-    def hook_for(name: str) -> Callable:
-        def hook_fn(tensor: Tensor, hook: Any) -> None:
-            into[name] = tensor.detach()
+    def hook_fn(tensor: Tensor, hook: Any) -> Tensor:
+        return value.to(tensor.dtype).reshape(tensor.shape)
 
-        return hook_fn
-
-    return [(name, hook_for(name)) for name in names]
+    return [(name, hook_fn)]

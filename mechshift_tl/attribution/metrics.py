@@ -1,40 +1,101 @@
-"""Metrics: aligned logits at the targets `(n, k, d_vocab)`, answers and foils `(n, k)` → one value per row `(n,)`; higher is better."""
+"""Metrics: what a behaviour is worth, per row; higher is better.
+
+A metric maps aligned logits at the targets `(n, k, d_vocab)`, answers and foils `(n, k)` to `(n,)`, the mean over the k read positions:
+
+- "logit_diff": logit(answer) − logit(foil), in logits;
+- "prob_diff": p(answer) − p(foil), in [−1, 1];  "log_prob": log p(answer), in nats, at most 0;
+- "kl": −KL(p_clean ‖ p), in nats, at most 0: how close the run stays to the clean one. Its gradient vanishes at the clean run.
+
+Any callable of that signature is a metric too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Metric = Callable[[Tensor, Tensor, Tensor], Tensor]
+from mechshift_tl.readouts import Batch
+
+MetricFunction: TypeAlias = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by name. `needs_clean`: the function takes the clean run's logits as a fourth argument."""
+
+    name: str
+    function: MetricFunction
+    needs_clean: bool = False
+
+    def values(self, logits: Float[Tensor, "n k d_vocab"], batch: Batch, clean: Float[Tensor, "n k d_vocab"] | None = None) -> Tensor:
+        """The metric of each row, `(n,)`; `clean` are the clean run's logits, needed where `needs_clean`.
+
+        Raises ValueError unless the function returns one value per row, FloatingPointError on a value that is not finite.
+        """
+        against = (clean,) if self.needs_clean else ()
+        values = self.function(logits, batch.answer_ids, batch.foil_ids, *against)
+        if values.shape != batch.answer_ids.shape[:1]:
+            raise ValueError(f"metric {self.name!r} returned shape {tuple(values.shape)} for {len(batch)} rows; return one value per row")
+        if not torch.isfinite(values).all():
+            raise FloatingPointError(f"metric {self.name!r} is not finite for {int((~torch.isfinite(values)).sum())} of {len(batch)} rows")
+        return values
 
 
 def logit_diff(logits: Float[Tensor, "n k d_vocab"], answers: Int[Tensor, "n k"], foils: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
     """Mean over the k read positions of logit(answer) − logit(foil), in logits."""
-    return (logits.gather(2, answers[..., None]) - logits.gather(2, foils[..., None])).squeeze(2).mean(1)
+    return (_at(logits, answers) - _at(logits, foils)).mean(1)
 
 
-METRICS: dict[str, Metric] = {"logit_diff": logit_diff}
+def prob_diff(logits: Float[Tensor, "n k d_vocab"], answers: Int[Tensor, "n k"], foils: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    """Mean over the k read positions of p(answer) − p(foil), in [−1, 1]."""
+    return logit_diff(logits.softmax(-1), answers, foils)
 
 
-def resolve(metric: str | Metric) -> tuple[str, Metric]:
-    """Name and function of a metric given by either. Raises ValueError on an unknown name."""
+def log_prob(logits: Float[Tensor, "n k d_vocab"], answers: Int[Tensor, "n k"], foils: Int[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    """Mean over the k read positions of log p(answer), in nats, at most 0; foils do not matter."""
+    return _at(logits.log_softmax(-1), answers).mean(1)
+
+
+def closeness(logits: Tensor, answers: Tensor, foils: Tensor, clean: Float[Tensor, "n k d_vocab"]) -> Float[Tensor, " n"]:
+    """Mean over the k read positions of −KL(p_clean ‖ p), in nats, at most 0; answers and foils do not matter."""
+    target = clean.log_softmax(-1)
+    return -(target.exp() * (target - logits.log_softmax(-1))).sum(-1).mean(1)
+
+
+METRICS = {
+    "logit_diff": Metric("logit_diff", logit_diff),
+    "prob_diff": Metric("prob_diff", prob_diff),
+    "log_prob": Metric("log_prob", log_prob),
+    "kl": Metric("kl", closeness, needs_clean=True),
+}
+MetricLike: TypeAlias = str | Metric | MetricFunction
+
+
+def resolve(metric: MetricLike) -> Metric:
+    """A metric by its name, a callable as a metric. Raises ValueError on an unknown name."""
+    if isinstance(metric, Metric):
+        return metric
     if callable(metric):
-        return getattr(metric, "__name__", "custom"), metric
+        return Metric(getattr(metric, "__name__", "custom"), metric)
     if metric not in METRICS:
-        raise ValueError(
-            f"attribute: unknown metric {metric!r}; choose one of {', '.join(METRICS)}, or pass a callable (logits, answers, foils)"
-        )
-    return metric, METRICS[metric]
+        raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(METRICS)}, or pass a callable (logits, answers, foils)")
+    return METRICS[metric]
 
 
-def evaluate(metric: Metric, logits: Float[Tensor, "n k d_vocab"], answers: Tensor, foils: Tensor) -> Float[Tensor, " n"]:
-    """The metric's values, checked: raises ValueError unless it returns `(n,)`, FloatingPointError on a value that is not finite."""
-    values = metric(logits, answers, foils)
-    if values.shape != answers.shape[:1]:
-        raise ValueError(f"the metric returned shape {tuple(values.shape)} for {answers.shape[0]} rows; it must return one value per row")
-    if not torch.isfinite(values).all():
-        raise FloatingPointError(f"the metric is not finite for {int((~torch.isfinite(values)).sum())} of {len(values)} rows")
-    return values
+def resolve_all(metric: MetricLike | Sequence[MetricLike]) -> list[Metric]:
+    """One metric, or several of different names. Raises ValueError when there is none or two share a name."""
+    given: Any = metric if isinstance(metric, Sequence) and not isinstance(metric, str) else [metric]
+    metrics = [resolve(one) for one in given]
+    names = [one.name for one in metrics]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"metrics are {names}; give at least one, each under its own name")
+    return metrics
+
+
+def _at(values: Float[Tensor, "n k d_vocab"], ids: Int[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    return values.gather(2, ids[..., None]).squeeze(2)

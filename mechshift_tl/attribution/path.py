@@ -1,4 +1,4 @@
-"""The integration path from corrupt to clean embeddings, and the quadrature rules that sample it."""
+"""Where along a path gradients are taken: the methods' points, and the quadrature rules that sample an integral."""
 
 from __future__ import annotations
 
@@ -7,16 +7,33 @@ from typing import Literal, get_args
 import numpy as np
 
 Rule = Literal["midpoint", "gauss-legendre", "right", "left"]
+#: `EAP`: one gradient, at the clean run (Syed et al. 2310.10348). `EAP-IG-inputs`, `EAP-IG-activations`: averaged over the path of the
+#: embeddings, or of each layer's own outputs (Hanna et al. 2403.17806). `clean-corrupted`: the mean of the two ends. `exact`: patching.
+Method = Literal["EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted", "exact"]
+Points = list[tuple[float, float]]
+INTEGRATED = ("EAP-IG-inputs", "EAP-IG-activations")
+DEFAULT_STEPS = 5
 
 
-def quadrature(rule: Rule, steps: int) -> list[tuple[float, float]]:
+def path_points(method: Method, rule: Rule, steps: int) -> Points:
+    """Points α and weights of a gradient method; α = 0 is the corrupt end, 1 the clean one.
+
+    Raises ValueError on an unknown method or rule, or fewer than one step.
+    """
+    if method not in get_args(Method):
+        raise ValueError(f"attribute: unknown method {method!r}; choose one of {', '.join(get_args(Method))}")
+    integral = quadrature(rule, steps)
+    return {"EAP": [(1.0, 1.0)], "clean-corrupted": [(0.0, 0.5), (1.0, 0.5)]}.get(method, integral)
+
+
+def quadrature(rule: Rule, steps: int) -> Points:
     """Points α in [0, 1] and their weights, which sum to 1: `[(α, weight), …]` of length `steps`.
 
     - "midpoint": α = (k + ½)/m, error O(m⁻²);  "gauss-legendre": exact for polynomials of degree 2m − 1;
     - "right": α = (k + 1)/m, so one step is plain EAP at the clean input;
     - "left": α = k/m, the grid of the reference EAP-IG code.
 
-    α = 0 is the corrupt embedding, 1 the clean one. Raises ValueError on an unknown rule or fewer than one step.
+    Raises ValueError on an unknown rule or fewer than one step.
     """
     if rule not in get_args(Rule):
         raise ValueError(f"attribute: unknown rule {rule!r}; choose one of {', '.join(get_args(Rule))}")

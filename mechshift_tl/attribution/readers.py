@@ -8,154 +8,163 @@ output and q[h] = W_Q[h]ᵀ n (+ bias), the gradient of the metric m at the resi
 
 where q₀ is q at x̂ = 0 (its biases), because ⟨x̂, w∘W_Q ∂m/∂q⟩ = ⟨q − q₀, ∂m/∂q⟩. LayerNorm also subtracts the first term's mean over d. So:
 
-1. per path point, run the plain model from the interpolated embedding with frozen parameters, and differentiate the metric at q, k, v, the
-   MLPs' inputs and the unembedding's input: a forward and an activation-only backward;
-2. per head keep Σ r·∂m/∂q in head space and, per point, the scalar (r/d)·⟨∂m/∂q, q − q₀⟩ beside that point's x̂;
-3. after the path, once per layer, apply W_Q and w, and subtract the rank-one terms (`AttentionPath.block`).
+1. per path point (`gradients`), the metric is differentiated at q, k, v, the MLPs' inputs and the unembedding's input;
+2. per head Σ r·∂m/∂q is kept in head space and, per point, the scalar (r/d)·⟨∂m/∂q, q − q₀⟩ beside that point's x̂;
+3. after the path, once per layer, the sum goes through W_Q with w (and LayerNorm's mean) folded in, minus the rank-one terms.
 
-MLPs and logits have one reader each, so their full gradient is averaged directly.
+MLPs and logits have one reader each, so their two terms are summed directly. Positions of all rows are flattened into `tok`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mechshift_tl.attribution.hooks import EMBED, Kept, keep, observe
-from mechshift_tl.attribution.metrics import Metric, evaluate
-from mechshift_tl.attribution.ungrouped import LIVE as UNGROUPED_LIVE
-from mechshift_tl.attribution.ungrouped import SEEN as UNGROUPED_SEEN
-from mechshift_tl.attribution.ungrouped import key_value_gradients
+from mechshift_tl.attribution import ungrouped
+from mechshift_tl.attribution.hooks import Kept
 from mechshift_tl.graph import Graph
-from mechshift_tl.readouts import Batch, aligned_logits
 
-KINDS = ("q", "k", "v")
-
-
-@dataclass
-class AttentionPath:
-    """One layer's q, k, v readers over the path.
-
-    `sums[kind] (b, pos, reader, d_head)` is Σ weight·r·∂m/∂q; `scalars (b, pos, reader)` and `normalized (b, pos, d)` hold one entry per
-    point.
-    """
-
-    sums: dict[str, Float[Tensor, "b pos reader d_head"]] = field(default_factory=dict)
-    scalars: list[Float[Tensor, "b pos reader"]] = field(default_factory=list)
-    normalized: list[Float[Tensor, "b pos d"]] = field(default_factory=list)
-
-    def add(self, gradients: dict[str, Tensor], values: dict[str, Tensor], scale: Tensor, normalized: Tensor, weight: float) -> None:
-        """Add one path point: gradients and bias-free values of q, k, v `(b, pos, reader, d_head)`, the norm's scale and output."""
-        inverse = (weight / scale.float())[..., None]
-        scalars = []
-        for kind in KINDS:
-            gradient = gradients[kind].float() * inverse
-            self.sums[kind] = gradient + self.sums[kind] if kind in self.sums else gradient
-            scalars.append((gradient * values[kind].float()).sum(-1) / normalized.shape[-1])
-        self.scalars.append(torch.cat(scalars, -1))
-        self.normalized.append(normalized.float())
-
-    def block(self, block: Any, graph: Graph) -> Float[Tensor, "reader b pos d"]:
-        """Gradients at the residual input of the layer's readers, in the graph's order (all q, all k, all v)."""
-        parts = [einsum(self.sums[kind], _weights(block, kind, graph), "b pos r e, r d e -> r b pos d") for kind in KINDS]
-        main = torch.cat(parts) * _weight(block.ln1)
-        if _centers(block.ln1):
-            main -= main.mean(-1, keepdim=True)
-        rank_one = einsum(torch.stack(self.scalars), torch.stack(self.normalized), "m b pos r, m b pos d -> r b pos d")
-        return main - rank_one
+KINDS = "qkv"
+Tokens = slice | Tensor
 
 
-@dataclass
 class ReaderPath:
-    """The readers of the whole model over the path: per layer `attention` and `mlp (b, pos, d)`; `logits (b, pos, d)`."""
+    """All readers downstream of a path, while it is walked: `add` each point, then ask for a layer's `attention`, an `mlp`, the `logits`.
 
-    attention: list[AttentionPath]
-    mlp: list[Float[Tensor, "b pos d"]]
-    logits: Float[Tensor, "b pos d"]
-
-
-def integrate(
-    model: Any,
-    graph: Graph,
-    batch: Batch,
-    metric: Metric,
-    ends: tuple[Float[Tensor, "b pos d"], Float[Tensor, "b pos d"]],
-    points: Sequence[tuple[float, float]],
-) -> ReaderPath:
-    """Average the readers' gradients over `points` (α, weight) between `ends` = (clean, corrupt) embeddings; α = 1 is clean.
-
-    The objective is the sum over rows of metric × positions read, so that rows may be pooled over batches.
+    `after` is the first stage downstream: 2·layer for attention, 2·layer + 1 for an MLP. Memory: (2·H + 4·KV)·d_head + 4·d floats per token
+    and layer, and d more for every point.
     """
-    layers = range(graph.n_layers)
-    path = ReaderPath([AttentionPath() for _ in layers], [torch.zeros(()) for _ in layers], torch.zeros(()))
-    clean, corrupt = ends
-    for alpha, weight in points:
-        live, seen, gradients = _differentiate(model, graph, batch, metric, corrupt + alpha * (clean - corrupt))
-        for i in layers:
-            attn = f"blocks.{i}.attn"
-            values, slopes = _attention_point(model.blocks[i], graph, attn, live, seen, gradients)
-            path.attention[i].add(slopes, values, *_norm(f"blocks.{i}.ln1", seen), weight)
-            name = f"blocks.{i}.mlp.hook_in"
-            path.mlp[i] = path.mlp[i] + weight * through_norm(gradients[name], model.blocks[i].ln2, *_norm(f"blocks.{i}.ln2", seen))
-        final = through_norm(gradients["unembed.hook_in"], model.ln_final, *_norm("ln_final", seen))
-        path.logits = path.logits + weight * final
-    return path
+
+    def __init__(self, model: Any, graph: Graph, after: int = 0) -> None:
+        layers = range(graph.n_layers)
+        self.attention = {i: AttentionReaders(model.blocks[i], i, graph) for i in layers if after <= 2 * i}
+        self.mlp = {
+            i: SingleReader(model.blocks[i].ln2, f"blocks.{i}.ln2", f"blocks.{i}.mlp.hook_in") for i in layers if after <= 2 * i + 1
+        }
+        self.logits = SingleReader(model.ln_final, "ln_final", "unembed.hook_in")
+
+    @property
+    def all(self) -> list[AttentionReaders | SingleReader]:
+        """Every norm's readers."""
+        return [*self.attention.values(), *self.mlp.values(), self.logits]
+
+    @property
+    def wanted(self) -> list[str]:
+        """Hooks at which the metric must be differentiated."""
+        return [name for readers in self.all for name in readers.wanted]
+
+    @property
+    def watched(self) -> list[str]:
+        """Hooks whose activations `add` needs besides."""
+        return [name for readers in self.all for name in readers.watched]
+
+    def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
+        """Add one point of the path with its quadrature weight."""
+        for readers in self.all:
+            readers.add(seen, gradients, weight)
 
 
-def through_norm(
-    gradient: Float[Tensor, "b pos d"], norm: Any, scale: Float[Tensor, "b pos 1"], normalized: Float[Tensor, "b pos d"]
-) -> Float[Tensor, "b pos d"]:
-    """Jᵀ·gradient for RMSNorm or LayerNorm: from the norm's output to its residual input."""
-    weighted = gradient.float() * _weight(norm)
-    if _centers(norm):
-        weighted = weighted - weighted.mean(-1, keepdim=True)
-    normalized = normalized.float()
-    return (weighted - normalized * (weighted * normalized).mean(-1, keepdim=True)) / scale.float()
+class AttentionReaders:
+    """One layer's q, k, v readers: all q, all k, all v, as the graph orders them."""
+
+    def __init__(self, block: Any, layer: int, graph: Graph) -> None:
+        self.block, self.graph, self.attn, self.norm = block, graph, f"blocks.{layer}.attn", f"blocks.{layer}.ln1"
+        self.separate = graph.n_kv_readers != graph.n_kv_heads
+        mine = ("hook_q", *(ungrouped.LIVE if self.separate else ("hook_k", "hook_v")))
+        self.wanted = [f"{self.attn}.{name}" for name in mine]
+        extra = ungrouped.seen_names(block) if self.separate else ()
+        self.watched = [*(f"{self.norm}.{name}" for name in ("hook_scale", "hook_normalized")), *(f"{self.attn}.{name}" for name in extra)]
+        self.at_zero = torch.cat([_at_zero(block, kind, graph) for kind in KINDS])
+        self.sums: Float[Tensor, "tok reader d_head"] | None = None
+        self.scalars: list[Float[Tensor, "tok reader"]] = []
+        self.normalized: list[Float[Tensor, "tok d"]] = []
+
+    def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
+        """Add one point: Σ weight·r·∂m/∂(q, k, v) and the rank-one term's factors."""
+        values, slopes = self._values(seen), self._slopes(seen, gradients)
+        scale, normalized = _norm_at(self.norm, seen)
+        inverse = (weight / scale)[..., None]
+        self.sums = slopes * inverse if self.sums is None else self.sums.addcmul_(slopes, inverse)
+        self.scalars.append(slopes.mul_(values - self.at_zero).sum(-1) * (inverse[..., 0] / normalized.shape[-1]))
+        self.normalized.append(normalized)
+
+    def block_of(self, tokens: Tokens, out: Float[Tensor, "reader tok d"]) -> None:
+        """Write to `out` the gradients at the residual input of the layer's readers, on the chosen tokens."""
+        assert self.sums is not None
+        sums, start = self.sums[tokens].transpose(0, 1), 0
+        for kind in KINDS:
+            weights = _weights(self.block, kind, self.graph)
+            mine = slice(start, start := start + len(weights))
+            torch.bmm(sums[mine], weights.mT, out=out[mine])
+        out *= norm_weight(self.block.ln1)
+        if centers(self.block.ln1):
+            out -= out.mean(-1, keepdim=True)
+        rank_one = torch.stack([one[tokens] for one in self.scalars], -1), torch.stack([one[tokens] for one in self.normalized], 1)
+        out.transpose(0, 1).baddbmm_(*rank_one, alpha=-1)
+
+    def _values(self, seen: Kept) -> Float[Tensor, "tok reader d_head"]:
+        repeats = {kind: self.graph.n_kv_readers // self.graph.n_kv_heads if kind != "q" else 1 for kind in KINDS}
+        values = (seen[f"{self.attn}.hook_{kind}"].float().repeat_interleave(repeats[kind], 2) for kind in KINDS)
+        return torch.cat(list(values), 2).flatten(0, 1)
+
+    def _slopes(self, seen: Kept, gradients: Kept) -> Float[Tensor, "tok reader d_head"]:
+        query = gradients[f"{self.attn}.hook_q"]
+        if self.separate:
+            others = ungrouped.key_value_gradients(self.block, self.attn, self.graph, seen, gradients)
+        else:
+            others = tuple(gradients[f"{self.attn}.hook_{kind}"] for kind in "kv")
+        return torch.cat([query, *others], 2).flatten(0, 1)
 
 
-def _differentiate(model: Any, graph: Graph, batch: Batch, metric: Metric, embedding: Tensor) -> tuple[Kept, Kept, Kept]:
-    """One forward from `embedding` and one backward: what lies on the gradient path, what was observed, and the gradients."""
-    ungrouped = graph.n_kv_readers != graph.n_kv_heads
-    names = ("attn.hook_q", *(UNGROUPED_LIVE if ungrouped else ("attn.hook_k", "attn.hook_v")), "mlp.hook_in")
-    wanted = [f"blocks.{i}.{name}" for i in range(graph.n_layers) for name in names] + ["unembed.hook_in"]
-    seen_names = ["ln1.hook_scale", "ln1.hook_normalized", "ln2.hook_scale", "ln2.hook_normalized", *(UNGROUPED_SEEN if ungrouped else ())]
-    watched = [f"blocks.{i}.{name}" for i in range(graph.n_layers) for name in seen_names]
-    live: Kept = {}
-    seen: Kept = {}
+class SingleReader:
+    """The one reader behind a norm: an MLP's input, or the unembedding's."""
 
-    def inject(tensor: Tensor, hook: Any) -> Tensor:
-        return embedding.detach().requires_grad_(True)
+    def __init__(self, norm: Any, name: str, hook: str) -> None:
+        self.norm, self.name, self.hook = norm, name, hook
+        self.wanted, self.watched = [hook], [f"{name}.hook_scale", f"{name}.hook_normalized"]
+        self.weight = norm_weight(norm)
+        self.sums: Float[Tensor, "tok d"] | None = None
+        self.rank_one: Float[Tensor, "tok d"] | None = None
 
-    observers = observe([*watched, "ln_final.hook_scale", "ln_final.hook_normalized"], seen)
-    with torch.enable_grad(), model.hooks(fwd_hooks=[(EMBED, inject), *keep(wanted, live), *observers]):
-        logits = batch.at_targets(aligned_logits(model, batch.clean)).float()
-        values = evaluate(metric, logits, batch.answer_ids, batch.foil_ids)
-        objective = (values * batch.answer_ids.shape[1]).sum()
-        gradients = torch.autograd.grad(objective, [live[name] for name in wanted])
-    return live, seen, dict(zip(wanted, gradients, strict=True))
+    def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
+        """Add one point: Σ weight·r·∂m/∂n, and Σ of the rank-one terms."""
+        slope = gradients[self.hook].flatten(0, 1)
+        scale, normalized = _norm_at(self.name, seen)
+        inverse = weight / scale
+        along = (slope * self.weight).mul_(normalized).mean(-1, keepdim=True) * inverse
+        if self.sums is None or self.rank_one is None:
+            self.sums, self.rank_one = slope * inverse, normalized * along
+        else:
+            self.sums.addcmul_(slope, inverse)
+            self.rank_one.addcmul_(normalized, along)
+
+    def block_of(self, tokens: Tokens, out: Float[Tensor, "1 tok d"]) -> None:
+        """Write to `out` the gradient at the reader's residual input, on the chosen tokens."""
+        assert self.sums is not None and self.rank_one is not None
+        main = self.sums[tokens] * self.weight
+        if centers(self.norm):
+            main = main - main.mean(-1, keepdim=True)
+        torch.sub(main, self.rank_one[tokens], out=out[0])
 
 
-def _attention_point(
-    block: Any, graph: Graph, attn: str, live: Kept, seen: Kept, gradients: Kept
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Bias-free values and gradients of a layer's q, k, v at one path point, each `(b, pos, reader, d_head)`."""
-    values = {"q": live[f"{attn}.hook_q"]}
-    slopes = {"q": gradients[f"{attn}.hook_q"]}
-    if graph.n_kv_readers == graph.n_kv_heads:
-        values |= {kind: live[f"{attn}.hook_{kind}"] for kind in "kv"}
-        slopes |= {kind: gradients[f"{attn}.hook_{kind}"] for kind in "kv"}
-    else:
-        repeats = graph.n_heads // graph.n_kv_heads
-        values |= {kind: seen[f"{attn}.hook_{kind}"].repeat_interleave(repeats, 2) for kind in "kv"}
-        slopes |= key_value_gradients(attn, seen, gradients)
-    values = {kind: value.detach() - _at_zero(block, kind, graph) for kind, value in values.items()}
-    return values, slopes
+def norm_weight(norm: Any) -> Float[Tensor, " d"]:
+    """The norm's elementwise weight, float32."""
+    return norm.weight.detach().float()
+
+
+def centers(norm: Any) -> bool:
+    """LayerNorm subtracts the mean, RMSNorm does not."""
+    return not norm.uses_rms_norm
+
+
+def _norm_at(name: str, seen: Kept) -> tuple[Float[Tensor, "tok 1"], Float[Tensor, "tok d"]]:
+    """A norm's scale and its normalised input at one point."""
+    scale, normalized = seen[f"{name}.hook_scale"], seen[f"{name}.hook_normalized"]
+    return scale.float().flatten(0, 1), normalized.float().flatten(0, 1)
 
 
 def _weights(block: Any, kind: str, graph: Graph) -> Float[Tensor, "reader d d_head"]:
@@ -165,28 +174,13 @@ def _weights(block: Any, kind: str, graph: Graph) -> Float[Tensor, "reader d d_h
     return weights.repeat_interleave(readers // weights.shape[0], 0)
 
 
-def _at_zero(block: Any, kind: str, graph: Graph) -> Float[Tensor, "reader d_head"] | float:
+def _at_zero(block: Any, kind: str, graph: Graph) -> Float[Tensor, "reader d_head"]:
     """What q, k or v would be at x̂ = 0: the projection's bias, and the norm's bias through the projection."""
-    readers = graph.n_heads if kind == "q" else graph.n_kv_readers
-    total: Tensor | float = 0.0
+    weights = _weights(block, kind, graph)
+    total = weights.new_zeros(weights.shape[0], weights.shape[2])
     bias = getattr(getattr(block.attn, kind), "bias", None)
     if bias is not None:
-        per_head = rearrange(bias.detach(), "(head e) -> head e", e=block.attn.W_Q.shape[-1])
-        total = per_head.repeat_interleave(readers // per_head.shape[0], 0)
+        per_head = rearrange(bias.detach().float(), "(head e) -> head e", e=weights.shape[-1])
+        total = total + per_head.repeat_interleave(weights.shape[0] // per_head.shape[0], 0)
     norm_bias = getattr(block.ln1, "bias", None)
-    if norm_bias is not None:
-        total = total + einsum(norm_bias.detach().float(), _weights(block, kind, graph), "d, r d e -> r e")
-    return total
-
-
-def _norm(name: str, seen: Kept) -> tuple[Tensor, Tensor]:
-    return seen[f"{name}.hook_scale"], seen[f"{name}.hook_normalized"]
-
-
-def _weight(norm: Any) -> Float[Tensor, " d"]:
-    return norm.weight.detach().float()
-
-
-def _centers(norm: Any) -> bool:
-    """LayerNorm subtracts the mean, RMSNorm does not."""
-    return not norm.uses_rms_norm
+    return total if norm_bias is None else total + norm_bias.detach().float() @ weights

@@ -1,36 +1,40 @@
-"""`EdgeScores`: the result of an attribution, with its graph, its parts per step, and what it was made from."""
+"""`EdgeScores` and `NodeScores`: the result of an attribution, with its graph, its parts, and what it was made from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from typing_extensions import Self
 
 from mechshift_tl import artefact
 from mechshift_tl.graph import Graph
 
 
 @dataclass(frozen=True)
-class EdgeScores:
-    """Scores of every edge, in the metric's unit per example; positive = the edge supports the behaviour.
+class Scores:
+    """Scores in the metric's unit per read position; positive = supports the behaviour. `score` stands for the shape of one set of them.
 
-    - `matrix (n_writers, n_readers)` float32: the mean over all read positions; exactly zero where no edge can exist.
-    - `per_step (steps, n_writers, n_readers)`: each step's own mean; `matrix` is their mean weighted by `step_weights`.
+    - `matrix (score)` float32: the mean over all read positions.
+    - `per_step (steps, score)`: each step's own mean; `matrix` is their mean weighted by `n_read`.
     - `steps`, `n_read (steps,)`: step indices and how many positions were read at each.
     - `clean`, `corrupt`: the metric's means over the same positions.
-    - `per_example (n_examples, n_writers, n_readers)`, where kept: each example's *sums* over its `read_per_example` positions, and
-      `ends_per_example (2, n_examples)` the metric's clean and corrupt sums; any resample of prompts follows from them.
+    - `per_example (n_examples, score)`, where kept: each example's *sums* over its `read_per_example` positions, and `ends_per_example
+      (2, n_examples)` the metric's clean and corrupt sums; any resample of prompts follows from them.
+    - `moments (2, score)`, where streamed: Σ s² and Σ r·s over examples of sums s and positions read r, for standard errors.
+    - `per_span (spans, score)`, where asked: the share of `matrix` that passes at the positions of each of `spans`.
     """
 
-    matrix: Float[Tensor, "n_writers n_readers"]
+    matrix: Float[Tensor, " *score"]
     graph: Graph
-    per_step: Float[Tensor, "steps n_writers n_readers"]
+    per_step: Float[Tensor, steps * score]
     steps: list[int]
     n_read: list[int]
     clean: float
@@ -38,40 +42,55 @@ class EdgeScores:
     n_examples: int
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    per_example: Float[Tensor, "n_examples n_writers n_readers"] | None = None
+    per_example: Float[Tensor, n_examples * score] | None = None
     ends_per_example: Float[Tensor, "2 n_examples"] | None = None
     read_per_example: Int[Tensor, " n_examples"] | None = None
+    moments: Float[Tensor, 2 * score] | None = None
+    per_span: Float[Tensor, spans * score] | None = None
+    spans: list[str] = field(default_factory=list)
 
-    @property
-    def writers(self) -> list[str]:
-        """Row ids: `input`, `a3.h1`, `m3`."""
-        return self.graph.writers
-
-    @property
-    def readers(self) -> list[str]:
-        """Column ids: `a3.h1<q>`, `a3.g0<k>` or `a3.h1<k>`, `m3`, `logits`."""
-        return self.graph.readers
+    KIND: ClassVar[str] = "scores"
 
     @property
     def effect(self) -> float:
-        """metric(clean) − metric(corrupt): what the edges together explain."""
+        """metric(clean) − metric(corrupt): what the scores together explain."""
         return self.clean - self.corrupt
 
     @property
-    def completeness_gap(self) -> float:
-        """Row `input` summed, minus the effect, as a share of |effect|; tends to 0 as the path is sampled finer (Sundararajan et al.)."""
-        return (self.matrix[0].sum().item() - self.effect) / max(abs(self.effect), 1e-12)
+    def standard_error(self) -> Float[Tensor, " *score"]:
+        """Of each score over prompts, in its unit: the linearised error of a ratio of sums, √Σ(s − r·mean)² / Σr.
 
-    def step(self, step: int) -> EdgeScores:
+        Raises ValueError unless attributed with `keep_per_example` True or "moments".
+        """
+        if self.read_per_example is None or (self.per_example is None and self.moments is None):
+            raise ValueError("these scores hold no parts per example; attribute with keep_per_example=True or 'moments'")
+        read, mean = self.read_per_example.double(), self.matrix.double()
+        if self.moments is not None:
+            squares, cross = self.moments
+        else:
+            sums = (self.per_example if self.per_example is not None else self.matrix).double()
+            squares, cross = (sums**2).sum(0), torch.tensordot(read, sums, 1)
+        variance = squares - 2 * mean * cross + mean**2 * (read**2).sum()
+        return (variance.clamp_min(0).sqrt() / read.sum()).float()
+
+    def step(self, step: int) -> Self:
         """The scores of one step alone; its metric ends are not kept (NaN). Raises KeyError naming the steps there are."""
         if step not in self.steps:
             raise KeyError(f"step {step} was not read; steps are {self.steps}")
         i = self.steps.index(step)
         part = {"matrix": self.per_step[i], "per_step": self.per_step[i][None], "steps": [step], "n_read": [self.n_read[i]]}
-        gone = {"clean": float("nan"), "corrupt": float("nan")} | dict.fromkeys(_PER_EXAMPLE)
+        gone = {"clean": float("nan"), "corrupt": float("nan"), "spans": []} | dict.fromkeys(_OPTIONAL)
         return replace(self, **part, **gone, settings={**self.settings, "step": step})
 
-    def resample(self, examples: Sequence[int] | Int[Tensor, " m"]) -> EdgeScores:
+    def span(self, name: str) -> Self:
+        """The share of the scores that passes at one named span. Raises KeyError naming the spans there are."""
+        if self.per_span is None or name not in self.spans:
+            raise KeyError(f"span {name!r} was not kept; spans are {self.spans}: attribute with per_position=True")
+        matrix = self.per_span[self.spans.index(name)]
+        part = {"matrix": matrix, "per_step": matrix[None], "steps": [0], "n_read": [sum(self.n_read)], "spans": []}
+        return replace(self, **part, **dict.fromkeys(_OPTIONAL), settings={**self.settings, "span": name})
+
+    def resample(self, examples: Sequence[int] | Int[Tensor, " m"]) -> Self:
         """The scores on a multiset of the examples (indices may repeat): a bootstrap draw, or one half of a split.
 
         Raises ValueError unless attributed with `keep_per_example=True`.
@@ -84,28 +103,59 @@ class EdgeScores:
         clean, corrupt = (self.ends_per_example @ count / total).tolist()
         return replace(
             self, matrix=matrix, per_step=matrix[None], steps=[0], n_read=[int(total)], clean=clean, corrupt=corrupt,
-            n_examples=len(examples), **dict.fromkeys(_PER_EXAMPLE),
+            n_examples=len(examples), spans=[], **dict.fromkeys(_OPTIONAL),
         )  # fmt: skip
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per possible edge, strongest |score| first: writer, reader, score, writer_layer, reader_layer."""
-        return self.graph.edge_frame(self.graph.possible, self.matrix)
+        """One row per score, strongest |score| first."""
+        raise NotImplementedError
 
     def top(self, n: int) -> pd.DataFrame:
-        """The `n` edges of largest |score|, strongest first."""
+        """The `n` rows of largest |score|, strongest first."""
         return self.to_dataframe().head(n)
 
     def save(self, path: str | Path) -> None:
         """Write `path` (safetensors) with graph, settings and provenance in its header."""
         side = {name: getattr(self, name) for name in _SIDE} | {"graph": asdict(self.graph)}
-        tensors = {name: getattr(self, name) for name in ("matrix", "per_step", *_PER_EXAMPLE)}
-        artefact.write(path, "edge scores", {name: tensor for name, tensor in tensors.items() if tensor is not None}, side)
+        tensors = {name: getattr(self, name) for name in ("matrix", "per_step", *_OPTIONAL)}
+        artefact.write(path, self.KIND, {name: tensor for name, tensor in tensors.items() if tensor is not None}, side)
 
     @classmethod
-    def load(cls, path: str | Path) -> EdgeScores:
+    def load(cls, path: str | Path) -> Self:
         """Read what `save` wrote. Raises ValueError when the file is something else."""
-        tensors, side = artefact.read(path, "edge scores", "EdgeScores.save")
+        tensors, side = artefact.read(path, cls.KIND, f"{cls.__name__}.save")
         return cls(graph=Graph(**side.pop("graph")), **tensors, **side)
+
+    def _repr_html_(self) -> str:
+        head = f"<b>{type(self).__name__}</b>: {self.matrix.numel()} scores, {self.n_examples} examples, effect {self.effect:.3f}"
+        return head + self.top(10).to_html(index=False, float_format="%.4f")
+
+
+@dataclass(frozen=True)
+class EdgeScores(Scores):
+    """Scores of every edge, `matrix (n_writers, n_readers)`; exactly zero where no edge can exist. See `Scores`."""
+
+    KIND: ClassVar[str] = "edge scores"
+
+    @property
+    def writers(self) -> list[str]:
+        """Row ids: `input`, `a3.h1`, `m3`."""
+        return self.graph.writers
+
+    @property
+    def readers(self) -> list[str]:
+        """Column ids: `a3.h1<q>`, `a3.g0<k>` or `a3.h1<k>`, `m3`, `logits`."""
+        return self.graph.readers
+
+    @property
+    def completeness_gap(self) -> float:
+        """Row `input` summed, minus the effect, as a share of |effect|; tends to 0 as the embeddings' path is sampled finer
+        (Sundararajan et al.). Without a path of the embeddings it says how far the method is from complete."""
+        return (self.matrix[0].sum().item() - self.effect) / max(abs(self.effect), 1e-12)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per possible edge, strongest |score| first: writer, reader, score, writer_layer, reader_layer."""
+        return self.graph.edge_frame(self.graph.possible, self.matrix)
 
     def _repr_html_(self) -> str:
         head = (
@@ -115,5 +165,35 @@ class EdgeScores:
         return head + self.top(10).to_html(index=False, float_format="%.4f")
 
 
-_SIDE = ("steps", "n_read", "clean", "corrupt", "n_examples", "settings", "provenance")
-_PER_EXAMPLE = ("per_example", "ends_per_example", "read_per_example")
+@dataclass(frozen=True)
+class NodeScores(Scores):
+    """Scores of nodes, `matrix (n_writers,)` in the order of `graph.writers`, or of MLP neurons, `(n_layers · d_mlp,)` layer by layer."""
+
+    KIND: ClassVar[str] = "node scores"
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """`input`, `a3.h1`, `m3` for nodes; `m3.n17` for neurons."""
+        if self.settings.get("of") != "neurons":
+            return self.graph.writers
+        width = len(self.matrix) // self.graph.n_layers
+        return [f"m{layer}.n{i}" for layer in range(self.graph.n_layers) for i in range(width)]
+
+    @property
+    def completeness_gap(self) -> float:
+        """The input's score minus the effect, as a share of |effect|; NaN for neurons, which do not hold the input."""
+        if self.settings.get("of") == "neurons":
+            return float("nan")
+        return (self.matrix[0].item() - self.effect) / max(abs(self.effect), 1e-12)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per node, strongest |score| first: node, layer (−1 for the input), score."""
+        neurons = self.settings.get("of") == "neurons"
+        width = len(self.matrix) // self.graph.n_layers
+        layers = [i // width for i in range(len(self.matrix))] if neurons else self.graph.writer_layers.tolist()
+        frame = pd.DataFrame({"node": self.ids, "layer": layers, "score": self.matrix.tolist()})
+        return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
+
+
+_SIDE = ("steps", "n_read", "clean", "corrupt", "n_examples", "settings", "provenance", "spans")
+_OPTIONAL = ("per_example", "ends_per_example", "read_per_example", "moments", "per_span")

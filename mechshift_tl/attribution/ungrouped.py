@@ -4,8 +4,8 @@ With pattern A = softmax(S), z[h] = A[h]·v[g(h)] and S[h] = rot(q[h])·rot(k[g(
 
     ∂m/∂v[h] = A[h]ᵀ ∂m/∂z[h]          ∂m/∂rot(k)[h] = (∂m/∂S[h])ᵀ rot(q[h]) / √d_head
 
-and ∂m/∂k[h] is the latter rotated back. Summed over a group they equal the gradients of the shared K and V. Models that normalise their
-keys (Qwen3) are refused: there the latter is the gradient at the normalised key.
+and ∂m/∂k[h] is the latter rotated back. Where keys pass a norm of their own before the rotation (Qwen3), it is taken through that norm's
+Jacobian as well. Summed over a group they equal the gradients of the shared K and V.
 """
 
 from __future__ import annotations
@@ -17,24 +17,30 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-LIVE = ("attn.hook_attn_scores", "attn.hook_z")
-SEEN = ("attn.hook_k", "attn.hook_v", "attn.hook_pattern", "attn.hook_rot_q", "attn.hook_cos", "attn.hook_sin")
+from mechshift_tl.graph import Graph
+
+LIVE = ("hook_attn_scores", "hook_z")
+SEEN = ("hook_k", "hook_v", "hook_pattern", "hook_rot_q", "hook_cos", "hook_sin")
+SEEN_OF_NORM = ("k_norm.hook_scale", "k_norm.hook_normalized")
 
 
-def check_ungrouped(model: Any) -> None:
-    """Raise ValueError on a model whose keys pass a norm of their own."""
-    if hasattr(model.blocks[0].attn, "hook_k_normed"):
-        raise ValueError(f"{model.cfg.model_name}: keys are normalised per head, so kv='ungrouped' is not known; use kv='grouped'")
+def seen_names(block: Any) -> tuple[str, ...]:
+    """Hooks of a layer's attention whose activations are needed."""
+    return (*SEEN, *(SEEN_OF_NORM if _normalises_keys(block) else ()))
 
 
-def key_value_gradients(attn: str, seen: dict[str, Tensor], gradients: dict[str, Tensor]) -> dict[str, Float[Tensor, "b pos head d_head"]]:
-    """∂m/∂k and ∂m/∂v per query head at one layer (`attn` is its hook prefix)."""
-    query, pattern = seen[f"{attn}.hook_rot_q"], seen[f"{attn}.hook_pattern"]
-    at_scores, at_z = gradients[f"{attn}.hook_attn_scores"], gradients[f"{attn}.hook_z"]
-    at_z = at_z.reshape(query.shape)
+def key_value_gradients(
+    block: Any, attn: str, graph: Graph, seen: dict[str, Tensor], gradients: dict[str, Tensor]
+) -> tuple[Float[Tensor, "b pos head d_head"], Float[Tensor, "b pos head d_head"]]:
+    """∂m/∂k and ∂m/∂v per query head at one layer (`attn` is its hook prefix), float32."""
+    query, pattern = seen[f"{attn}.hook_rot_q"].float(), seen[f"{attn}.hook_pattern"].float()
+    at_scores, at_z = gradients[f"{attn}.hook_attn_scores"], gradients[f"{attn}.hook_z"].reshape(query.shape)
     value = einsum(pattern, at_z, "b h q k, b q h e -> b k h e")
     rotated = einsum(at_scores, query, "b h q k, b q h e -> b k h e") * query.shape[-1] ** -0.5
-    return {"k": rotate_back(rotated, seen[f"{attn}.hook_cos"], seen[f"{attn}.hook_sin"]), "v": value}
+    key = rotate_back(rotated, seen[f"{attn}.hook_cos"].float(), seen[f"{attn}.hook_sin"].float())
+    if _normalises_keys(block):
+        key = _through_key_norm(key, block, attn, graph, seen)
+    return key, value
 
 
 def rotate_back(
@@ -44,3 +50,20 @@ def rotate_back(
     cos, sin = cos[:, :, None], sin[:, :, None]
     first, second = (gradient * sin).chunk(2, -1)
     return gradient * cos + torch.cat([second, -first], -1)
+
+
+def _normalises_keys(block: Any) -> bool:
+    return hasattr(block.attn, "hook_k_normed")
+
+
+def _through_key_norm(
+    gradient: Float[Tensor, "b pos head d_head"], block: Any, attn: str, graph: Graph, seen: dict[str, Tensor]
+) -> Float[Tensor, "b pos head d_head"]:
+    """Jᵀ·gradient for the RMSNorm that every KV head's keys pass."""
+    b, pos = gradient.shape[:2]
+    scale, normalized = (
+        seen[f"{attn}.k_norm.{name}"].float().reshape(b, pos, graph.n_kv_heads, -1).repeat_interleave(graph.n_heads // graph.n_kv_heads, 2)
+        for name in ("hook_scale", "hook_normalized")
+    )
+    weighted = gradient * block.attn.k_norm.weight.detach().float()
+    return (weighted - normalized * (weighted * normalized).mean(-1, keepdim=True)) / scale

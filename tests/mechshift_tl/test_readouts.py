@@ -269,7 +269,7 @@ def test_your_own_tensors() -> None:
         ({"target_pos": torch.tensor([2, 3])}, r"target_pos must lie in \[0, 3\)"),
         ({"target_pos": torch.tensor([-1, 2])}, r"target_pos must lie in \[0, 3\)"),
         ({name: torch.zeros(2, 0, dtype=torch.long) for name in ("target_pos", "answer_ids", "foil_ids")}, "n be at least 1"),
-        ({"clean": torch.tensor([[5, 6, 0], [7, 8, -1]])}, "clean holds id -1.*not padded: group prompts by length"),
+        ({"clean": torch.tensor([[5, 6, 0], [7, 8, -1]])}, "clean holds id -1.*mask padding by attention_mask"),
         ({"foil_ids": torch.tensor([3, -1])}, "foil_ids holds id -1"),
         ({"groups": ["x"]}, "groups names 1 examples, not 2"),
     ],

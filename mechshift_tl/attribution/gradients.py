@@ -1,0 +1,81 @@
+"""One path point: the model runs with one activation replaced, and every metric is differentiated at the hooks that are wanted.
+
+A `Source` is where the path runs: the embeddings, or one layer's own outputs, from their corrupt to their clean value. Everything before it
+keeps the clean run's values; only what comes after it has a gradient. Parameters are frozen, so the backward computes activations alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechshift_tl.attribution.hooks import EMBED, Kept, capture, inject
+from mechshift_tl.attribution.metrics import Metric
+from mechshift_tl.graph import Graph
+from mechshift_tl.interventions import WriterOutputs
+from mechshift_tl.readouts import Batch
+
+
+@dataclass(frozen=True)
+class Source:
+    """A path from `corrupt` to `clean` at the hook `name`.
+
+    `writers` are the rows that it moves; `after` is the first reader stage downstream: 2·layer for attention, 2·layer + 1 for an MLP.
+    """
+
+    name: str
+    clean: Float[Tensor, "b pos *d"]
+    corrupt: Float[Tensor, "b pos *d"]
+    writers: slice
+    after: int
+
+    def at(self, alpha: float) -> Float[Tensor, "b pos *d"]:
+        """The activation at α."""
+        return self.corrupt + alpha * (self.clean - self.corrupt)
+
+
+def sources(clean: WriterOutputs, corrupt: WriterOutputs, graph: Graph, *, activations: bool) -> list[Source]:
+    """The embeddings' path, which moves every writer; or one path per layer's heads and per MLP besides, each moving its own writers."""
+    if not activations:
+        return [Source(EMBED, clean.input, corrupt.input, slice(0, len(graph.writers)), 0)]
+    paths = [Source(EMBED, clean.input, corrupt.input, slice(0, 1), 0)]
+    for i in range(graph.n_layers):
+        first = graph.writers_before_attention(i)
+        heads, mlp = slice(first, first + graph.n_heads), slice(first + graph.n_heads, first + graph.n_heads + 1)
+        paths.append(Source(f"blocks.{i}.attn.hook_z", clean.z[i], corrupt.z[i], heads, 2 * i + 1))
+        paths.append(Source(f"blocks.{i}.hook_mlp_out", clean.mlp[i], corrupt.mlp[i], mlp, 2 * i + 2))
+    return paths
+
+
+def differentiate(
+    model: Any,
+    batch: Batch,
+    metrics: Sequence[Metric],
+    clean_logits: Float[Tensor, "b k d_vocab"],
+    source: Source,
+    alpha: float,
+    wanted: Sequence[str],
+    watched: Sequence[str] = (),
+) -> tuple[Kept, list[Kept]]:
+    """Activations at `wanted` and `watched`, and per metric the gradients at `wanted`, in float32, at one point of the path.
+
+    The objective is the sum over rows of metric × positions read, so that rows may be pooled over batches. Several metrics share the
+    forward.
+    """
+    seen: Kept = {}
+    live: Kept = {}
+    point = source.at(alpha).detach().requires_grad_(True)
+    hooks = [*inject(source.name, point), *capture(wanted, live, live=True), *capture(watched, seen)]
+    with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
+        logits = batch.logits(model)
+        gradients = []
+        for i, metric in enumerate(metrics):
+            objective = (metric.values(logits, batch, clean_logits) * batch.k).sum()
+            found = torch.autograd.grad(objective, [live[name] for name in wanted], retain_graph=i + 1 < len(metrics))
+            gradients.append({name: gradient.float() for name, gradient in zip(wanted, found, strict=True)})
+    return seen | {name: tensor.detach() for name, tensor in live.items()}, gradients

@@ -1,0 +1,133 @@
+"""Scores of nodes (input, heads, MLPs) and of single MLP neurons, by the same paths and rules as edges.
+
+    score(u) = Σ_batch,pos ⟨Δu, ∂m/∂u⟩ / n          the gradient averaged over the path; positive = the node supports the behaviour
+
+A *site* is one hook with the nodes that stand there: the embeddings, a layer's heads (in head space), an MLP's output, or its neurons.
+Along the embeddings' path every site is differentiated at once; along the activations' path each site runs from its own corrupt to its own
+clean value. Exact patching replaces one node's output by its corrupt value and lets everything after it run. A node's score over the
+embeddings' path is the sum of its outgoing edges' scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechshift_tl.attribution.gradients import Source, differentiate
+from mechshift_tl.attribution.hooks import EMBED, Kept, capture, inject
+from mechshift_tl.attribution.metrics import Metric
+from mechshift_tl.attribution.path import Method, Points
+from mechshift_tl.attribution.scoring import Pieces
+from mechshift_tl.interventions import WriterOutputs
+from mechshift_tl.readouts import Batch
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hook and its nodes: clean and corrupt outputs `(b, pos, node, width)`, and where the nodes stand in the list of all nodes."""
+
+    name: str
+    clean: Float[Tensor, "b pos node width"]
+    corrupt: Float[Tensor, "b pos node width"]
+    nodes: slice
+
+    @property
+    def source(self) -> Source:
+        """The path of this site's own outputs."""
+        return Source(self.name, self.clean, self.corrupt, self.nodes, 0)
+
+
+def node_sites(model: Any, clean: WriterOutputs, corrupt: WriterOutputs) -> list[Site]:
+    """Input, heads and MLPs, in the order of `graph.writers`."""
+    heads = model.cfg.n_heads
+    sites = [Site(EMBED, clean.input[:, :, None], corrupt.input[:, :, None], slice(0, 1))]
+    for i in range(model.cfg.n_layers):
+        at = 1 + i * (heads + 1)
+        sites.append(Site(f"blocks.{i}.attn.hook_z", clean.z[i], corrupt.z[i], slice(at, at + heads)))
+        mlp = slice(at + heads, at + heads + 1)
+        sites.append(Site(f"blocks.{i}.hook_mlp_out", clean.mlp[i][:, :, None], corrupt.mlp[i][:, :, None], mlp))
+    return sites
+
+
+@torch.no_grad()
+def neuron_sites(model: Any, batch: Batch, *, zero: bool) -> list[Site]:
+    """The neurons of every MLP (`mlp.hook_post`; for a gated MLP act(gate)·up), layer by layer; `zero` takes 0 for their corrupt value."""
+    names = [f"blocks.{i}.mlp.hook_post" for i in range(model.cfg.n_layers)]
+    clean: Kept = {}
+    corrupt: Kept = {}
+    with model.hooks(fwd_hooks=capture(names, clean)):
+        batch.logits(model)
+    if not zero:
+        with model.hooks(fwd_hooks=capture(names, corrupt)):
+            batch.logits(model, "corrupt")
+    sites = []
+    for i, name in enumerate(names):
+        acts = clean[name].float()
+        others = torch.zeros_like(acts) if zero else corrupt[name].float()
+        for side, mask in ((acts, batch.clean_mask), (others, batch.corrupt_mask)):
+            if mask is not None:
+                side.mul_(mask[..., None])
+        width = acts.shape[-1]
+        sites.append(Site(name, acts[..., None], others[..., None], slice(i * width, (i + 1) * width)))
+    return sites
+
+
+def node_scores(
+    model: Any,
+    batch: Batch,
+    metrics: Sequence[Metric],
+    clean_logits: Float[Tensor, "b k d_vocab"],
+    sites: Sequence[Site],
+    embeddings: Source,
+    points: Points,
+    method: Method,
+    pieces: Pieces,
+) -> list[Float[Tensor, "rows spans nodes"]]:
+    """Per metric, the scores of every node of `sites`, per part of `pieces`."""
+    if method == "exact":
+        return _patched(model, batch, metrics, clean_logits, sites, pieces)
+    own = method == "EAP-IG-activations"
+    walks = [(site.source, [site]) for site in sites] if own else [(embeddings, list(sites))]
+    scores = [clean_logits.new_zeros(*pieces.shape, sites[-1].nodes.stop) for _ in metrics]
+    for source, met in walks:
+        sums: list[Kept] = [{} for _ in metrics]
+        for alpha, weight in points:
+            _, gradients = differentiate(model, batch, metrics, clean_logits, source, alpha, [site.name for site in met])
+            for total, found in zip(sums, gradients, strict=True):
+                for name, gradient in found.items():
+                    total[name] = total[name].add_(gradient, alpha=weight) if name in total else gradient * weight
+        for total, score in zip(sums, scores, strict=True):
+            for site in met:
+                along = ((site.clean - site.corrupt) * total[site.name].reshape(site.clean.shape)).sum(-1)
+                _add_parts(score[..., site.nodes], along.flatten(0, 1), pieces)
+    return scores
+
+
+def _add_parts(score: Float[Tensor, "rows spans node"], values: Float[Tensor, "tok node"], pieces: Pieces) -> None:
+    for part, tokens in pieces.of(len(values)):
+        score[part] += values[tokens].sum(0)
+
+
+@torch.no_grad()
+def _patched(
+    model: Any, batch: Batch, metrics: Sequence[Metric], clean_logits: Tensor, sites: Sequence[Site], pieces: Pieces
+) -> list[Float[Tensor, "rows spans nodes"]]:
+    """One forward per node (and span): metric(clean) − metric(node at its corrupt value), times the positions read."""
+    base = [metric.values(clean_logits, batch, clean_logits) for metric in metrics]
+    scores = [clean_logits.new_zeros(len(batch), pieces.n_spans or 1, sites[-1].nodes.stop) for _ in metrics]
+    for site in sites:
+        for node in range(site.clean.shape[2]):
+            for i in range(pieces.n_spans or 1):
+                where = slice(None) if pieces.n_spans is None or batch.span is None else batch.span == i
+                value = site.clean.clone()
+                value[:, :, node][where] = site.corrupt[:, :, node][where]
+                with model.hooks(fwd_hooks=inject(site.name, value)):
+                    logits = batch.logits(model)
+                for metric, clean, score in zip(metrics, base, scores, strict=True):
+                    score[:, i, site.nodes.start + node] = (clean - metric.values(logits, batch, clean_logits)) * batch.k
+    return scores if pieces.per_row else [score.sum(0, keepdim=True) for score in scores]

@@ -1,0 +1,139 @@
+"""Edges from writers and readers: score(u → v) = Σ over tokens of ⟨Δu, ḡ_v⟩, layer by layer.
+
+A layer's heads are expanded from head space to the residual's width once, then one matrix product scores all writers so far against the
+layer's readers. Tokens are scored in pieces of bounded memory; per-row and per-span parts are pieces of their own.
+Cost: writers × readers × tokens × d multiply-adds, besides one output projection per layer and piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechshift_tl.attribution.readers import ReaderPath, Tokens
+from mechshift_tl.graph import Graph
+from mechshift_tl.interventions import WriterOutputs
+from mechshift_tl.readouts import Batch
+
+#: A piece holds as many tokens as keep the writers within this, but never fewer than `LEAST_TOKENS`: weights are read once a piece.
+WRITER_BYTES = 64 * 2**20
+LEAST_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How a batch's tokens are divided: one part per row or one for all, one per span or one for all."""
+
+    batch: Batch
+    per_row: bool
+    n_spans: int | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Parts over rows and over spans."""
+        return len(self.batch) if self.per_row else 1, self.n_spans or 1
+
+    def of(self, limit: int) -> Iterator[tuple[tuple[int, int], Tokens]]:
+        """(part, tokens) with at most `limit` tokens each."""
+        rows, length = self.batch.clean.shape
+        if self.n_spans is None:
+            total = length if self.per_row else rows * length
+            for row in range(self.shape[0]):
+                for start in range(0, total, limit):
+                    yield (row, 0), slice(row * length + start, row * length + min(start + limit, total))
+            return
+        assert self.batch.span is not None
+        span = self.batch.span if self.per_row else self.batch.span.reshape(1, -1)
+        for row, names in enumerate(span):
+            for i in range(self.n_spans):
+                for tokens in (names == i).nonzero()[:, 0].split(limit):
+                    if len(tokens):
+                        yield (row, i), row * length + tokens
+
+
+def edge_scores(
+    model: Any, graph: Graph, deltas: WriterOutputs, path: ReaderPath, pieces: Pieces, writers: slice
+) -> Float[Tensor, "rows spans n_writers n_readers"]:
+    """Scores of the edges out of `writers` into the path's readers, zero elsewhere, per part of `pieces`."""
+    limit = max(LEAST_TOKENS, WRITER_BYTES // (4 * len(graph.writers) * model.cfg.d_model))
+    scores = deltas.input.new_zeros(*pieces.shape, len(graph.writers), len(graph.readers))
+    board = _Board(writers, graph, model.cfg.d_model, deltas.input)
+    for part, tokens in pieces.of(limit):
+        _add_piece(scores[part], model, graph, deltas, path, tokens, board)
+    return scores
+
+
+class _Board:
+    """Memory that every piece uses again: what scored writers wrote, `(writer, tok, d)`, and one stage's readers, `(reader, tok, d)`."""
+
+    def __init__(self, writers: slice, graph: Graph, width: int, like: Tensor) -> None:
+        self.first, self.last, self.width = writers.start, writers.stop, width
+        self.most = {"written": writers.stop - writers.start, "readers": graph.readers_per_layer}
+        self.memory = dict.fromkeys(self.most, like.new_empty(0))
+
+    def clear(self, tokens: int) -> None:
+        """Make room for a piece of `tokens` tokens."""
+        for name, count in self.most.items():
+            size = count * tokens * self.width
+            if self.memory[name].numel() < size:
+                self.memory[name] = self.memory[name].new_empty(size)
+        self.written, self.readers = (self.memory[n][: c * tokens * self.width].view(c, tokens, self.width) for n, c in self.most.items())
+
+    def slot(self, at: int, count: int) -> Float[Tensor, "writer tok d"] | None:
+        """Where writers `at` … `at + count` go; None unless they are scored."""
+        return self.written[at - self.first : at - self.first + count] if self.first <= at < self.last else None
+
+    def before(self, writer: int) -> Float[Tensor, "writer numbers"]:
+        """Every scored writer before `writer`, one row each."""
+        return self.written[: max(0, min(writer, self.last) - self.first)].flatten(1)
+
+
+def _add_piece(
+    scores: Float[Tensor, "n_writers n_readers"], model: Any, graph: Graph, deltas: WriterOutputs, path: ReaderPath, tokens: Tokens,
+    board: _Board,
+) -> None:  # fmt: skip
+    def write(at: int, output: Float[Tensor, "b pos d"]) -> None:
+        if (slot := board.slot(at, 1)) is not None:
+            slot[0] = output.flatten(0, 1)[tokens]
+
+    board.clear(len(deltas.input.flatten(0, 1)[tokens]))
+    write(0, deltas.input)
+    for layer in range(graph.n_layers + 1):
+        before = graph.writers_before_attention(layer)
+        columns = _readers_between(path, graph, layer, tokens, board)
+        if columns is not None and before > board.first:
+            met = (
+                board.readers[: columns.stop - columns.start].flatten(1) @ board.before(before).T
+            )  # wide times tall: faster than its mirror
+            if columns.start == graph.mlp_reader(layer - 1) and before <= board.last:
+                met[0, -1] = 0  # an MLP does not read what it writes
+            scores[board.first : board.first + met.shape[1], columns] += met.T
+        if layer == graph.n_layers:
+            return
+        if (slot := board.slot(before, graph.n_heads)) is not None:
+            z = deltas.z[layer].flatten(0, 1)[tokens].transpose(0, 1)
+            torch.bmm(z, model.blocks[layer].attn.W_O.detach().float(), out=slot)
+        write(before + graph.n_heads, deltas.mlp[layer])
+
+
+def _readers_between(path: ReaderPath, graph: Graph, layer: int, tokens: Tokens, board: _Board) -> slice | None:
+    """Put on the board the MLP below a layer beside the layer's q, k, v, or beside the logits; returns their columns.
+
+    They are neighbours in the graph, so one product serves both. None where the path has no readers.
+    """
+    last = layer == graph.n_layers
+    upper = path.logits if last else path.attention.get(layer)
+    if upper is None:
+        return None
+    columns = slice(len(graph.readers) - 1, len(graph.readers)) if last else graph.attention_readers(layer)
+    lower = path.mlp.get(layer - 1)
+    if lower is not None:
+        lower.block_of(tokens, board.readers[:1])
+        columns = slice(columns.start - 1, columns.stop)
+    upper.block_of(tokens, board.readers[int(lower is not None) : columns.stop - columns.start])
+    return columns

@@ -1,0 +1,80 @@
+"""`Batch`: rows that a model can run together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechshift_tl.readouts.alignment import hidden_tokens, logit_shift
+
+Side = Literal["clean", "corrupt"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of equal length, equal k and one step: a rectangle that a model can run.
+
+    - `clean`, `corrupt` `(rows, pos)`; `clean_mask`, `corrupt_mask` likewise, True at visible tokens, None when all are.
+    - `target_pos`, `answer_ids`, `foil_ids` `(rows, k)`: positions of the predicted tokens, and the ids contrasted there.
+    - `span` `(rows, pos)`: which of the readouts' named spans each position lies in, −1 for none; None without spans.
+    - `index`: which readout rows these are.
+    """
+
+    clean: Int[Tensor, "rows pos"]
+    corrupt: Int[Tensor, "rows pos"]
+    target_pos: Int[Tensor, "rows k"]
+    answer_ids: Int[Tensor, "rows k"]
+    foil_ids: Int[Tensor, "rows k"]
+    step: int
+    index: Int[Tensor, " rows"]
+    clean_mask: Bool[Tensor, "rows pos"] | None = None
+    corrupt_mask: Bool[Tensor, "rows pos"] | None = None
+    span: Int[Tensor, "rows pos"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def k(self) -> int:
+        """Positions that each row reads."""
+        return self.target_pos.shape[1]
+
+    def tokens(self, side: Side) -> Int[Tensor, "rows pos"]:
+        """The canvases of one side."""
+        return self.clean if side == "clean" else self.corrupt
+
+    def mask(self, side: Side) -> Bool[Tensor, "rows pos"] | None:
+        """Where one side's tokens are visible; None when all are."""
+        return self.clean_mask if side == "clean" else self.corrupt_mask
+
+    def logits(self, model: Any, side: Side = "clean") -> Float[Tensor, "rows k d_vocab"]:
+        """Aligned logits at the target positions when `model` runs one side, in float32.
+
+        Only the positions that predict a target are unembedded: no tensor of rows × positions × vocabulary is made.
+        """
+        predicting = (self.target_pos - logit_shift(model))[..., None]
+
+        def pick(residual: Tensor, hook: Any) -> Tensor:
+            return residual.gather(1, predicting.expand(-1, -1, residual.shape[-1]))
+
+        with model.hooks(fwd_hooks=[("unembed.hook_in", pick)]):
+            return model(self.tokens(side), **hidden_tokens(model, self.mask(side))).float()
+
+    def at_targets(self, logits: Float[Tensor, "rows pos d_vocab"]) -> Float[Tensor, "rows k d_vocab"]:
+        """Aligned logits at the target positions."""
+        return logits.gather(1, self.target_pos[..., None].expand(-1, -1, logits.shape[-1]))
+
+    def to(self, device: Any) -> Batch:
+        """The same batch on `device`."""
+        moved = {name: tensor.to(device) for name in TENSORS if (tensor := getattr(self, name)) is not None}
+        return replace(self, **moved)
+
+    def rows(self, chosen: slice) -> Batch:
+        """Some of its rows, as a batch."""
+        return replace(self, **{name: tensor[chosen] for name in (*TENSORS, "index") if (tensor := getattr(self, name)) is not None})
+
+
+TENSORS = ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "clean_mask", "corrupt_mask", "span")

@@ -1,0 +1,138 @@
+"""Examples × model → readouts: one row per example and step.
+
+A row is one forward's worth. ARM and MDM get the same examples; only the canvas differs.
+
+- ARM: prompt and answer stand on the canvas (teacher forced); causality hides what is yet to come. Step k reads answer token k.
+- MDM: the prompt stands, the answer is masked; step k's canvas reveals what was committed before k and reads what step k commits. The
+  order is the model's own confidence on the clean canvas, teacher forced, drawn once per example and shared by clean and corrupt.
+
+Positions where answer and foil coincide (or the foil also begins a valid answer) are never read. Each canvas position lies in one named
+span: `read`, whose logits are read; `changed`, where the prompts differ; the rest of the `prompt`; the rest of the `answer`; the `tail`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mechshift_tl.commit_order import Order, commit_orders
+from mechshift_tl.readouts.alignment import logit_shift, mask_token, spec_of
+from mechshift_tl.readouts.rows import ABSENT, Readouts, check_ids
+from mechshift_tl.tasks.task import Example, Examples
+
+Revealed = Literal["own", "clean"]
+SPANS = ("read", "changed", "prompt", "answer", "tail")
+
+
+def readouts(
+    model: Any,
+    examples: Examples,
+    *,
+    order: Order = "confidence",
+    revealed: Revealed = "own",
+    tokens_per_step: int = 1,
+    seed: int = 0,
+    batch_tokens: int = 8192,
+) -> Readouts:
+    """The rows that `model` is read on for `examples`: one per example and step (see the module docstring).
+
+    - `order`: in which order an MDM commits the answer: its own "confidence", "left_to_right" or "random" (by `seed`). An ARM is always
+      left to right.
+    - `revealed`: committed tokens are each run's "own" answer, or the "clean" one in both.
+    - `tokens_per_step`: answer tokens committed per step; steps = ceil(answer tokens / tokens_per_step).
+
+    Raises ValueError on unknown settings, on an MDM without a mask token, and on ids outside the model's vocabulary.
+    """
+    if order not in get_args(Order) or revealed not in get_args(Revealed):
+        raise ValueError(f"readouts: order is {order!r}, revealed {revealed!r}; choose from {get_args(Order)} and {get_args(Revealed)}")
+    if tokens_per_step < 1:
+        raise ValueError(f"readouts: tokens_per_step must be at least 1, got {tokens_per_step}")
+    check_ids(model, "examples", torch.tensor([i for e in examples for i in (*e.clean, *e.corrupt, *e.foil)]))
+    mask, tail = mask_token(model), spec_of(model).tail
+    masked = mask is not None
+    orders = commit_orders(model, examples, order if masked else "left_to_right", seed, batch_tokens)
+    rows = [
+        row
+        for i, (example, commits) in enumerate(zip(examples, orders, strict=True))
+        for row in _rows(i, example, commits, mask, tail, revealed, tokens_per_step, logit_shift(model))
+    ]
+    made = _collate(rows, examples)
+    made.info.update(
+        task=examples.task,
+        model=getattr(model.cfg, "model_name", "model"),
+        masks=max(len(e.answer) for e in examples) if masked else 0,
+        order=order if masked else "left_to_right",
+        revealed=revealed,
+        tokens_per_step=tokens_per_step,
+        dropped=examples.dropped,
+        seed=examples.seed,
+    )
+    made.check(model)
+    return made
+
+
+@dataclass(frozen=True)
+class _Row:
+    clean: list[int]
+    corrupt: list[int]
+    target_pos: list[int]
+    answer_ids: list[int]
+    foil_ids: list[int]
+    step: int
+    example: int
+    span: list[int]
+
+
+def _rows(
+    index: int,
+    example: Example,
+    commits: list[int],
+    mask: int | None,
+    tail: tuple[int, ...],
+    revealed: Revealed,
+    tokens_per_step: int,
+    shift: int,
+) -> Iterator[_Row]:
+    """One row per step that has something to read; `mask` None leaves the answer on the canvas."""
+    start = example.answer_start
+    for step, at in enumerate(range(0, len(commits), tokens_per_step)):
+        read = [j for j in sorted(commits[at : at + tokens_per_step]) if example.readable[j]]
+        if not read:
+            continue
+        clean, corrupt = [*example.clean, *tail], [*example.corrupt, *tail]
+        if revealed == "clean":
+            corrupt[start : len(example.clean)] = example.answer
+        if mask is not None:
+            for j in commits[at:]:
+                clean[start + j] = corrupt[start + j] = mask
+        positions = [start + j for j in read]
+        span = _spans(example, len(clean), [p - shift for p in positions])
+        yield _Row(clean, corrupt, positions, [example.answer[j] for j in read], [example.foil[j] for j in read], step, index, span)
+
+
+def _spans(example: Example, length: int, read: list[int]) -> list[int]:
+    """Index into `SPANS` of each canvas position."""
+    answer, tail = example.answer_start, len(example.clean)
+
+    def name(position: int) -> str:
+        if position in read:
+            return "read"
+        if position >= answer:
+            return "answer" if position < tail else "tail"
+        return "prompt" if example.clean[position] == example.corrupt[position] else "changed"
+
+    return [SPANS.index(name(position)) for position in range(length)]
+
+
+def _collate(rows: list[_Row], examples: Examples) -> Readouts:
+    def padded(name: str) -> Tensor:
+        values = [torch.tensor(getattr(row, name)) for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=ABSENT)
+
+    tensors: dict[str, Any] = {name: padded(name) for name in ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "span")}
+    step, example = (torch.tensor([getattr(row, name) for row in rows]) for name in ("step", "example"))
+    return Readouts(**tensors, step=step, example=example, groups=tuple(e.group for e in examples), spans=SPANS)

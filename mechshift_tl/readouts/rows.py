@@ -1,0 +1,214 @@
+"""`Readouts`: the rows that a model is read on, whatever made them.
+
+Rows of one batch share their length and their number of read positions, so rows of different lengths need no padding. Rows that come with
+padding of their own carry masks: a masked token is seen by no position, and reads nothing that counts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechshift_tl import artefact
+from mechshift_tl.readouts.alignment import logit_shift
+from mechshift_tl.readouts.batch import Batch
+from mechshift_tl.readouts.given import AttentionMask, Span, columns_of, masks_of, rectangle, span_of
+
+ABSENT = -1
+
+
+@dataclass(frozen=True)
+class Readouts:
+    """Rows to attribute, `(rows, …)`, filled up with −1 where rows differ in length or in the number of positions they read.
+
+    - `clean`, `corrupt` `(rows, pos)` are token ids; `clean_mask`, `corrupt_mask` are True at visible ones, None when all are.
+    - `target_pos`, `answer_ids`, `foil_ids` `(rows, k)` are positions *of the predicted token* and the ids contrasted there.
+    - `step`, `example` `(rows,)` say where a row comes from; `groups` names each example's prompt group.
+    - `span` `(rows, pos)` says in which of the named `spans` a position lies, −1 for none.
+    - `info` carries what a report must state: number of masks, order, what was dropped.
+    """
+
+    clean: Int[Tensor, "rows pos"]
+    corrupt: Int[Tensor, "rows pos"]
+    target_pos: Int[Tensor, "rows k"]
+    answer_ids: Int[Tensor, "rows k"]
+    foil_ids: Int[Tensor, "rows k"]
+    step: Int[Tensor, " rows"]
+    example: Int[Tensor, " rows"]
+    groups: tuple[str, ...]
+    info: dict[str, Any] = field(default_factory=dict)
+    clean_mask: Bool[Tensor, "rows pos"] | None = None
+    corrupt_mask: Bool[Tensor, "rows pos"] | None = None
+    span: Int[Tensor, "rows pos"] | None = None
+    spans: tuple[str, ...] = ()
+
+    @classmethod
+    def from_tokens(
+        cls,
+        clean: Int[Tensor, "n pos"],
+        corrupt: Int[Tensor, "n pos"],
+        target_pos: Int[Tensor, " n"] | Int[Tensor, "n k"],
+        answer_ids: Int[Tensor, " n"] | Int[Tensor, "n k"],
+        foil_ids: Int[Tensor, " n"] | Int[Tensor, "n k"],
+        *,
+        attention_mask: AttentionMask = None,
+        groups: Sequence[str] | None = None,
+        spans: Mapping[str, Span] | None = None,
+    ) -> Readouts:
+        """Readouts of your own tensors, one step.
+
+        - `target_pos` is the position of the predicted token, so an ARM's canvas has a slot for it; the slot itself may be masked.
+        - `attention_mask` `(n, pos)`: 1 or True at visible tokens, padding left or right; one for both sides or `(clean, corrupt)`. Where
+          only one side is visible, positions still face each other by index, and the path of an attribution sees what clean sees.
+        - `spans`: name → positions, as `(start, stop)` or a mask `(n, pos)`; a position lies in one span at most.
+
+        Raises ValueError, naming the tensor, on shapes that disagree, negative ids, a target outside the canvas, rows without a visible
+        token, and spans that overlap.
+        """
+        clean, corrupt = rectangle(clean, corrupt)
+        n, length = clean.shape
+        columns = columns_of(n, length, target_pos=target_pos, answer_ids=answer_ids, foil_ids=foil_ids)
+        masks = masks_of(attention_mask, clean.shape)
+        names = tuple(groups) if groups is not None else ("all",) * n
+        if len(names) != n:
+            raise ValueError(f"groups names {len(names)} examples, not {n}")
+        seen = masks or (torch.ones_like(clean, dtype=torch.bool),) * 2
+        tokens = {"clean": clean.masked_fill(~seen[0], 0), "corrupt": corrupt.masked_fill(~seen[1], 0)}
+        for name, value in (tokens | columns).items():
+            if value.min() < 0:
+                raise ValueError(f"{name} holds id {int(value.min())}, outside every vocabulary; mask padding by attention_mask")
+        span = span_of(spans, clean.shape)
+        if masks is not None:
+            beyond = _beyond(masks[0] | masks[1], columns["target_pos"])
+            tokens = {name: value.masked_fill(beyond, ABSENT) for name, value in tokens.items()}
+            span = None if span is None else span.masked_fill(beyond, ABSENT)
+            masks = None if (seen[0] & seen[1] | beyond).all() else masks
+        clean_mask, corrupt_mask = masks or (None, None)
+        index = torch.arange(n)
+        return cls(
+            tokens["clean"], tokens["corrupt"], **columns, step=torch.zeros_like(index), example=index, groups=names, clean_mask=clean_mask,
+            corrupt_mask=corrupt_mask, span=span, spans=tuple(spans or ()),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        return self.clean.shape[0]
+
+    @property
+    def n_examples(self) -> int:
+        """Examples the rows come from."""
+        return len(self.groups)
+
+    @property
+    def n_read(self) -> Int[Tensor, " rows"]:
+        """Positions each row reads, `(rows,)`: its weight in every mean over read positions."""
+        return (self.target_pos != ABSENT).sum(1)
+
+    @property
+    def steps(self) -> list[int]:
+        """Step indices that occur, ascending."""
+        return sorted(set(self.step.tolist()))
+
+    def select(self, examples: Sequence[int]) -> Readouts:
+        """The rows of the given examples (a list of distinct indices), renumbered in that order: for resampling and splitting prompts."""
+        place = {e: i for i, e in enumerate(examples)}
+        rows = torch.tensor([i for i, e in enumerate(self.example.tolist()) if e in place], dtype=torch.long)
+        tensors: dict[str, Any] = {name: tensor[rows] for name, tensor in self._tensors().items() if name != "example"}
+        renumbered = torch.tensor([place[int(e)] for e in self.example[rows]], dtype=torch.long)
+        groups = tuple(self.groups[e] for e in examples)
+        return Readouts(**tensors, example=renumbered, groups=groups, info=self.info, spans=self.spans)
+
+    def batches(self, batch_tokens: int) -> Iterator[Batch]:
+        """Rectangular batches of at most `batch_tokens` tokens (always at least one row), grouped by step, length, k and maskedness."""
+        for (step, length, k, masked), rows in sorted(self._rectangles().items()):
+            size = max(1, batch_tokens // length)
+            for start in range(0, len(rows), size):
+                index = torch.tensor(rows[start : start + size])
+                masks = {name: getattr(self, name)[index, :length] for name in MASKS} if masked else {}
+                yield Batch(
+                    self.clean[index, :length], self.corrupt[index, :length], self.target_pos[index, :k],
+                    self.answer_ids[index, :k], self.foil_ids[index, :k], step, index,
+                    span=None if self.span is None else self.span[index, :length], **masks,
+                )  # fmt: skip
+
+    def _rectangles(self) -> dict[tuple[int, int, int, bool], list[int]]:
+        """Rows by what they must share to run together."""
+        present = self.clean != ABSENT
+        lengths, masked = present.sum(1), torch.zeros(len(self), dtype=torch.bool)
+        if self.clean_mask is not None and self.corrupt_mask is not None:
+            masked = (present & ~(self.clean_mask & self.corrupt_mask)).any(1)
+        keys = zip(self.step.tolist(), lengths.tolist(), self.n_read.tolist(), masked.tolist(), strict=True)
+        groups: dict[tuple[int, int, int, bool], list[int]] = defaultdict(list)
+        for i, key in enumerate(keys):
+            groups[key].append(i)
+        return groups
+
+    def check(self, model: Any) -> None:
+        """Raise ValueError when this model cannot be read here: an id outside its vocabulary, a target that nothing visible predicts."""
+        for name in ("clean", "corrupt", "answer_ids", "foil_ids"):
+            check_ids(model, f"readouts.{name}", getattr(self, name))
+        shift = logit_shift(model)
+        targets = self.target_pos[self.target_pos != ABSENT]
+        if (first := int(targets.min())) < shift:
+            raise ValueError(f"target position {first} cannot be predicted by a model with logit shift 1; put BOS or a prompt token first")
+        rows = (self.target_pos != ABSENT).nonzero()[:, 0]
+        for name in MASKS:
+            mask = getattr(self, name)
+            if mask is not None and (blind := ~mask[rows, targets - shift]).any():
+                at = int(targets[blind][0])
+                raise ValueError(f"{name} hides position {at - shift}, from which this model predicts its target {at}; unmask it")
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per read position: example, group, step, position, answer id, foil id."""
+        rows, slots = (self.target_pos != ABSENT).nonzero(as_tuple=True)
+        example = self.example[rows]
+        columns = {"example": example, "step": self.step[rows], "position": self.target_pos[rows, slots]}
+        columns |= {"answer_id": self.answer_ids[rows, slots], "foil_id": self.foil_ids[rows, slots]}
+        frame = pd.DataFrame({name: value.tolist() for name, value in columns.items()})
+        frame.insert(1, "group", [self.groups[e] for e in example.tolist()])
+        return frame
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file; `info`, groups and span names travel in its header."""
+        artefact.write(path, "readouts", self._tensors(), {"groups": self.groups, "info": self.info, "spans": self.spans})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Readouts:
+        """Read what `save` wrote. Raises ValueError when the file is something else."""
+        tensors, side = artefact.read(path, "readouts", "Readouts.save")
+        return cls(**tensors, groups=tuple(side["groups"]), info=side["info"], spans=tuple(side.get("spans", ())))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """The tensors there are."""
+        return {name: tensor for name in TENSORS if (tensor := getattr(self, name)) is not None}
+
+    def _repr_html_(self) -> str:
+        read = int(self.n_read.sum())
+        summary = f"<b>Readouts</b>: {len(self)} rows, {self.n_examples} examples, {len(self.steps)} steps, {read} positions read"
+        return summary + self.to_dataframe().head(5).to_html(index=False)
+
+
+MASKS = ("clean_mask", "corrupt_mask")
+TENSORS = ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "step", "example", *MASKS, "span")
+
+
+def check_ids(model: Any, name: str, ids: Tensor) -> None:
+    """Raise ValueError on an id that is neither in the model's vocabulary nor `ABSENT`."""
+    vocabulary = model.cfg.d_vocab
+    bad = ids[(ids >= vocabulary) | (ids < ABSENT)]
+    if bad.numel():
+        raise ValueError(f"{name} holds id {int(bad[0])}, outside the vocabulary of {vocabulary}; use this model's tokenizer")
+
+
+def _beyond(visible: Bool[Tensor, "n pos"], target_pos: Int[Tensor, "n k"]) -> Bool[Tensor, "n pos"]:
+    """Where a row is over: after its last visible token and its last target."""
+    place = torch.arange(visible.shape[1])
+    last = torch.maximum((visible * place).amax(1), target_pos.amax(1))
+    return place > last[:, None]
