@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mechshift_tl import artefact
 from mechshift_tl.attribution.scores import EdgeScores
-from mechshift_tl.circuits.select import check_finite, default_n, select
+from mechshift_tl.circuits.select import Rank, Selection, check_finite
 from mechshift_tl.graph import Graph
 
 
@@ -24,8 +24,8 @@ class Circuit:
 
     - `edges (n_writers, n_readers)`: True at the circuit's edges, all of them possible ones.
     - `scores (n_writers, n_readers)`: their scores, zero outside the circuit; positive = the edge supports the behaviour.
-    - `requested`: how many edges were asked for; `kept` (also `len`) is how many there are.
-    - `settings`, `provenance`: of the scores, with `prune` and `n_examples`.
+    - `requested`: how many edges were asked for, or pass the threshold; `kept` (also `len`) is how many there are.
+    - `settings`, `provenance`: of the scores, with those of the selection and `n_examples`.
 
     Raises ValueError when the tensors do not fit the graph or each other.
     """
@@ -49,18 +49,30 @@ class Circuit:
         check_finite(self.scores, self.graph)
 
     @classmethod
-    def from_scores(cls, scores: EdgeScores, n: int | None = None, *, prune: bool = True) -> Circuit:
-        """The circuit of the `n` edges of largest |score|: see `circuits.select`.
+    def from_scores(
+        cls,
+        scores: EdgeScores,
+        n: int | None = None,
+        *,
+        fraction: float | None = None,
+        threshold: float | None = None,
+        by: Rank = "magnitude",
+        greedy: bool = False,
+        zeros: bool = False,
+        prune: bool = True,
+    ) -> Circuit:
+        """The circuit of the `n` edges of largest |score|, or as the other settings say: see `circuits.select.Selection`.
 
-        `n` defaults to 1000, or 5 % of the possible edges (rounded up) where that is fewer. `prune` drops edges with no path from input to
-        logits, so fewer than `n` may be kept; so may edges that score exactly zero. Ties go to the edge that comes first in the matrix.
-        Raises ValueError when a score is not finite or `n` lies outside 1 … possible edges.
+        Without a size, `n` is 1000, or 5 % of the possible edges (rounded up) where that is fewer. Fewer than requested may be kept:
+        `prune` drops edges with no path from input to logits, edges that score exactly zero stay out unless `zeros`, and a greedy walk ends
+        where nothing more leads to the logits. Ties go to the edge that comes first in the matrix. Raises ValueError when a score is not
+        finite, two sizes are given, or a setting is out of its range.
         """
-        n = default_n(scores.graph) if n is None else n
-        edges = select(scores.matrix, scores.graph, n, prune=prune)
-        settings = scores.settings | {"prune": prune}
+        chosen = Selection(n, fraction, threshold, by, greedy, zeros, prune)
+        edges, requested = chosen.edges(scores.matrix, scores.graph)
+        settings = {name: value for name, value in asdict(chosen).items() if name != "n" and value is not None}
         provenance = scores.provenance | {"n_examples": scores.n_examples}
-        return cls(scores.graph, edges, scores.matrix.masked_fill(~edges, 0), n, settings, provenance)
+        return cls(scores.graph, edges, scores.matrix.masked_fill(~edges, 0), requested, scores.settings | settings, provenance)
 
     @property
     def kept(self) -> int:
