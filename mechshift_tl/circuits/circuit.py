@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from mechshift_tl import artefact
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.select import Rank, Selection, check_finite
-from mechshift_tl.graph import Graph
+from mechshift_tl.graph import Graph, check_same_graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,10 @@ class Circuit:
     - `scores (n_writers, n_readers)`: their scores, zero outside the circuit; positive = the edge supports the behaviour.
     - `requested`: how many edges were asked for, or pass the threshold; `kept` (also `len`) is how many there are.
     - `settings`, `provenance`: of the scores, with those of the selection and `n_examples`.
+
+    Circuits of one graph are sets: `a | b`, `a & b`, `a - b`, and `~a`, every possible edge that is not in a. An edge keeps its score, a's
+    where both have it; the edges of `~a` score 0, until `rescored`. What was requested is then what there is, no path is looked for, and
+    settings are those that both sides share. Raises ValueError when the graphs differ.
 
     Raises ValueError when the tensors do not fit the graph or each other.
     """
@@ -73,6 +78,40 @@ class Circuit:
         settings = {name: value for name, value in asdict(chosen).items() if name != "n" and value is not None}
         provenance = scores.provenance | {"n_examples": scores.n_examples}
         return cls(scores.graph, edges, scores.matrix.masked_fill(~edges, 0), requested, scores.settings | settings, provenance)
+
+    def __or__(self, other: Circuit) -> Circuit:
+        return self._joined(other, "union", torch.logical_or)
+
+    def __and__(self, other: Circuit) -> Circuit:
+        return self._joined(other, "intersection", torch.logical_and)
+
+    def __sub__(self, other: Circuit) -> Circuit:
+        return self._joined(other, "difference", torch.greater)
+
+    def __invert__(self) -> Circuit:
+        edges = self.graph.possible & ~self.edges
+        settings = self.settings | {"operation": "complement"}
+        return replace(self, edges=edges, scores=torch.zeros_like(self.scores), requested=int(edges.sum()), settings=settings)
+
+    def _joined(self, other: Circuit, operation: str, join: Callable[[Tensor, Tensor], Tensor]) -> Circuit:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        check_same_graph(self.graph, other.graph)
+        edges = join(self.edges, other.edges)
+        scores = torch.where(self.edges, self.scores, other.scores).masked_fill(~edges, 0)
+        settings = _agreed(self.settings, other.settings) | {"operation": operation}
+        provenance = _agreed(self.provenance, other.provenance) | {"operands": [self.provenance, other.provenance]}
+        return Circuit(self.graph, edges, scores, int(edges.sum()), settings, provenance)
+
+    def rescored(self, scores: EdgeScores) -> Circuit:
+        """The same edges with the scores of another attribution: one model's circuit weighed by another, or a complement's own scores.
+
+        Raises ValueError when the graphs differ.
+        """
+        check_same_graph(self.graph, scores.graph)
+        matrix = scores.matrix.masked_fill(~self.edges, 0)
+        provenance = scores.provenance | {"n_examples": scores.n_examples, "edges_of": self.provenance}
+        return replace(self, scores=matrix, settings=self.settings | scores.settings, provenance=provenance)
 
     @property
     def kept(self) -> int:
@@ -166,3 +205,7 @@ class Circuit:
             f"<b>Circuit</b>: {self.kept} of {self.requested} requested edges, {len(components)} of {len(self.graph.components)} components"
         )
         return head + self.to_dataframe().head(10).to_html(index=False, float_format="%.4f")
+
+
+def _agreed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in a.items() if key in b and b[key] == value}
