@@ -9,6 +9,7 @@ from typing import Any
 
 import networkx as nx
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -175,6 +176,12 @@ class Circuit:
                 graph.add_node(target, layer=edge["reader_layer"])
                 graph.add_edge(writer, target, key=reader, reader=reader, score=edge["score"] / len(targets))
         return graph
+
+    def figure(self, n: int = 200) -> go.Figure:
+        """A picture of the `n` strongest edges, from `input` on the left to `logits` on the right: see `circuits.picture`."""
+        from mechshift_tl.circuits.picture import draw  # draws circuits, in the colours of the report, which shows them
+
+        return draw(self, n)
 
     def save(self, path: str | Path) -> None:
         """Write `path` (safetensors): the edges' indices and scores, with graph, settings and provenance in its header."""

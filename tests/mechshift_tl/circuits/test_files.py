@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mechshift_tl.circuits import Circuit
-from mechshift_tl.circuits.files import read_graph, read_graph_scores, write_graph
+from mechshift_tl.circuits import Circuit, read_graph, read_graph_scores, write_graph
 from mechshift_tl.graph import Graph
 
 GOLDENS = Path(__file__).resolve().parents[2] / "goldens"
