@@ -10,7 +10,7 @@ K and V readers are per KV head (`a3.g0<k>`), or per query head when ungrouped (
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -172,3 +172,14 @@ class Graph:
             }
         )
         return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
+
+
+def check_same_graph(a: Graph, b: Graph) -> None:
+    """Raises ValueError naming the fields in which two graphs differ."""
+    different = [
+        f"{f.name} {getattr(a, f.name)!r} and {getattr(b, f.name)!r}" for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)
+    ]
+    if different:
+        raise ValueError(
+            f"circuits of different graphs share no edge ids: {', '.join(different)}; compare models of one backbone and one kv"
+        )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechshift_tl import artefact
 from mechshift_tl.attribution.scores import EdgeScores
-from mechshift_tl.circuits.select import check_finite, default_n, select
-from mechshift_tl.graph import Graph
+from mechshift_tl.circuits.select import Rank, Selection, check_finite
+from mechshift_tl.graph import Graph, check_same_graph
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +26,12 @@ class Circuit:
 
     - `edges (n_writers, n_readers)`: True at the circuit's edges, all of them possible ones.
     - `scores (n_writers, n_readers)`: their scores, zero outside the circuit; positive = the edge supports the behaviour.
-    - `requested`: how many edges were asked for; `kept` (also `len`) is how many there are.
-    - `settings`, `provenance`: of the scores, with `prune` and `n_examples`.
+    - `requested`: how many edges were asked for, or pass the threshold; `kept` (also `len`) is how many there are.
+    - `settings`, `provenance`: of the scores, with those of the selection and `n_examples`.
+
+    Circuits of one graph are sets: `a | b`, `a & b`, `a - b`, and `~a`, every possible edge that is not in a. An edge keeps its score, a's
+    where both have it; the edges of `~a` score 0, until `rescored`. What was requested is then what there is, no path is looked for, and
+    settings are those that both sides share. Raises ValueError when the graphs differ.
 
     Raises ValueError when the tensors do not fit the graph or each other.
     """
@@ -49,18 +55,64 @@ class Circuit:
         check_finite(self.scores, self.graph)
 
     @classmethod
-    def from_scores(cls, scores: EdgeScores, n: int | None = None, *, prune: bool = True) -> Circuit:
-        """The circuit of the `n` edges of largest |score|: see `circuits.select`.
+    def from_scores(
+        cls,
+        scores: EdgeScores,
+        n: int | None = None,
+        *,
+        fraction: float | None = None,
+        threshold: float | None = None,
+        by: Rank = "magnitude",
+        greedy: bool = False,
+        zeros: bool = False,
+        prune: bool = True,
+    ) -> Circuit:
+        """The circuit of the `n` edges of largest |score|, or as the other settings say: see `circuits.select.Selection`.
 
-        `n` defaults to 1000, or 5 % of the possible edges (rounded up) where that is fewer. `prune` drops edges with no path from input to
-        logits, so fewer than `n` may be kept; so may edges that score exactly zero. Ties go to the edge that comes first in the matrix.
-        Raises ValueError when a score is not finite or `n` lies outside 1 … possible edges.
+        Without a size, `n` is 1000, or 5 % of the possible edges (rounded up) where that is fewer. Fewer than requested may be kept:
+        `prune` drops edges with no path from input to logits, edges that score exactly zero stay out unless `zeros`, and a greedy walk ends
+        where nothing more leads to the logits. Ties go to the edge that comes first in the matrix. Raises ValueError when a score is not
+        finite, two sizes are given, or a setting is out of its range.
         """
-        n = default_n(scores.graph) if n is None else n
-        edges = select(scores.matrix, scores.graph, n, prune=prune)
-        settings = scores.settings | {"prune": prune}
+        chosen = Selection(n, fraction, threshold, by, greedy, zeros, prune)
+        edges, requested = chosen.edges(scores.matrix, scores.graph)
+        settings = {name: value for name, value in asdict(chosen).items() if name != "n" and value is not None}
         provenance = scores.provenance | {"n_examples": scores.n_examples}
-        return cls(scores.graph, edges, scores.matrix.masked_fill(~edges, 0), n, settings, provenance)
+        return cls(scores.graph, edges, scores.matrix.masked_fill(~edges, 0), requested, scores.settings | settings, provenance)
+
+    def __or__(self, other: Circuit) -> Circuit:
+        return self._joined(other, "union", torch.logical_or)
+
+    def __and__(self, other: Circuit) -> Circuit:
+        return self._joined(other, "intersection", torch.logical_and)
+
+    def __sub__(self, other: Circuit) -> Circuit:
+        return self._joined(other, "difference", torch.greater)
+
+    def __invert__(self) -> Circuit:
+        edges = self.graph.possible & ~self.edges
+        settings = self.settings | {"operation": "complement"}
+        return replace(self, edges=edges, scores=torch.zeros_like(self.scores), requested=int(edges.sum()), settings=settings)
+
+    def _joined(self, other: Circuit, operation: str, join: Callable[[Tensor, Tensor], Tensor]) -> Circuit:
+        if not isinstance(other, Circuit):
+            return NotImplemented
+        check_same_graph(self.graph, other.graph)
+        edges = join(self.edges, other.edges)
+        scores = torch.where(self.edges, self.scores, other.scores).masked_fill(~edges, 0)
+        settings = _agreed(self.settings, other.settings) | {"operation": operation}
+        provenance = _agreed(self.provenance, other.provenance) | {"operands": [self.provenance, other.provenance]}
+        return Circuit(self.graph, edges, scores, int(edges.sum()), settings, provenance)
+
+    def rescored(self, scores: EdgeScores) -> Circuit:
+        """The same edges with the scores of another attribution: one model's circuit weighed by another, or a complement's own scores.
+
+        Raises ValueError when the graphs differ.
+        """
+        check_same_graph(self.graph, scores.graph)
+        matrix = scores.matrix.masked_fill(~self.edges, 0)
+        provenance = scores.provenance | {"n_examples": scores.n_examples, "edges_of": self.provenance}
+        return replace(self, scores=matrix, settings=self.settings | scores.settings, provenance=provenance)
 
     @property
     def kept(self) -> int:
@@ -125,6 +177,12 @@ class Circuit:
                 graph.add_edge(writer, target, key=reader, reader=reader, score=edge["score"] / len(targets))
         return graph
 
+    def figure(self, n: int = 200) -> go.Figure:
+        """A picture of the `n` strongest edges, from `input` on the left to `logits` on the right: see `circuits.picture`."""
+        from mechshift_tl.circuits.picture import draw  # draws circuits, in the colours of the report, which shows them
+
+        return draw(self, n)
+
     def save(self, path: str | Path) -> None:
         """Write `path` (safetensors): the edges' indices and scores, with graph, settings and provenance in its header."""
         side = {"graph": asdict(self.graph), "requested": self.requested, "settings": self.settings, "provenance": self.provenance}
@@ -154,3 +212,7 @@ class Circuit:
             f"<b>Circuit</b>: {self.kept} of {self.requested} requested edges, {len(components)} of {len(self.graph.components)} components"
         )
         return head + self.to_dataframe().head(10).to_html(index=False, float_format="%.4f")
+
+
+def _agreed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in a.items() if key in b and b[key] == value}

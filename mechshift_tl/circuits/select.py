@@ -1,23 +1,94 @@
 """Which edges make a circuit.
 
-1. The n largest |score| among the edges that can exist and do not score zero.
-2. Of these, the edges on a path from `input` to `logits`: the writer is reached from the input, and the reader leads to the logits. A
-   component is reached when any of its readers is; a path that enters a KV group leaves by any of the group's heads.
-
-Both directions are one sweep over the layers, attention before MLP going down, MLP before attention going back.
+1. The candidates: edges that can exist and do not score zero (`zeros` lets these in).
+2. Rank them by |score|, or by the signed score, where an edge that works against the behaviour comes last.
+3. Take the first n, a fraction of the possible edges, or all from a threshold up; `greedy` takes the same by walking back from the logits
+   (`circuits.paths`), so that nothing taken leads nowhere.
+4. Prune: keep of these the edges on a path from `input` to `logits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf, isfinite
+from numbers import Integral
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mechshift_tl.circuits.paths import greedy, on_a_path
 from mechshift_tl.graph import Graph
 
+Rank = Literal["magnitude", "signed"]
 MAX_DEFAULT_N = 1000
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a circuit's edges are chosen; at most one of `n`, `fraction` and `threshold`, by default `n` as `default_n` says.
+
+    - `n`: edges, from 0 (the empty circuit).
+    - `fraction`: edges as a fraction of the possible ones in [0, 1], rounded down as MIB's grid of sizes is.
+    - `threshold`: the least |score| (or score) of an edge, in the scores' unit.
+    - `by`: "magnitude" ranks by |score| (as MIB's CMD does), "signed" by the score itself (CPR).
+    - `greedy`: walk back from the logits instead of ranking all edges at once.
+    - `zeros`: edges that score exactly zero may enter, as in the reference code. They carry nothing between the two runs scored, but may
+      when the outside is ablated otherwise.
+    - `prune`: drop edges with no path from input to logits.
+
+    Raises ValueError on two sizes at once or a value outside these ranges.
+    """
+
+    n: int | None = None
+    fraction: float | None = None
+    threshold: float | None = None
+    by: Rank = "magnitude"
+    greedy: bool = False
+    zeros: bool = False
+    prune: bool = True
+
+    def __post_init__(self) -> None:
+        given = {name: value for name in ("n", "fraction", "threshold") if (value := getattr(self, name)) is not None}
+        if len(given) > 1:
+            raise ValueError(f"a circuit has one size, but {' and '.join(f'{k}={v}' for k, v in given.items())} were given; keep one")
+        if self.by not in ("magnitude", "signed"):
+            raise ValueError(f"by is {self.by!r}; rank edges by 'magnitude' or 'signed'")
+        if self.n is not None and not isinstance(self.n, Integral):
+            raise ValueError(f"n is {self.n!r}; give a whole number of edges, or fraction={self.n!r} for a share of the possible ones")
+        if self.fraction is not None and not 0 <= self.fraction <= 1:
+            raise ValueError(f"fraction is {self.fraction}; give a share of the possible edges in [0, 1], or n={self.fraction} edges")
+        if self.threshold is not None and not isfinite(self.threshold):
+            raise ValueError(f"threshold is {self.threshold}; give a finite score")
+        if self.threshold is not None and self.threshold < 0 and self.by == "magnitude":
+            raise ValueError(f"threshold is {self.threshold}, but no |score| is below 0; give 0 or more, or by='signed'")
+
+    def size(self, graph: Graph) -> int:
+        """Edges asked for in `graph`; all of them under a threshold. Raises ValueError when `n` lies outside 0 … possible edges."""
+        if self.threshold is not None:
+            return graph.n_edges
+        if self.fraction is not None:
+            return int(self.fraction * graph.n_edges)
+        n = default_n(graph) if self.n is None else int(self.n)
+        check_size(n, graph, least=0)
+        return n
+
+    def edges(self, matrix: Float[Tensor, "n_writers n_readers"], graph: Graph) -> tuple[Bool[Tensor, "n_writers n_readers"], int]:
+        """The circuit's edges, and how many were requested: under a threshold, how many pass it.
+
+        Raises ValueError when a possible edge's score is not finite, or `n` lies outside 0 … possible edges.
+        """
+        n = self.size(graph)
+        check_finite(matrix, graph)
+        strength = matrix.abs() if self.by == "magnitude" else matrix
+        barred = ~graph.possible if self.zeros else ~graph.possible | (matrix == 0)
+        if self.threshold is not None:
+            barred = barred | (strength < self.threshold)
+            n = int((~barred).sum())
+        strength = strength.masked_fill(barred, -inf)
+        edges = greedy(strength, graph, n) if self.greedy else strongest(strength.flatten(), n, above=-inf).view_as(strength)
+        return on_a_path(edges, graph) if self.prune else edges, n
 
 
 def default_n(graph: Graph) -> int:
@@ -25,32 +96,21 @@ def default_n(graph: Graph) -> int:
     return min(MAX_DEFAULT_N, -(-graph.n_edges // 20))
 
 
-def strongest(strength: Float[Tensor, " m"], n: int) -> Bool[Tensor, " m"]:
-    """True at the `n` largest entries; of equal ones the first come first, and entries that are not positive never do."""
+def strongest(strength: Float[Tensor, " m"], n: int, above: float = 0.0) -> Bool[Tensor, " m"]:
+    """True at the `n` largest entries; of equal ones the first come first, and entries that are not `above` a value never do."""
+    if not n:
+        return torch.zeros(strength.shape, dtype=torch.bool)
     threshold = strength.topk(min(n, len(strength))).values[-1]
-    above = strength > threshold
+    larger = strength > threshold
     ties = strength == threshold
-    ties &= ties.cumsum(0) <= n - above.sum()
-    return (above | ties) & (strength > 0)
+    ties &= ties.cumsum(0) <= n - larger.sum()
+    return (larger | ties) & (strength > above)
 
 
-def select(
-    matrix: Float[Tensor, "n_writers n_readers"], graph: Graph, n: int, *, prune: bool = True
-) -> Bool[Tensor, "n_writers n_readers"]:
-    """Edges of the circuit: the top `n` by |score|, pruned or not.
-
-    Raises ValueError when a possible edge's score is not finite, or unless 1 ≤ n ≤ the graph's possible edges.
-    """
-    check_size(n, graph)
-    check_finite(matrix, graph)
-    edges = strongest(matrix.abs().masked_fill(~graph.possible, 0).flatten(), n).view_as(matrix)
-    return on_a_path(edges, graph) if prune else edges
-
-
-def check_size(n: int, graph: Graph) -> None:
-    """Raises ValueError unless 1 ≤ n ≤ the graph's possible edges: what a caller can know before it scores anything."""
-    if not 1 <= n <= graph.n_edges:
-        raise ValueError(f"n is {n}; a circuit of this graph has 1 to {graph.n_edges} edges")
+def check_size(n: int, graph: Graph, least: int = 1) -> None:
+    """Raises ValueError unless least ≤ n ≤ the graph's possible edges: what a caller can know before it scores anything."""
+    if not least <= n <= graph.n_edges:
+        raise ValueError(f"n is {n}; a circuit of this graph has {least} to {graph.n_edges} edges")
 
 
 def check_finite(matrix: Float[Tensor, "n_writers n_readers"], graph: Graph) -> None:
@@ -62,37 +122,3 @@ def check_finite(matrix: Float[Tensor, "n_writers n_readers"], graph: Graph) -> 
             f"{int(bad.sum())} of {graph.n_edges} edge scores are not finite (the first: {graph.writers[writer]} → {graph.readers[reader]} "
             f"= {matrix[writer, reader].item()}); attribute again with a metric that is finite on every example"
         )
-
-
-def on_a_path(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph) -> Bool[Tensor, "n_writers n_readers"]:
-    """The edges that lie on a path from `input` to `logits` made of these edges alone."""
-    return edges & reached(edges, graph)[:, None] & leading(edges, graph)
-
-
-def reached(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph) -> Bool[Tensor, " n_writers"]:
-    """Writers that a path from `input` reaches; `input` itself is one."""
-    live = torch.zeros(len(graph.writers), dtype=torch.bool)
-    live[0] = True
-    for readers, writers in _stages(graph):
-        entered = (edges[:, readers] & live[:, None]).any(0)
-        live[writers] = entered.float() @ graph.membership[readers, writers] > 0
-    return live
-
-
-def leading(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph) -> Bool[Tensor, " n_readers"]:
-    """Readers from which a path leads to `logits`; `logits` itself is one."""
-    live = torch.zeros(len(graph.readers), dtype=torch.bool)
-    live[-1] = True
-    for readers, writers in reversed(list(_stages(graph))):
-        left = (edges[writers] & live).any(1)
-        live[readers] = graph.membership[readers, writers] @ left.float() > 0
-    return live
-
-
-def _stages(graph: Graph) -> Iterator[tuple[slice, slice]]:
-    """Readers and writers of each attention and each MLP, in the order the residual stream meets them."""
-    for layer in range(graph.n_layers):
-        heads, mlp = graph.writers_before_attention(layer), graph.mlp_reader(layer)
-        after = heads + graph.n_heads
-        yield graph.attention_readers(layer), slice(heads, after)
-        yield slice(mlp, mlp + 1), slice(after, after + 1)

@@ -7,7 +7,6 @@ and a ceiling of its own (`compare.bounds`): it means something only between the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import pandas as pd
 import torch
@@ -19,7 +18,7 @@ from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import cell_counts
 from mechshift_tl.circuits.select import strongest
-from mechshift_tl.graph import Graph
+from mechshift_tl.graph import Graph, check_same_graph
 
 MAX_DEFAULT_K = 100
 
@@ -27,17 +26,6 @@ MAX_DEFAULT_K = 100
 def default_k(graph: Graph) -> int:
     """Components compared by default: 100, or 10 % of the graph's components (rounded up) where that is fewer."""
     return min(MAX_DEFAULT_K, -(-len(graph.components) // 10))
-
-
-def check_same_graph(a: Graph, b: Graph) -> None:
-    """Raises ValueError naming the fields in which two graphs differ."""
-    different = [
-        f"{f.name} {getattr(a, f.name)!r} and {getattr(b, f.name)!r}" for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)
-    ]
-    if different:
-        raise ValueError(
-            f"circuits of different graphs share no edge ids: {', '.join(different)}; compare models of one backbone and one kv"
-        )
 
 
 def edge_jaccard(a: Circuit, b: Circuit) -> float:

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from mechshift_tl.circuits import Circuit
-from mechshift_tl.circuits.select import default_n, on_a_path, strongest
+from mechshift_tl.circuits.paths import on_a_path
 from mechshift_tl.graph import Graph
 
 PLAIN = Graph(2, 2, 2)
@@ -16,19 +16,6 @@ PATH = {("input", "a0.h0<q>"): 3.0, ("a0.h0", "m1"): -2.0, ("m1", "logits"): 4.0
 
 def random_matrix(graph: Graph, seed: int) -> torch.Tensor:
     return torch.randn(graph.possible.shape, generator=torch.Generator().manual_seed(seed)) * graph.possible
-
-
-@pytest.mark.parametrize(("graph", "n"), [(Graph(6, 4, 4), 56), (Graph(1, 1, 1), 1), (Graph(28, 28, 4, "ungrouped"), 1000)])
-def test_the_default_size_is_five_percent_rounded_up_and_at_most_a_thousand(graph, n, scored):
-    assert default_n(graph) == n
-    assert Circuit.from_scores(scored(graph, torch.ones(graph.possible.shape) * graph.possible), prune=False).requested == n
-
-
-def test_strongest_takes_equal_entries_in_order_and_nothing_that_is_not_positive():
-    strength = torch.tensor([1.0, 2.0, 0.0, 1.0, 1.0, -5.0])
-    assert strongest(strength, 1).tolist() == [False, True, False, False, False, False]
-    assert strongest(strength, 3).tolist() == [True, True, False, True, False, False]
-    assert strongest(strength, 6).tolist() == [True, True, False, True, True, False]
 
 
 def test_the_largest_magnitudes_are_kept_with_their_signs(scored):
@@ -110,7 +97,7 @@ def test_save_and_load_return_the_same_circuit(scored, tmp_path):
     again = Circuit.load(tmp_path / "circuit.safetensors")
     assert torch.equal(again.edges, circuit.edges) and torch.equal(again.scores, circuit.scores)
     assert (again.graph, again.requested) == (circuit.graph, circuit.requested)
-    assert again.settings == {"metric": "logit_diff", "prune": True}
+    assert again.settings == {"metric": "logit_diff", "by": "magnitude", "greedy": False, "zeros": False, "prune": True}
     assert again.provenance == {"model": "m", "n_examples": 7}
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds no circuit"):
@@ -120,12 +107,6 @@ def test_save_and_load_return_the_same_circuit(scored, tmp_path):
 def test_a_notebook_shows_counts_and_the_strongest_edges(scored):
     html = Circuit.from_scores(scored(PLAIN, PATH), 5)._repr_html_()
     assert "3 of 5 requested edges, 2 of 6 components" in html and "a0.h0&lt;q&gt;" in html
-
-
-@pytest.mark.parametrize("n", [0, 47])
-def test_sizes_beyond_the_graph_are_refused(n, scored):
-    with pytest.raises(ValueError, match=f"n is {n}; a circuit of this graph has 1 to 46 edges"):
-        Circuit.from_scores(scored(PLAIN, PATH), n)
 
 
 def test_scores_that_are_not_finite_are_refused_by_name(scored):
