@@ -47,6 +47,10 @@ class WriterOutputs:
         z, mlp = (tuple(mine - theirs for mine, theirs in pair) for pair in pairs)
         return WriterOutputs(self.input - other.input, z, mlp)
 
+    def rows(self, chosen: slice) -> WriterOutputs:
+        """The outputs of some of the rows (views)."""
+        return WriterOutputs(self.input[chosen], tuple(z[chosen] for z in self.z), tuple(m[chosen] for m in self.mlp))
+
 
 @torch.no_grad()
 def run_writers(model: Any, batch: Batch, side: Side = "clean") -> tuple[WriterOutputs, Float[Tensor, "b k d_vocab"]]:
@@ -59,6 +63,13 @@ def run_writers(model: Any, batch: Batch, side: Side = "clean") -> tuple[WriterO
     seen = {name: _shown(output.float(), batch.mask(side)) for name, output in seen.items()}
     heads = tuple(seen[name].reshape(*seen[name].shape[:2], model.cfg.n_heads, -1) for name in z)
     return WriterOutputs(seen[EMBED], heads, tuple(seen[name] for name in mlp)), logits
+
+
+def run_both_sides(model: Any, batch: Batch) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
+    """`run_writers` of clean and corrupt in one forward of twice the rows: the weights are read once."""
+    outputs, logits = run_writers(model, batch.stacked(), "clean")
+    rows = len(batch)
+    return (outputs.rows(slice(0, rows)), logits[:rows]), (outputs.rows(slice(rows, None)), logits[rows:])
 
 
 def _shown(output: Float[Tensor, "b pos *d"], mask: Bool[Tensor, "b pos"] | None) -> Float[Tensor, "b pos *d"]:

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechshift_tl.attribution.check import check_writers_sum, locate_not_finite
-from mechshift_tl.attribution.gradients import Source, differentiate, sources
+from mechshift_tl.attribution.gradients import Source, sources, walk
 from mechshift_tl.attribution.hooks import EMBED, frozen, inject
 from mechshift_tl.attribution.metrics import Metric, resolve_all
 from mechshift_tl.attribution.nodes import neuron_sites, node_scores, node_sites
@@ -33,7 +32,7 @@ from mechshift_tl.attribution.scores import EdgeScores, NodeScores
 from mechshift_tl.attribution.scoring import Pieces, edge_scores
 from mechshift_tl.attribution.totals import Keep, Part, Totals
 from mechshift_tl.graph import KV, Graph
-from mechshift_tl.interventions import Intervention, WriterMeans, WriterOutputs, check_intervention, replaced, run_writers
+from mechshift_tl.interventions import Intervention, WriterMeans, WriterOutputs, check_intervention, replaced, run_both_sides, run_writers
 from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import Batch, Readouts
 
@@ -170,20 +169,20 @@ class _Engine:
             raise FloatingPointError(f"{error}; {locate_not_finite(self.model, batch)}") from error
 
     def _parts(self, batch: Batch) -> list[Part]:
-        clean, logits = run_writers(self.model, batch, "clean")
-        corrupt, corrupt_logits = self._corrupt(batch)
+        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch)
         scores = self._edges(batch, clean, corrupt, logits) if self.of == "edges" else self._nodes(batch, clean, corrupt, logits)
         ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
         return [Part(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
 
     @torch.no_grad()
-    def _corrupt(self, batch: Batch) -> tuple[WriterOutputs, Float[Tensor, "b k d_vocab"]]:
-        """What clean is held against, and the logits at the path's start."""
+    def _ends(self, batch: Batch) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
+        """Both ends of the path: the writers' outputs and the logits `(b, k, d_vocab)`, clean and what clean is held against."""
         if self.intervention == "counterfactual":
-            return run_writers(self.model, batch, "corrupt")
+            return run_both_sides(self.model, batch)
         outputs = replaced(self.model, batch, self.intervention, self.means)
-        with self.model.hooks(fwd_hooks=inject(EMBED, outputs.input)):
-            return outputs, batch.logits(self.model)
+        with self.model.hooks(fwd_hooks=inject(EMBED, {EMBED: outputs.input})):
+            corrupt = outputs, batch.logits(self.model)
+        return run_writers(self.model, batch, "clean"), corrupt
 
     def _edges(self, batch: Batch, clean: WriterOutputs, corrupt: WriterOutputs, logits: Tensor) -> list[Tensor]:
         pieces, deltas = Pieces(batch, self.per_row, self.n_spans), clean - corrupt
@@ -198,8 +197,7 @@ class _Engine:
         """The readers of each metric over one path."""
         paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
         wanted, watched = paths[0].wanted, paths[0].watched
-        for alpha, weight in self.points:
-            seen, gradients = differentiate(self.model, batch, self.metrics, logits, source, alpha, wanted, watched)
+        for weight, seen, gradients in walk(self.model, batch, self.metrics, logits, source, self.points, wanted, watched):
             for path, found in zip(paths, gradients, strict=True):
                 path.add(seen, found, weight)
         return paths

@@ -1,4 +1,4 @@
-"""One path point: the model runs with one activation replaced, and every metric is differentiated at the hooks that are wanted.
+"""A walk along a path: the model runs with one activation replaced, and every metric is differentiated at the hooks that are wanted.
 
 A `Source` is where the path runs: the embeddings, or one layer's own outputs, from their corrupt to their clean value. Everything before it
 keeps the clean run's values; only what comes after it has a gradient. Parameters are frozen, so the backward computes activations alone.
@@ -6,7 +6,7 @@ keeps the clean run's values; only what comes after it has a gradient. Parameter
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mechshift_tl.attribution.hooks import EMBED, Kept, capture, inject
 from mechshift_tl.attribution.metrics import Metric
+from mechshift_tl.attribution.path import Points
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import WriterOutputs
 from mechshift_tl.readouts import Batch
@@ -52,30 +53,32 @@ def sources(clean: WriterOutputs, corrupt: WriterOutputs, graph: Graph, *, activ
     return paths
 
 
-def differentiate(
+def walk(
     model: Any,
     batch: Batch,
     metrics: Sequence[Metric],
     clean_logits: Float[Tensor, "b k d_vocab"],
     source: Source,
-    alpha: float,
+    points: Points,
     wanted: Sequence[str],
     watched: Sequence[str] = (),
-) -> tuple[Kept, list[Kept]]:
-    """Activations at `wanted` and `watched`, and per metric the gradients at `wanted`, in float32, at one point of the path.
+) -> Iterator[tuple[float, Kept, list[Kept]]]:
+    """Per point of the path its weight, the activations at `wanted` and `watched`, and per metric the gradients at `wanted`, in float32.
 
     The objective is the sum over rows of metric × positions read, so that rows may be pooled over batches. Several metrics share the
     forward.
     """
     seen: Kept = {}
     live: Kept = {}
-    point = source.at(alpha).detach().requires_grad_(True)
-    hooks = [*inject(source.name, point), *capture(wanted, live, live=True), *capture(watched, seen)]
+    at: Kept = {}
+    hooks = [*inject(source.name, at), *capture(wanted, live, live=True), *capture(watched, seen)]
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
-        logits = batch.logits(model)
-        gradients = []
-        for i, metric in enumerate(metrics):
-            objective = (metric.values(logits, batch, clean_logits) * batch.k).sum()
-            found = torch.autograd.grad(objective, [live[name] for name in wanted], retain_graph=i + 1 < len(metrics))
-            gradients.append({name: gradient.float() for name, gradient in zip(wanted, found, strict=True)})
-    return seen | {name: tensor.detach() for name, tensor in live.items()}, gradients
+        for alpha, weight in points:
+            at[source.name] = source.at(alpha).detach().requires_grad_(True)
+            logits = batch.logits(model)
+            gradients = []
+            for i, metric in enumerate(metrics):
+                objective = (metric.values(logits, batch, clean_logits) * batch.k).sum()
+                found = torch.autograd.grad(objective, [live[name] for name in wanted], retain_graph=i + 1 < len(metrics))
+                gradients.append({name: gradient.float() for name, gradient in zip(wanted, found, strict=True)})
+            yield weight, seen | {name: tensor.detach() for name, tensor in live.items()}, gradients

@@ -40,10 +40,10 @@ def capture(names: Sequence[str], into: Kept, *, live: bool = False) -> Hooks:
     return [(name, hook_for(name)) for name in names]
 
 
-def inject(name: str, value: Tensor) -> Hooks:
-    """A hook that puts `value` in place of what passes."""
+def inject(name: str, values: Kept) -> Hooks:
+    """A hook that puts `values[name]`, as it then is, in place of what passes."""
 
     def hook_fn(tensor: Tensor, hook: Any) -> Tensor:
-        return value.to(tensor.dtype).reshape(tensor.shape)
+        return values[name].to(tensor.dtype).reshape(tensor.shape)
 
     return [(name, hook_fn)]

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechshift_tl.attribution.gradients import Source, differentiate
+from mechshift_tl.attribution.gradients import Source, walk
 from mechshift_tl.attribution.hooks import EMBED, Kept, capture, inject
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.path import Method, Points
@@ -96,8 +96,7 @@ def node_scores(
     scores = [clean_logits.new_zeros(*pieces.shape, sites[-1].nodes.stop) for _ in metrics]
     for source, met in walks:
         sums: list[Kept] = [{} for _ in metrics]
-        for alpha, weight in points:
-            _, gradients = differentiate(model, batch, metrics, clean_logits, source, alpha, [site.name for site in met])
+        for weight, _, gradients in walk(model, batch, metrics, clean_logits, source, points, [site.name for site in met]):
             for total, found in zip(sums, gradients, strict=True):
                 for name, gradient in found.items():
                     total[name] = total[name].add_(gradient, alpha=weight) if name in total else gradient * weight
@@ -126,7 +125,7 @@ def _patched(
                 where = slice(None) if pieces.n_spans is None or batch.span is None else batch.span == i
                 value = site.clean.clone()
                 value[:, :, node][where] = site.corrupt[:, :, node][where]
-                with model.hooks(fwd_hooks=inject(site.name, value)):
+                with model.hooks(fwd_hooks=inject(site.name, {site.name: value})):
                     logits = batch.logits(model)
                 for metric, clean, score in zip(metrics, base, scores, strict=True):
                     score[:, i, site.nodes.start + node] = (clean - metric.values(logits, batch, clean_logits)) * batch.k

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechshift_tl.attribution.readers import ReaderPath, Tokens
@@ -21,7 +21,7 @@ from mechshift_tl.interventions import WriterOutputs
 from mechshift_tl.readouts import Batch
 
 #: A piece holds as many tokens as keep the writers within this, but never fewer than `LEAST_TOKENS`: weights are read once a piece.
-WRITER_BYTES = 64 * 2**20
+WRITER_BYTES = 32 * 2**20
 LEAST_TOKENS = 32
 
 
@@ -38,22 +38,28 @@ class Pieces:
         """Parts over rows and over spans."""
         return len(self.batch) if self.per_row else 1, self.n_spans or 1
 
-    def of(self, limit: int) -> Iterator[tuple[tuple[int, int], Tokens]]:
-        """(part, tokens) with at most `limit` tokens each."""
+    def of(self, limit: int, live: Bool[Tensor, "b pos"] | None = None) -> Iterator[tuple[tuple[int, int], Tokens]]:
+        """(part, tokens) with at most `limit` tokens each; tokens that are not `live` are left out."""
         rows, length = self.batch.clean.shape
-        if self.n_spans is None:
-            total = length if self.per_row else rows * length
-            for row in range(self.shape[0]):
-                for start in range(0, total, limit):
-                    yield (row, 0), slice(row * length + start, row * length + min(start + limit, total))
-            return
-        assert self.batch.span is not None
-        span = self.batch.span if self.per_row else self.batch.span.reshape(1, -1)
-        for row, names in enumerate(span):
-            for i in range(self.n_spans):
-                for tokens in (names == i).nonzero()[:, 0].split(limit):
-                    if len(tokens):
-                        yield (row, i), row * length + tokens
+        wanted = torch.ones_like(self.batch.clean, dtype=torch.bool) if live is None else live
+        parts = torch.zeros_like(self.batch.clean) if self.n_spans is None or self.batch.span is None else self.batch.span
+        if self.per_row:
+            parts = torch.where(parts < 0, -1, parts + torch.arange(rows, device=parts.device)[:, None] * self.shape[1])
+        parts = torch.where(wanted, parts, -1).flatten()
+        for part in range(self.shape[0] * self.shape[1]):
+            for tokens in (parts == part).nonzero()[:, 0].split(limit):
+                if len(tokens):
+                    first, last = int(tokens[0]), int(tokens[-1]) + 1
+                    yield divmod(part, self.shape[1]), slice(first, last) if last - first == len(tokens) else tokens
+
+
+def live_tokens(deltas: WriterOutputs) -> Bool[Tensor, "b pos"]:
+    """Tokens at which any writer differs: under causal attention none before the first change does, and they add nothing to any score."""
+    outputs = (deltas.input, *(z.flatten(2) for z in deltas.z), *deltas.mlp)
+    live = torch.zeros(deltas.input.shape[:2], dtype=torch.bool, device=deltas.input.device)
+    for output in outputs:
+        live |= (output != 0).any(-1)
+    return live
 
 
 def edge_scores(
@@ -63,7 +69,7 @@ def edge_scores(
     limit = max(LEAST_TOKENS, WRITER_BYTES // (4 * len(graph.writers) * model.cfg.d_model))
     scores = deltas.input.new_zeros(*pieces.shape, len(graph.writers), len(graph.readers))
     board = _Board(writers, graph, model.cfg.d_model, deltas.input)
-    for part, tokens in pieces.of(limit):
+    for part, tokens in pieces.of(limit, live_tokens(deltas)):
         _add_piece(scores[part], model, graph, deltas, path, tokens, board)
     return scores
 

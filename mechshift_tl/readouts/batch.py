@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -75,6 +76,16 @@ class Batch:
     def rows(self, chosen: slice) -> Batch:
         """Some of its rows, as a batch."""
         return replace(self, **{name: tensor[chosen] for name in (*TENSORS, "index") if (tensor := getattr(self, name)) is not None})
+
+    def stacked(self) -> Batch:
+        """The clean rows and, below them, the corrupt ones, as the clean side of one batch of twice the rows."""
+        masks = [self.mask(side) for side in ("clean", "corrupt")]
+        if any(mask is not None for mask in masks):
+            masks = [torch.ones_like(self.clean, dtype=torch.bool) if mask is None else mask for mask in masks]
+        mask = None if masks[0] is None or masks[1] is None else torch.cat([masks[0], masks[1]])
+        twice = {name: torch.cat([getattr(self, name)] * 2) for name in ("target_pos", "answer_ids", "foil_ids", "index")}
+        both = torch.cat([self.clean, self.corrupt])
+        return Batch(both, both, **twice, step=self.step, clean_mask=mask, corrupt_mask=mask)
 
 
 TENSORS = ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "clean_mask", "corrupt_mask", "span")
