@@ -20,7 +20,7 @@ from mechshift_tl.graph import Graph
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores in the metric's unit per read position; positive = supports the behaviour. `score` stands for the shape of one set of them.
+    """Scores in the metric's unit per read position; positive = supports the behaviour. `score` stands for the shape of one set of them, `…` below.
 
     - `matrix (score)` float32: the mean over all read positions.
     - `per_step (steps, score)`: each step's own mean; `matrix` is their mean weighted by `n_read`.
@@ -32,9 +32,9 @@ class Scores:
     - `per_span (spans, score)`, where asked: the share of `matrix` that passes at the positions of each of `spans`.
     """
 
-    matrix: Float[Tensor, " *score"]
+    matrix: Float[Tensor, "..."]
     graph: Graph
-    per_step: Float[Tensor, steps * score]
+    per_step: Float[Tensor, "steps ..."]
     steps: list[int]
     n_read: list[int]
     clean: float
@@ -42,11 +42,11 @@ class Scores:
     n_examples: int
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    per_example: Float[Tensor, n_examples * score] | None = None
+    per_example: Float[Tensor, "n_examples ..."] | None = None
     ends_per_example: Float[Tensor, "2 n_examples"] | None = None
     read_per_example: Int[Tensor, " n_examples"] | None = None
-    moments: Float[Tensor, 2 * score] | None = None
-    per_span: Float[Tensor, spans * score] | None = None
+    moments: Float[Tensor, "2 ..."] | None = None
+    per_span: Float[Tensor, "spans ..."] | None = None
     spans: list[str] = field(default_factory=list)
 
     KIND: ClassVar[str] = "scores"
@@ -57,7 +57,7 @@ class Scores:
         return self.clean - self.corrupt
 
     @property
-    def standard_error(self) -> Float[Tensor, " *score"]:
+    def standard_error(self) -> Float[Tensor, "..."]:
         """Of each score over prompts, in its unit: the linearised error of a ratio of sums, √Σ(s − r·mean)² / Σr.
 
         Raises ValueError unless attributed with `keep_per_example` True or "moments".

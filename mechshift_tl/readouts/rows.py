@@ -93,10 +93,8 @@ class Readouts:
             masks = None if (seen[0] & seen[1] | beyond).all() else masks
         clean_mask, corrupt_mask = masks or (None, None)
         index = torch.arange(n)
-        return cls(
-            tokens["clean"], tokens["corrupt"], **columns, step=torch.zeros_like(index), example=index, groups=names, clean_mask=clean_mask,
-            corrupt_mask=corrupt_mask, span=span, spans=tuple(spans or ()),
-        )  # fmt: skip
+        tensors: dict[str, Any] = tokens | columns | {"clean_mask": clean_mask, "corrupt_mask": corrupt_mask, "span": span}
+        return cls(**tensors, step=torch.zeros_like(index), example=index, groups=names, spans=tuple(spans or ()))
 
     def __len__(self) -> int:
         return self.clean.shape[0]
