@@ -5,9 +5,9 @@
 3. Correlate the methods' signed scores with the exact ones, over the edges: Spearman (order) and Pearson (proportion).
 4. Draw the prompts again and again, the same for both sides, for 95 % intervals.
 
-The correlation over all edges chosen owes much to how far the top lies from the rest, so top and random edges are also correlated apart.
-A method that orders edges worse in one model than in the other makes their circuits overlap less whatever the models do: `validity_note`
-says when that is so.
+The intervals are over prompts; another draw of random edges moves the value besides. The correlation over all edges chosen owes much to
+how far the top lies from the rest, so top and random edges are also correlated apart. A method that orders edges worse in one model than
+in the other makes their circuits overlap less whatever the models do: `validity_note` says when that is so.
 """
 
 from __future__ import annotations
