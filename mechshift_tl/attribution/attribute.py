@@ -8,7 +8,7 @@
 4. Sums over read positions are pooled over batches and divided once (`totals`).
 
 Cost per batch: two forwards, then `ig_steps` forwards with activation-only backwards; along the activations' path as much again for each
-layer's heads and each MLP. Linear in rows and in `ig_steps`.
+layer's heads and each MLP. Linear in rows and in `ig_steps`. Exact patching takes no gradients: `exact`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechshift_tl.attribution.check import check_writers_sum, locate_not_finite
+from mechshift_tl.attribution.exact import check_edges, patched_scores
 from mechshift_tl.attribution.gradients import Source, sources, walk
 from mechshift_tl.attribution.hooks import EMBED, frozen, inject
 from mechshift_tl.attribution.metrics import Metric, resolve_all
@@ -53,6 +55,7 @@ def attribute(
     metric: Any = "logit_diff",
     intervention: Intervention = "counterfactual",
     means: WriterMeans | None = None,
+    edges: Bool[Tensor, "n_writers n_readers"] | None = None,
     per_position: bool = False,
     batch_tokens: int | None = None,
     keep_per_example: Keep = False,
@@ -68,6 +71,7 @@ def attribute(
     - `metric`: a name or callable of `metrics`; several, in one sweep, give a dict by name.
     - `intervention`: what a writer's output is held against: its "counterfactual" on the corrupt row, "zero", or its "mean" or
       "mean_positional" over other prompts (`means`, see `interventions`); the path then starts at that embedding.
+    - `edges`: which edges exact patching measures, by default all that can exist; the others score 0.
     - `per_position`: keep also the share of each of the readouts' named spans.
     - `batch_tokens`: tokens per batch, at least one row; by default what keeps a batch's activations within 1 GiB.
     - `keep_per_example`: True keeps each example's own scores, for intervals over prompts: 4 · examples · scores bytes, at most 2 GiB;
@@ -80,14 +84,13 @@ def attribute(
     steps = _steps(method, ig_steps)
     engine = _Engine(
         model, Graph.of(model, kv), of, method, path_points(method, rule, steps), resolve_all(metric), intervention, means,
-        len(readouts.spans) if per_position else None, bool(keep_per_example),
+        len(readouts.spans) if per_position else None, bool(keep_per_example), edges, batch_tokens,
     )  # fmt: skip
     engine.check(readouts)
     totals = [Totals(readouts, engine.shape, keep_per_example) for _ in engine.metrics]
-    tokens = batch_tokens or engine.default_tokens
     with frozen(model), tqdm(total=len(readouts), desc=f"attribute {of}", unit="row", delay=2, leave=False) as bar:
         for blocks in zip(*(total.blocks() for total in totals), strict=True):
-            for batch in blocks[0].batches(tokens):
+            for batch in blocks[0].batches(engine.tokens):
                 for total, part in zip(totals, engine.parts(batch.to(model.cfg.device)), strict=True):
                     total.add(batch, part)
                 bar.update(len(batch))
@@ -124,6 +127,8 @@ class _Engine:
     means: WriterMeans | None
     n_spans: int | None
     per_row: bool
+    edges: Bool[Tensor, "n_writers n_readers"] | None
+    batch_tokens: int | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -133,8 +138,10 @@ class _Engine:
         return (len(self.graph.writers),) if self.of == "nodes" else (self.graph.n_layers * self.model.cfg.d_mlp,)
 
     @property
-    def default_tokens(self) -> int:
-        """Tokens of which a batch keeps about `ACTIVATION_BYTES`."""
+    def tokens(self) -> int:
+        """Tokens per batch: as asked, or of which a batch keeps about `ACTIVATION_BYTES`."""
+        if self.batch_tokens:
+            return self.batch_tokens
         cfg = self.model.cfg
         per_layer = (16 + len(self.points)) * cfg.d_model + 4 * (getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
         return max(1, ACTIVATION_BYTES // (4 * cfg.n_layers * per_layer))
@@ -153,6 +160,8 @@ class _Engine:
                     raise ValueError(
                         f"attribute: {metric.name!r} has no gradient at the clean run, the only point that EAP takes; use EAP-IG"
                     )
+        if self.edges is not None:
+            check_edges(self.edges, self.graph, self.method, self.of)
         readouts.check(self.model)
         visible = (readouts.clean >= 0) if readouts.clean_mask is None else readouts.clean_mask
         check_intervention(self.model, self.intervention, self.means, visible)
@@ -186,6 +195,9 @@ class _Engine:
 
     def _edges(self, batch: Batch, clean: WriterOutputs, corrupt: WriterOutputs, logits: Tensor) -> list[Tensor]:
         pieces, deltas = Pieces(batch, self.per_row, self.n_spans), clean - corrupt
+        if self.method == "exact":
+            edges = self.graph.possible if self.edges is None else self.edges
+            return patched_scores(self.model, self.graph, batch, self.metrics, logits, deltas, edges, pieces, self.tokens)
         totals: list[Tensor] = []
         for source in sources(clean, corrupt, self.graph, activations=self.method == "EAP-IG-activations"):
             paths = self._walk(batch, source, logits)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mechshift_tl.attribution import ungrouped
 from mechshift_tl.attribution.hooks import Kept
+from mechshift_tl.attribution.reading import norm_weight
 from mechshift_tl.graph import Graph
 
 KINDS = "qkv"
@@ -149,11 +150,6 @@ class SingleReader:
         if centers(self.norm):
             main = main - main.mean(-1, keepdim=True)
         torch.sub(main, self.rank_one[tokens], out=out[0])
-
-
-def norm_weight(norm: Any) -> Float[Tensor, " d"]:
-    """The norm's elementwise weight, float32."""
-    return norm.weight.detach().float()
 
 
 def centers(norm: Any) -> bool:

@@ -20,19 +20,19 @@ from mechshift_tl.graph import Graph
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores in the metric's unit per read position; positive = supports the behaviour. `score` stands for the shape of one set of them, `…` below.
+    """Scores in the metric's unit per read position; positive = supports the behaviour.
 
-    - `matrix (score)` float32: the mean over all read positions.
-    - `per_step (steps, score)`: each step's own mean; `matrix` is their mean weighted by `n_read`.
+    - `matrix (…)` float32: the mean over all read positions.
+    - `per_step (steps, …)`: each step's own mean; `matrix` is their mean weighted by `n_read`.
     - `steps`, `n_read (steps,)`: step indices and how many positions were read at each.
     - `clean`, `corrupt`: the metric's means over the same positions.
-    - `per_example (n_examples, score)`, where kept: each example's *sums* over its `read_per_example` positions, and `ends_per_example
+    - `per_example (n_examples, …)`, where kept: each example's *sums* over its `read_per_example` positions, and `ends_per_example
       (2, n_examples)` the metric's clean and corrupt sums; any resample of prompts follows from them.
-    - `moments (2, score)`, where streamed: Σ s² and Σ r·s over examples of sums s and positions read r, for standard errors.
-    - `per_span (spans, score)`, where asked: the share of `matrix` that passes at the positions of each of `spans`.
+    - `moments (2, …)`, where streamed: Σ s² and Σ r·s over examples of sums s and positions read r, for standard errors.
+    - `per_span (spans, …)`, where asked: the share of `matrix` that passes at the positions of each of `spans`.
     """
 
-    matrix: Float[Tensor, "..."]
+    matrix: Float[Tensor, ...]
     graph: Graph
     per_step: Float[Tensor, "steps ..."]
     steps: list[int]
@@ -57,7 +57,7 @@ class Scores:
         return self.clean - self.corrupt
 
     @property
-    def standard_error(self) -> Float[Tensor, "..."]:
+    def standard_error(self) -> Float[Tensor, ...]:
         """Of each score over prompts, in its unit: the linearised error of a ratio of sums, √Σ(s − r·mean)² / Σr.
 
         Raises ValueError unless attributed with `keep_per_example` True or "moments".

@@ -83,6 +83,12 @@ def test_every_edge_agrees(golden: Golden, method: str, lengths: str) -> None:
     assert disagreement(scores.matrix, golden.tensors[f"{method}.nld.{lengths}"]) < 1e-5
 
 
+@pytest.mark.parametrize("lengths", ["full", "padded"])
+def test_every_edge_patched_agrees(golden: Golden, lengths: str) -> None:
+    scores = attribute(golden.model, golden.readouts(lengths_of(golden, lengths)), method="exact", kv="ungrouped")
+    assert disagreement(scores.matrix, golden.tensors[f"exact.nld.{lengths}"]) < 1e-5
+
+
 def test_grouped_scores_are_the_sum_over_each_group(golden: Golden) -> None:
     readouts = golden.readouts(lengths_of(golden, "full"))
     grouped, ungrouped = (attribute(golden.model, readouts, ig_steps=5, rule="left", kv=kv) for kv in ("grouped", "ungrouped"))

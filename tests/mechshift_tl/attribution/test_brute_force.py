@@ -1,4 +1,4 @@
-"""Scores against the definition: a zero tensor added on every edge, and the metric differentiated by it.
+"""Scores against the definition: a zero tensor added on every edge, and the metric differentiated by it; or the edge's Δ taken away.
 
 The models are written out by hand in float64, one residual input per reader, so nothing of the code under test is used.
 """
@@ -178,6 +178,12 @@ def gpt2_by_hand(native: Any) -> ByHand:
     )
 
 
+def logit_diff(logits: Tensor, rows: Readouts, shift: int) -> Tensor:
+    """Per row, the mean logit difference at its targets."""
+    at = logits[torch.arange(len(logits))[:, None], rows.target_pos - shift]
+    return (at.gather(2, rows.answer_ids[..., None]) - at.gather(2, rows.foil_ids[..., None])).mean((1, 2))
+
+
 def brute_force(hand: ByHand, rows: Readouts, shift: int, writers: list[str], readers: list[str], points: list[float]) -> Tensor:
     """Σ over rows and positions of ⟨Δu, gradient at the edge's own term⟩ / n, averaged over `points` on the path; NaN where no edge is."""
     clean, corrupt = hand.embed(rows.clean), hand.embed(rows.corrupt)
@@ -186,12 +192,24 @@ def brute_force(hand: ByHand, rows: Readouts, shift: int, writers: list[str], re
     for alpha in points:
         terms: dict[tuple[str, str], Tensor] = defaultdict(lambda: torch.zeros_like(clean, requires_grad=True))
         _, logits = hand.run(corrupt + alpha * (clean - corrupt), lambda writer, reader, terms=terms: terms[writer, reader])
-        at = logits[torch.arange(len(clean))[:, None], rows.target_pos - shift]
-        metric = (at.gather(2, rows.answer_ids[..., None]) - at.gather(2, rows.foil_ids[..., None])).mean((1, 2)).sum()
-        gradients = torch.autograd.grad(metric, list(terms.values()))
+        gradients = torch.autograd.grad(logit_diff(logits, rows, shift).sum(), list(terms.values()))
         for (writer, reader), gradient in zip(terms, gradients, strict=True):
             delta = on_clean[writer] - on_corrupt[writer]
             found[writer, reader] += (delta * gradient).sum().item() / len(points) / len(clean)
+    return torch.tensor([[found.get((writer, reader), torch.nan) for reader in readers] for writer in writers], dtype=torch.float64)
+
+
+def patched_one_by_one(hand: ByHand, rows: Readouts, shift: int, writers: list[str], readers: list[str], zero: bool) -> Tensor:
+    """What the metric loses, on average over rows, when one edge carries its writer's corrupt output, or nothing; NaN where no edge is."""
+    on_clean, logits = hand.run(hand.embed(rows.clean))
+    on_corrupt, _ = hand.run(hand.embed(rows.corrupt))
+    edges: set[tuple[str, str]] = set()
+    hand.run(hand.embed(rows.clean), lambda writer, reader: edges.add((writer, reader)) or 0.0)
+    found = {}
+    for writer, reader in edges:
+        delta = (0 if zero else on_corrupt[writer]) - on_clean[writer]
+        patched = hand.run(hand.embed(rows.clean), lambda *edge, on=(writer, reader), delta=delta: delta if edge == on else 0.0)[1]
+        found[writer, reader] = (logit_diff(logits, rows, shift) - logit_diff(patched, rows, shift)).mean().item()
     return torch.tensor([[found.get((writer, reader), torch.nan) for reader in readers] for writer in writers], dtype=torch.float64)
 
 
@@ -218,6 +236,14 @@ def assert_agree(model: Any, hand: ByHand, rows: Readouts, kv: Any, shift: int) 
         assert error < 1e-5, f"{rule}: {error:.1e}"
 
 
+def assert_patching_agrees(model: Any, hand: ByHand, rows: Readouts, kv: Any, shift: int, intervention: Any = "counterfactual") -> None:
+    scores = attribute(model, rows, method="exact", kv=kv, intervention=intervention)
+    expected = patched_one_by_one(hand, rows, shift, scores.writers, scores.readers, intervention == "zero")
+    assert torch.equal(~expected.isnan(), scores.graph.possible)
+    error = (scores.matrix - expected.nan_to_num(0)).abs().max() / expected.nan_to_num(0).abs().max()
+    assert error < 1e-5, f"{error:.1e}"
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize(("attention", "shift"), [("causal", 1), ("full", 1), ("full", 0)])
 @pytest.mark.parametrize(("kv_heads", "kv"), [(2, "grouped"), (2, "ungrouped"), (4, "grouped"), (1, "ungrouped")])
@@ -226,6 +252,20 @@ def test_hooked_models_agree_with_a_term_per_edge(native, rows, family, attentio
     hand = llama_by_hand(hf_model, attention == "causal", kv == "grouped")
     model = HookedDiffusionTransformer.from_hf(hf_model, spec=DiffusionSpec(attention=attention, logit_shift=shift, mask_token_id=2))
     assert_agree(model, hand, rows, kv, shift)
+
+
+@pytest.mark.parametrize(
+    ("family", "attention", "shift", "kv_heads", "kv", "intervention"),
+    [
+        ("llama", "full", 0, 2, "ungrouped", "counterfactual"), ("llama", "causal", 1, 4, "grouped", "zero"),
+        ("qwen2", "full", 1, 2, "grouped", "counterfactual"), ("qwen2", "causal", 1, 1, "ungrouped", "counterfactual"),
+    ],
+)  # fmt: skip
+def test_hooked_models_agree_with_edges_patched_one_by_one(native, rows, family, attention, shift, kv_heads, kv, intervention) -> None:
+    hf_model = native(family, num_key_value_heads=kv_heads)
+    hand = llama_by_hand(hf_model, attention == "causal", kv == "grouped")
+    model = HookedDiffusionTransformer.from_hf(hf_model, spec=DiffusionSpec(attention=attention, logit_shift=shift, mask_token_id=2))
+    assert_patching_agrees(model, hand, rows, kv, shift, intervention)
 
 
 def test_a_plain_bridge_with_layer_norm_and_biases_agrees_with_a_term_per_edge(rows) -> None:
@@ -238,3 +278,4 @@ def test_a_plain_bridge_with_layer_norm_and_biases_agrees_with_a_term_per_edge(r
     hand = gpt2_by_hand(hf_model)
     model = build_bridge_from_module(hf_model, "GPT2LMHeadModel", hf_config=config, tokenizer=None, model_name="gpt2-tiny")
     assert_agree(model, hand, rows, "grouped", shift=1)
+    assert_patching_agrees(model, hand, rows, "grouped", shift=1)

@@ -1,0 +1,204 @@
+"""Exact edge patching: the effect of an edge, found by running the model without it. What the gradient methods approximate.
+
+    score(u → v) = metric(clean) − metric(clean, but reader v's residual input holds u's corrupt output)
+
+Only v sees the change; all that follows v is recomputed. Positive = the edge supports the behaviour. Effects are not additive: row `input`
+need not sum to metric(clean) − metric(corrupt). Row by row:
+
+1. A clean run keeps the residual before every norm, and every layer's z; Δu of every writer is given.
+2. Edges are taken site by site: the heads of a layer, its MLP, the logits. The model runs the row alone up to the site; there the row is
+   repeated once per edge, each copy with its own reader's input made from residual − Δu (`reading`). From there on the batch is the edges.
+3. The read positions alone are unembedded, and the metric is compared with its clean value.
+
+A query head's own copy of K or V (`kv="ungrouped"`) is not in the model: its group's is patched, and what the group's other heads put out
+is set back to the clean run's, which at that site is what they would have put out.
+
+Cost per row: one forward, and per edge the part of a forward that follows its reader: (n_layers − layer) / n_layers for a layer's heads,
+about a third of a forward over all edges of a deep model, one row of the unembedding for the logits. No gradients. Linear in rows and
+edges, and again as much for each span. In bfloat16 an effect below a hundredth or so of the metric is rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechshift_tl.attribution.hooks import Hooks, Kept, capture
+from mechshift_tl.attribution.metrics import Metric
+from mechshift_tl.attribution.reading import normed, placed, projected
+from mechshift_tl.attribution.scoring import Pieces
+from mechshift_tl.graph import Graph
+from mechshift_tl.interventions import WriterOutputs
+from mechshift_tl.readouts import Batch, aligned_logits, logit_shift
+
+Hook = Callable[[Tensor, Any], Tensor]
+
+
+def check_edges(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph, method: str, of: str) -> None:
+    """Raise ValueError unless `edges` is a mask of edges that can exist and are to be patched."""
+    if method != "exact" or of != "edges":
+        raise ValueError(f"attribute: edges= chooses what exact patching measures; method {method!r} of {of} scores all of them")
+    if edges.shape != graph.possible.shape or edges.dtype != torch.bool:
+        raise ValueError(f"attribute: edges is {edges.dtype} {tuple(edges.shape)}; give a bool mask {tuple(graph.possible.shape)}")
+    if (edges & ~graph.possible).any():
+        writer, reader = (edges & ~graph.possible).nonzero()[0].tolist()
+        edge = f"{graph.writers[writer]} → {graph.readers[reader]}"
+        raise ValueError(f"attribute: edge {edge} cannot exist; intersect edges with graph.possible")
+
+
+@torch.no_grad()
+def patched_scores(
+    model: Any,
+    graph: Graph,
+    batch: Batch,
+    metrics: Sequence[Metric],
+    clean_logits: Float[Tensor, "b k d_vocab"],
+    deltas: WriterOutputs,
+    edges: Bool[Tensor, "n_writers n_readers"],
+    pieces: Pieces,
+    most_tokens: int,
+) -> list[Float[Tensor, "rows spans n_writers n_readers"]]:
+    """Per metric, what each of `edges` is worth times the positions read, zero elsewhere, per part of `pieces`.
+
+    `most_tokens`: edges × tokens that run at once, at least one edge.
+    """
+    shape = (len(batch), pieces.n_spans or 1, *edges.shape)
+    scores = [clean_logits.new_zeros(shape) for _ in metrics]
+    most = max(1, most_tokens // batch.clean.shape[1])
+    for i in range(len(batch)):
+        row = _Row.of(model, graph, batch, i, clean_logits)
+        for j in range(shape[1]):
+            where = None if batch.span is None or pieces.n_spans is None else batch.span[i] == j
+            written = _Written(model, graph, deltas, i, where)
+            for writers, readers in together(graph, edges, most):
+                values = row.patched(written.by(writers), readers, metrics)
+                for score, clean, patched in zip(scores, row.values(clean_logits[i : i + 1], metrics), values, strict=True):
+                    score[i, j, writers, readers] = (clean - patched) * batch.k
+    return scores if pieces.per_row else [score.sum(0, keepdim=True) for score in scores]
+
+
+def together(graph: Graph, edges: Bool[Tensor, "n_writers n_readers"], most: int) -> Iterator[tuple[Int[Tensor, " m"], Int[Tensor, " m"]]]:
+    """Writers and readers of the edges that run in one batch: at most `most`, into one layer's heads, its MLP, or the logits."""
+    mlps = [graph.mlp_reader(layer) for layer in range(graph.n_layers)]
+    for columns in torch.arange(len(graph.readers)).tensor_split(sorted([*mlps, *(column + 1 for column in mlps)])):
+        writers, readers = edges[:, columns].nonzero(as_tuple=True)
+        if len(writers):
+            yield from zip(writers.split(most), columns[readers].split(most), strict=True)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """Δ of one row's writers at the residual's width, at the positions `where` (None: all)."""
+
+    model: Any
+    graph: Graph
+    deltas: WriterOutputs
+    row: int
+    where: Bool[Tensor, " pos"] | None
+
+    def by(self, writers: Int[Tensor, " m"]) -> Float[Tensor, "m pos d"]:
+        """The Δ of each of `writers`."""
+        written = torch.stack([self._one(writer) for writer in writers.tolist()])
+        return written if self.where is None else written * self.where[:, None]
+
+    def _one(self, writer: int) -> Float[Tensor, "pos d"]:
+        if writer == 0:
+            return self.deltas.input[self.row]
+        layer, place = divmod(writer - 1, self.graph.n_heads + 1)
+        if place == self.graph.n_heads:
+            return self.deltas.mlp[layer][self.row]
+        return self.deltas.z[layer][self.row, :, place] @ self.model.blocks[layer].attn.W_O[place].float()
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row, and what its clean run left."""
+
+    model: Any
+    graph: Graph
+    batch: Batch
+    logits: Float[Tensor, "1 k d_vocab"]
+    clean: Kept
+
+    @classmethod
+    def of(cls, model: Any, graph: Graph, batch: Batch, i: int, logits: Float[Tensor, "b k d_vocab"]) -> _Row:
+        clean: Kept = {}
+        inside = ("hook_resid_pre", "hook_resid_mid", "attn.hook_z")
+        names = [f"blocks.{layer}.{name}" for layer in range(graph.n_layers) for name in inside]
+        row = batch.rows(slice(i, i + 1))
+        with model.hooks(fwd_hooks=capture([*names, "ln_final.hook_in"], clean)):
+            row.logits(model)
+        return cls(model, graph, row, logits[i : i + 1], clean)
+
+    def values(self, logits: Float[Tensor, "m k d_vocab"], metrics: Sequence[Metric]) -> list[Float[Tensor, " m"]]:
+        """Each metric on copies of the row that have these logits."""
+        m = len(logits)
+        ids = {name: getattr(self.batch, name).expand(m, -1) for name in ("answer_ids", "foil_ids")}
+        copies = replace(self.batch, **ids, index=self.batch.index.expand(m))
+        return [metric.values(logits, copies, self.logits) for metric in metrics]
+
+    def patched(
+        self, written: Float[Tensor, "m pos d"], readers: Int[Tensor, " m"], metrics: Sequence[Metric]
+    ) -> list[Float[Tensor, " m"]]:
+        """Each metric with `written[i]` taken from the residual that `readers[i]` reads; all of these are at one site."""
+        layer = int(self.graph.reader_layers[readers[0]])
+        if layer == self.graph.n_layers:
+            hooks = self._into("unembed.hook_in", "ln_final.hook_in", self.model.ln_final, written)
+        elif readers[0] == self.graph.mlp_reader(layer):
+            hooks = self._into(f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_resid_mid", self.model.blocks[layer].ln2, written)
+        else:
+            hooks = self._into_heads(layer, written, readers)
+        return self.values(self._run(hooks), metrics)
+
+    def _run(self, hooks: Hooks) -> Float[Tensor, "m k d_vocab"]:
+        """Logits at the targets of the copies that `hooks` make of the row: only the positions that predict them are unembedded."""
+        shift = logit_shift(self.model)
+        at = self.batch.target_pos[0] - shift
+        at = torch.cat([at, at[:shift]])  # aligning drops as many at the end as it puts in front
+        with self.model.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", lambda tensor, hook: tensor[:, at])]):
+            return aligned_logits(self.model, self.batch.clean, self.batch.clean_mask)[:, shift:].float()
+
+    def _into(self, name: str, residual: str, norm: Any, written: Float[Tensor, "m pos d"]) -> Hooks:
+        inputs = normed(self.clean[residual] - written, norm, self.model.cfg.eps)
+        return [(name, lambda tensor, hook: inputs.to(tensor))]
+
+    def _into_heads(self, layer: int, written: Float[Tensor, "m pos d"], readers: Int[Tensor, " m"]) -> Hooks:
+        block, name = self.model.blocks[layer], f"blocks.{layer}"
+        inputs = normed(self.clean[f"{name}.hook_resid_pre"] - written, block.ln1, self.model.cfg.eps)
+        hooks: Hooks = [(f"{name}.hook_resid_pre", lambda tensor, hook: tensor.expand(len(written), -1, -1))]
+        for kind, rows, heads in _by_kind(self.graph, layer, readers):
+            own = heads if kind == "q" else heads // (self.graph.n_kv_readers // self.graph.n_kv_heads)
+            hooks.append((f"{name}.attn.hook_{kind}", _placing(rows, own, projected(inputs[rows], block.attn, kind, own))))
+            if kind != "q" and self.graph.n_kv_readers != self.graph.n_kv_heads:
+                hooks.append((f"{name}.attn.hook_z", _leaving_one_head(rows, heads, self.clean[f"{name}.attn.hook_z"])))
+        return hooks
+
+
+def _by_kind(graph: Graph, layer: int, readers: Int[Tensor, " m"]) -> Iterator[tuple[str, Int[Tensor, " k"], Int[Tensor, " k"]]]:
+    """For q, k and v: which of `readers` are of that kind, and of which head."""
+    place = readers - graph.attention_readers(layer).start
+    bounds = [0, graph.n_heads, graph.n_heads + graph.n_kv_readers, graph.readers_per_layer - 1]
+    for kind, start, end in zip("qkv", bounds, bounds[1:], strict=False):
+        rows = ((place >= start) & (place < end)).nonzero()[:, 0]
+        if len(rows):
+            yield kind, rows, place[rows] - start
+
+
+def _placing(rows: Int[Tensor, " m"], heads: Int[Tensor, " m"], values: Float[Tensor, "m pos d_head"]) -> Hook:
+    return lambda tensor, hook: placed(tensor, rows, heads, values)
+
+
+def _leaving_one_head(rows: Int[Tensor, " m"], heads: Int[Tensor, " m"], clean: Float[Tensor, "1 pos head d_head"]) -> Hook:
+    """A hook after which only head `heads[i]` of row `rows[i]` differs from the clean run."""
+
+    def hook_fn(z: Tensor, hook: Any) -> Tensor:
+        others = z.clone()
+        others[rows] = clean.to(z)
+        return placed(others, rows, heads, z[rows, :, heads])
+
+    return hook_fn

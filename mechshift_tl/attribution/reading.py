@@ -1,0 +1,51 @@
+"""What a reader makes of a residual of its own: the norm and the projection, in float32, outside the model.
+
+TransformerLens hands a head a residual of its own only by splitting the stream for all of them. Here the few readers that are to see
+another residual are normed and projected apart, and the result is put where the model has its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def norm_weight(norm: Any) -> Float[Tensor, " d"]:
+    """The norm's elementwise weight, float32; some norms store it as an offset from 1."""
+    weight = norm.weight.detach().float()
+    return 1 + weight if getattr(norm, "uses_weight_offset", False) else weight
+
+
+def normed(residual: Float[Tensor, "*rows pos d"], norm: Any, eps: float) -> Float[Tensor, "*rows pos d"]:
+    """The norm's output for `residual`: RMSNorm, or LayerNorm, which also centres and has a bias."""
+    x = residual.float()
+    if not norm.uses_rms_norm:
+        x = x - x.mean(-1, keepdim=True)
+    out = x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * norm_weight(norm)
+    bias = None if norm.uses_rms_norm else getattr(norm, "bias", None)
+    return out if bias is None else out + bias.detach().float()
+
+
+def projected(
+    normalized: Float[Tensor, "rows pos d"], attn: Any, kind: str, heads: Int[Tensor, " rows"]
+) -> Float[Tensor, "rows pos d_head"]:
+    """Each row's q, k or v (`kind`), of the one head or KV head that `heads` names for it."""
+    weights = getattr(attn, f"W_{kind.upper()}").detach()[heads].float()
+    out = einsum(normalized, weights, "rows pos d, rows d e -> rows pos e")
+    bias = getattr(getattr(attn, kind), "bias", None)
+    if bias is None:
+        return out
+    per_head = rearrange(bias.detach().float(), "(head e) -> head e", e=out.shape[-1])
+    return out + per_head[heads][:, None]
+
+
+def placed(
+    tensor: Float[Tensor, "rows pos head d_head"], rows: Int[Tensor, " m"], heads: Int[Tensor, " m"], values: Float[Tensor, "m pos d_head"]
+) -> Float[Tensor, "rows pos head d_head"]:
+    """A copy of `tensor` that holds `values[i]` at row `rows[i]`, head `heads[i]`."""
+    tensor = tensor.clone()
+    tensor[rows, :, heads] = values.to(tensor)
+    return tensor
