@@ -71,7 +71,9 @@ def run(
         )
         for task, one in study.tasks.items():
             for role, comparison in one.comparisons.items():
-                console.print(f"{task}, ARM → {role}: {comparison.verdict}")
+                console.print(" ".join([f"{task}, ARM → {role}: {comparison.verdict}", *one.notes(role)]))
+            if one.evidence is not None:
+                _print_frame(f"{task}: faithfulness of each circuit in each model, on prompts kept apart", one.evidence.faithfulness)
         console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
 
 

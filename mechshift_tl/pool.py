@@ -6,8 +6,8 @@ What was tried and what each model decodes freely are reported beside, because a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,6 +35,11 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def select(self, examples: Sequence[int]) -> Pool:
+        """The pool of some of its examples; what was tried stays as it was."""
+        rows = {role: one.select(examples) for role, one in self.readouts.items()}
+        return replace(self, examples=self.examples.select(examples), readouts=rows)
 
 
 def common_correct(

@@ -21,6 +21,7 @@ from mechshift_tl.study.results import ROLE_NAMES, TaskStudy
 HEIGHT = 340
 TICKS = 16
 NEURONS_SHOWN = 40
+EDGES_DRAWN = 120
 DASHED = {"color": QUIET, "width": 1.5, "dash": "dash"}
 STEP_STATISTICS = {
     "components_shared": "share of components that the whole circuit has",
@@ -34,6 +35,13 @@ used in tables, {cut}. n = {n} prompts. {bands}"""
 CURVE_CAPTION = """\
 Edge overlap over the circuit size; vertical: the size used in tables, {size:,}. By chance: expected of two sets of as many edges drawn from
 all possible ones, a laxer floor than the table's. n = {n} prompts; no intervals are computed along the curve."""
+FAITHFUL_CAPTION = """\
+(m(circuit) − m(corrupt)) / (m(clean) − m(corrupt)) when every edge outside the circuit is patched from the corrupt run; circuits by |score|.
+1: as the model, 0: as no circuit. Bands: 95 % over {n} prompts that the circuits were not found on. Dashed, in a model's colour:
+random circuits with the same layer profile, mean."""
+PICTURE_CAPTION = """\
+The {shown} edges of largest |score| of the {kept} in the circuit, from {n} prompts; colour: sign, width: |score|. Edges carry no intervals
+here."""
 STEP_CAPTION = """\
 Each step's own circuit, of the same size, against the circuit over all steps. n = {n} prompts; a step reads those that have a position to
 read there. An ARM's step is the answer token it writes, an MDM's the order in which it commits: the same step need not be the same position
@@ -95,7 +103,45 @@ def overlap_curves(task: TaskStudy) -> Drawing | None:
     labels = [f"{one:,}" for one in shown]
     figure.update_xaxes(title_text="edges requested per circuit (log scale)", type="log", tickvals=shown, ticktext=labels)
     figure.update_yaxes(title_text="Jaccard of edges", rangemode="tozero")
-    return Drawing(style(figure, HEIGHT), "Overlap over circuit size", CURVE_CAPTION.format(size=size, n=len(task.pool)))
+    caption = " ".join([CURVE_CAPTION.format(size=size, n=len(task.pool)), *validity_notes(task)])
+    return Drawing(style(figure, HEIGHT), "Overlap over circuit size", caption)
+
+
+def validity_notes(task: TaskStudy) -> list[str]:
+    """What every figure of this task's overlaps must say of the method that found the circuits."""
+    notes = [task.evidence.validity_note(role) for role in task.comparisons] if task.evidence else []
+    return [note for note in notes if note]
+
+
+def faithfulness_curves(task: TaskStudy) -> Drawing | None:
+    """Faithfulness over the share of edges kept, by |score|, with random circuits; None where no circuit was run."""
+    curves = {} if task.evidence is None else task.evidence.curves
+    if not curves:
+        return None
+    figure = go.Figure()
+    for role, curve in curves.items():
+        rows = curve.table.query("rank == 'magnitude'")
+        _line(figure, role, rows["share"], rows["faithfulness"], rows)
+        dashed = {"color": COLOURS[role], "width": 1, "dash": "dash"}
+        figure.add_scatter(
+            x=rows["share"].tolist(), y=rows["random"].tolist(), mode="lines", line=dashed, showlegend=False, hoverinfo="skip"
+        )
+    for height in (0, 1):
+        figure.add_hline(y=height, line=DASHED)
+    figure.update_xaxes(title_text="edges kept, share of the possible (log scale)", type="log")
+    figure.update_yaxes(title_text="faithfulness")
+    n = next(iter(curves.values())).n_examples
+    return Drawing(style(figure, HEIGHT), "Faithfulness over circuit size", FAITHFUL_CAPTION.format(n=n))
+
+
+def circuit_pictures(task: TaskStudy) -> dict[str, Drawing]:
+    """The strongest edges of each model's circuit, from input to logits."""
+    drawings = {}
+    for role, circuit in task.circuits.items():
+        shown = min(EDGES_DRAWN, circuit.kept)
+        caption = PICTURE_CAPTION.format(shown=shown, kept=circuit.kept, n=len(task.pool))
+        drawings[role] = Drawing(circuit.figure(EDGES_DRAWN), f"The circuit of the {ROLE_NAMES[role]}", caption)
+    return drawings
 
 
 def step_stability(task: TaskStudy) -> Drawing | None:

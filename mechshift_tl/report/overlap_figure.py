@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mechshift_tl.compare.result import Statistic
+from mechshift_tl.report.figures import validity_notes
 from mechshift_tl.report.look import COLOURS, INK, QUIET, SYMBOLS, Drawing, plain, style
 from mechshift_tl.study.results import ROLE_NAMES, Study
 
@@ -33,7 +34,9 @@ def overlaps(study: Study) -> Drawing:
         figure.update_xaxes(title_text=f"Jaccard of {what}", rangemode="tozero", col=column)
     figure.update_yaxes(type="category", autorange="reversed", ticksuffix="  ")
     n = ", ".join(f"{task} {len(one.pool)}" for task, one in study.tasks.items())
-    return Drawing(style(figure, 110 + 46 * len(rows)), "Overlap between floor and ceiling", CAPTION.format(n=n))
+    notes = [f"{plain(task)}: {note}" for task, one in study.tasks.items() for note in validity_notes(one)]
+    caption = " ".join([CAPTION.format(n=n), *notes])
+    return Drawing(style(figure, 110 + 46 * len(rows)), "Overlap between floor and ceiling", caption)
 
 
 def _row(figure: go.Figure, column: int, label: str, role: str, statistic: Statistic) -> None:

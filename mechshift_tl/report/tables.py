@@ -17,11 +17,28 @@ PROMPTS_SHOWN = 3
 
 def overlap_rows(study: Study) -> list[dict[str, Any]]:
     """`Study.table`, with each comparison's verdict and notes."""
-    comparisons = [c for one in study.tasks.values() for c in one.comparisons.values()]
+    found = [(one, role, c) for one in study.tasks.values() for role, c in one.comparisons.items()]
     return [
-        row | {"verdict": c.verdict, "supported": c.supported, "notes": c.notes}
-        for row, c in zip(study.table().to_dict("records"), comparisons, strict=True)
+        row | {"verdict": c.verdict, "supported": c.supported, "notes": one.notes(role)}
+        for row, (one, role, c) in zip(study.table().to_dict("records"), found, strict=True)
     ]
+
+
+def faithfulness_rows(task: TaskStudy) -> list[dict[str, Any]]:
+    """Every circuit in every model; empty where none was run."""
+    return [] if task.evidence is None else task.evidence.faithfulness.to_dict("records")
+
+
+def area_rows(task: TaskStudy) -> list[dict[str, Any]]:
+    """Role, CPR and CMD of every curve."""
+    curves = {} if task.evidence is None else task.evidence.curves
+    return [{"role": role, "cpr": curve.cpr, "cmd": curve.cmd, "n": curve.n_examples} for role, curve in curves.items()]
+
+
+def validity_rows(task: TaskStudy) -> list[dict[str, Any]]:
+    """Every model's methods against exact patching, over all edges measured."""
+    measured = {} if task.evidence is None else task.evidence.validity
+    return [{"role": role} | row for role, one in measured.items() for row in one.table.query("edges == 'all'").to_dict("records")]
 
 
 def sizes(study: Study) -> dict[str, int]:

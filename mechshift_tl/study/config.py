@@ -18,6 +18,8 @@ class StudyConfig:
     - `edges`: circuit size (None: min(1000, 5 % of the possible edges)); `components`: K of the component overlap (None: see `compare`).
     - `cut`: layers that count as early (None: the first third); `neuron_layer`: whose neurons are shown (None: the last early layer).
     - `n_boot`, `n_random`: draws behind intervals and floors.
+    - `held_out`: further prompts, read correctly as well, on which circuits are run; 0 runs none.
+    - `validity_n`, `validity_edges`: of these, prompts on which edges are patched exactly (0: none), and how many top and random edges.
     """
 
     n: int = 200
@@ -31,10 +33,14 @@ class StudyConfig:
     neuron_layer: int | None = None
     n_boot: int = 200
     n_random: int = 200
+    held_out: int = 40
+    validity_n: int = 12
+    validity_edges: int = 60
 
     def __post_init__(self) -> None:
         quadrature(self.rule, self.ig_steps)
-        for name, least in (("n", 2), ("edges", 1), ("components", 1), ("cut", 1), ("neuron_layer", 0), ("n_boot", 0), ("n_random", 1)):
+        least_of = {"n": 2, "edges": 1, "components": 1, "cut": 1, "neuron_layer": 0, "n_boot": 0, "n_random": 1}
+        for name, least in (least_of | {"held_out": 0, "validity_n": 0, "validity_edges": 2}).items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"StudyConfig.{name} is {value}; it must be at least {least}")

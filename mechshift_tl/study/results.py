@@ -15,6 +15,7 @@ from mechshift_tl.compare.overlap import edge_jaccard
 from mechshift_tl.compare.result import CircuitComparison, Statistic
 from mechshift_tl.pool import Pool
 from mechshift_tl.study.config import StudyConfig
+from mechshift_tl.study.evidence import Evidence
 from mechshift_tl.views.lens_table import ComponentLens
 from mechshift_tl.views.neurons import NeuronActivations
 
@@ -25,7 +26,7 @@ ROLE_NAMES = {"arm": "ARM", "mdm": "MDM", "control": "control"}
 class TaskStudy:
     """One task: everything is keyed by role ("arm", "mdm", "control"); `comparisons[role]` holds the ARM against that role.
 
-    `neurons` is empty where too few prompts share a group to compare groups.
+    `neurons` is empty where too few prompts share a group to compare groups; `evidence` is None where no prompts were kept apart for it.
     """
 
     task: str
@@ -35,6 +36,12 @@ class TaskStudy:
     comparisons: dict[str, CircuitComparison] = field(repr=False)
     lenses: dict[str, ComponentLens] = field(repr=False)
     neurons: dict[str, NeuronActivations] = field(repr=False)
+    evidence: Evidence | None = field(default=None, repr=False)
+
+    def notes(self, role: str) -> list[str]:
+        """What the overlap of the ARM's circuit with `role`'s must be printed with."""
+        valid = self.evidence.validity_note(role) if self.evidence else None
+        return [*self.comparisons[role].notes, *([valid] if valid else [])]
 
     def component_sets(self) -> dict[str, list[str]]:
         """Top-k components that are "ARM only", "shared" or "MDM only", strongest first."""
@@ -111,6 +118,8 @@ class Study:
                 if role in one.neurons:
                     one.neurons[role].save(place / f"{role}.neurons.safetensors")
                 one.pool.readouts[role].save(place / f"{role}.readouts.safetensors")
+            if one.evidence is not None:
+                one.evidence.save(place)
             for role, comparison in one.comparisons.items():
                 comparison.save(place / f"arm-{role}.comparison.json")
             one.pool.examples.to_dataframe().to_csv(place / "prompts.csv", index=False)

@@ -5,7 +5,8 @@ Per task:
 1. draw the pool: held-out prompts that ARM and MDM both read correctly, the same for every model;
 2. score every edge of every model on it (EAP-IG), keeping per-example parts for intervals;
 3. cut circuits, compare the ARM's with the MDM's and with the control's;
-4. read the components' lenses and an early layer's neurons.
+4. run every circuit in every model on prompts kept apart, and hold scores against exact patching (`evidence`);
+5. read the components' lenses and an early layer's neurons.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.graph import Graph
 from mechshift_tl.pool import Pool, common_correct
 from mechshift_tl.study.config import StudyConfig
+from mechshift_tl.study.evidence import gather_evidence
 from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
 from mechshift_tl.tasks.task import Task
 from mechshift_tl.views.lens import component_lens
@@ -46,7 +48,9 @@ def run_study(
         if value is not None and value > limit:
             raise ValueError(f"StudyConfig.{name} is {value}, but the graph of {pair.name!r} allows at most {limit}")
     for task in tasks:
-        task.examples(pair.tokenizer, config.n, config.seed)  # a task that cannot make n says so before the first one runs
+        task.examples(
+            pair.tokenizer, config.n + config.held_out, config.seed
+        )  # a task that cannot make n says so before the first one runs
     found = {task.name: _study_task(task, models, pair.tokenizer, config, progress) for task in tasks}
     sources = {role: getattr(model, "source", {}) for role, model in models.items()}
     specs = {role: model.spec.to_dict() for role, model in models.items()}
@@ -55,7 +59,8 @@ def run_study(
 
 def _study_task(task: Task, models: dict[str, Any], tokenizer: Any, config: StudyConfig, progress: Callable[[str], None]) -> TaskStudy:
     progress(f"{task.name}: prompts that ARM and MDM read correctly")
-    pool = common_correct(models, task, config.n, seed=config.seed, tokenizer=tokenizer)
+    everything = common_correct(models, task, config.n + config.held_out, seed=config.seed, tokenizer=tokenizer)
+    pool, kept_apart = everything.select(range(config.n)), everything.select(range(config.n, len(everything)))
     scores = {}
     for role, model in models.items():
         progress(f"{task.name}: edge scores of the {ROLE_NAMES[role]}")
@@ -70,6 +75,11 @@ def _study_task(task: Task, models: dict[str, Any], tokenizer: Any, config: Stud
         )
         for role in models if role != "arm"
     }  # fmt: skip
+    circuits = {role: Circuit.from_scores(one, config.edges) for role, one in scores.items()}
+    evidence = None
+    if config.held_out:
+        progress(f"{task.name}: circuits run in every model, edges patched exactly")
+        evidence = gather_evidence(models, scores, circuits, kept_apart.readouts, config)
     progress(f"{task.name}: lenses and neurons")
     layer = config.neuron_layer
     if layer is None:
@@ -78,8 +88,9 @@ def _study_task(task: Task, models: dict[str, Any], tokenizer: Any, config: Stud
         task=task.name,
         pool=pool,
         scores=scores,
-        circuits={role: Circuit.from_scores(one, config.edges) for role, one in scores.items()},
+        circuits=circuits,
         comparisons=comparisons,
+        evidence=evidence,
         lenses={role: component_lens(model, pool.readouts[role], tokenizer=tokenizer) for role, model in models.items()},
         neurons=_neurons(models, pool, layer),
     )

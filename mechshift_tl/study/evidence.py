@@ -1,0 +1,115 @@
+"""What an overlap has to be read beside: are the circuits faithful, in their own model and in the other, and is the method valid on both?
+
+1. Every model's circuit runs in every model, on prompts that it was not found on, beside random circuits of its layer profile.
+2. Every model's faithfulness over circuit size, with CPR and CMD.
+3. On a few prompts, edges are patched exactly and held against the scores that found the circuits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.circuits.curve import FaithfulnessCurve, faithfulness_curve
+from mechshift_tl.circuits.faithfulness import Faithfulness, recovered
+from mechshift_tl.circuits.random import random_circuits
+from mechshift_tl.circuits.run import run_circuits
+from mechshift_tl.compare.intervals import interval
+from mechshift_tl.readouts import Readouts
+from mechshift_tl.study.config import StudyConfig
+from mechshift_tl.validity import Validity, validity, validity_note
+
+#: Shares of the possible edges at which faithfulness is measured, and random circuits beside each circuit.
+SIZES = (0.005, 0.02, 0.05, 0.15, 0.4, 1.0)
+N_RANDOM = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What stands beside a task's overlaps.
+
+    - `faithfulness`: one row per circuit and model it ran in (by role): value with low, high over prompts, `random` (mean of random
+      circuits with its layer profile), kept, accuracy under the circuit and `clean_accuracy` without; NaN and a `note` where it has no
+      meaning.
+    - `curves`, `validity`: by role; empty where they were not asked for or have no meaning.
+    """
+
+    faithfulness: pd.DataFrame = field(repr=False)
+    curves: dict[str, FaithfulnessCurve] = field(repr=False)
+    validity: dict[str, Validity] = field(repr=False)
+
+    def validity_note(self, role: str, method: str | None = None) -> str | None:
+        """What an overlap of the ARM's circuit with `role`'s must say about the method; None where it is no less valid there."""
+        if not {"arm", role} <= self.validity.keys():
+            return None
+        return validity_note(self.validity["arm"], self.validity[role], method)
+
+    def save(self, folder: Path) -> None:
+        """Write `faithfulness.csv` and one file per curve and validity under `folder`."""
+        self.faithfulness.to_csv(folder / "faithfulness.csv", index=False)
+        for role, curve in self.curves.items():
+            curve.save(folder / f"{role}.curve.safetensors")
+        for role, one in self.validity.items():
+            one.save(folder / f"{role}.validity.safetensors")
+
+
+def gather_evidence(
+    models: Mapping[str, Any],
+    scores: Mapping[str, EdgeScores],
+    circuits: Mapping[str, Circuit],
+    held_out: Mapping[str, Readouts],
+    config: StudyConfig,
+) -> Evidence:
+    """Evidence on `held_out` readouts by role; cost: some 50 circuit runs per model, and exact patching of the edges asked for."""
+    rows = [row for role, model in models.items() for row in _in_model(role, model, circuits, held_out[role], config.seed)]
+    table = pd.DataFrame(rows)
+    meant = set(table.loc[table["note"] == "", "model"])
+    curves = {
+        role: faithfulness_curve(model, held_out[role], scores[role], sizes=SIZES, n_random=N_RANDOM, seed=config.seed)
+        for role, model in models.items()
+        if role in meant
+    }
+    few = range(min(config.validity_n, next(iter(held_out.values())).n_examples))
+    measured = {}
+    if config.validity_n:
+        for role, model in models.items():
+            measured[role] = validity(
+                model, held_out[role].select(few), n_top=config.validity_edges, n_random=config.validity_edges, methods=_method(config),
+                rank_by=METHOD, ig_steps=config.ig_steps, seed=config.seed, kv=config.kv,
+            )  # fmt: skip
+    return Evidence(table, curves, measured)
+
+
+METHOD = "EAP-IG"
+
+
+def _method(config: StudyConfig) -> dict[str, dict[str, Any]]:
+    """What found the circuits, and what it would have cost less: one gradient."""
+    return {METHOD: {"method": "EAP-IG-inputs", "rule": config.rule}, "EAP": {"method": "EAP"}}
+
+
+def _in_model(role: str, model: Any, circuits: Mapping[str, Circuit], readouts: Readouts, seed: int) -> list[dict[str, Any]]:
+    """Every circuit in one model: a row each."""
+    chance = {name: list(random_circuits(circuit, N_RANDOM, seed)) for name, circuit in circuits.items()}
+    runs = iter(run_circuits(model, readouts, [*circuits.values(), *(one for draws in chance.values() for one in draws)]))
+    own = {name: next(runs) for name in circuits}
+    rows = []
+    for name, run in own.items():
+        random = interval(recovered(next(runs))[0].item() for _ in chance[name]).mean
+        row: dict[str, Any] = {"circuit": name, "model": role, "value": float("nan"), "low": float("nan"), "high": float("nan")}
+        row |= {"random": float("nan"), "kept": run.kept, "accuracy": float("nan"), "clean_accuracy": float("nan")}
+        row |= {"n": readouts.n_examples, "note": ""}
+        try:
+            found = Faithfulness.of(run, seed=seed)
+        except ValueError as error:
+            rows.append(row | {"note": str(error)})
+            continue
+        ends = {"value": found.value, "low": found.low, "high": found.high, "random": random}
+        rows.append(row | ends | {"accuracy": found.accuracy, "clean_accuracy": found.clean_accuracy, "n": found.n_examples})
+    return rows
