@@ -1,0 +1,162 @@
+"""Run circuits: what is left of a behaviour when every edge outside a circuit is patched.
+
+Each batch of readouts runs on its clean rows, on what its writers are replaced by, and once per circuit (`patching`). Cost per batch: two
+forwards, shared by all circuits (three where the replaced writers come from no run of their own: zero and means), then one per circuit and
+what grows with its edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechshift_tl.attribution.attribute import WRITER_BYTES
+from mechshift_tl.attribution.metrics import Metric, evaluate, resolve
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.circuits.patching import Base, patched_logits
+from mechshift_tl.compare.overlap import check_same_graph
+from mechshift_tl.graph import Graph
+from mechshift_tl.interventions import Intervention, WriterMeans, check_intervention, replaced, run_writers
+from mechshift_tl.readouts import ABSENT, Batch, Readouts, aligned_logits
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one run gives, per example `(n_examples,)`.
+
+    - `metric`: mean over the example's read positions, in the metric's unit; higher is better;
+    - `first`: the answer ranks first at every read position;  `above_foil`: it has a higher logit than the foil at every one.
+    """
+
+    metric: Float[Tensor, " n_examples"] = field(repr=False)
+    first: Bool[Tensor, " n_examples"] = field(repr=False)
+    above_foil: Bool[Tensor, " n_examples"] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitRun:
+    """A circuit's run between its two ends, on the same examples.
+
+    `circuit`: only the circuit's edges live; `clean`: the model itself; `base`: no edge live (for counterfactual patches, the corrupt run).
+    `read (n_examples,)` counts the positions read: the weight of each example in a mean. `kept` of `n_edges` edges were live.
+    """
+
+    circuit: Outcome
+    clean: Outcome
+    base: Outcome
+    read: Int[Tensor, " n_examples"] = field(repr=False)
+    kept: int
+    n_edges: int
+    intervention: str
+    metric: str
+
+    @property
+    def share(self) -> float:
+        """Kept edges as a fraction of those that can exist."""
+        return self.kept / self.n_edges
+
+    def mean(self, outcome: Outcome) -> float:
+        """A run's metric, mean over all read positions: as `EdgeScores` weighs examples."""
+        return (outcome.metric.double() @ self.read.double() / self.read.sum()).item()
+
+
+def run_circuit(
+    model: Any,
+    readouts: Readouts,
+    circuit: Circuit,
+    *,
+    intervention: Intervention = "counterfactual",
+    means: WriterMeans | None = None,
+    metric: str | Metric = "logit_diff",
+    batch_tokens: int | None = None,
+) -> CircuitRun:
+    """Run `model` on `readouts` with every edge outside `circuit` patched.
+
+    - `intervention`: what a writer is replaced by outside the circuit; the two "mean" ones need `means` (`interventions.writer_means`).
+    - `metric`, `batch_tokens`: as `attribute` takes them.
+
+    A circuit of one model runs in any other of the same graph. Raises ValueError on another graph, on unknown settings, and on means or
+    readouts that do not fit the model; FloatingPointError when a metric is not finite. Cost: three forwards and what grows with the
+    circuit's edges; several circuits share two of them (`run_circuits`).
+    """
+    return run_circuits(model, readouts, [circuit], intervention=intervention, means=means, metric=metric, batch_tokens=batch_tokens)[0]
+
+
+def run_circuits(
+    model: Any,
+    readouts: Readouts,
+    circuits: Sequence[Circuit],
+    *,
+    intervention: Intervention = "counterfactual",
+    means: WriterMeans | None = None,
+    metric: str | Metric = "logit_diff",
+    batch_tokens: int | None = None,
+) -> list[CircuitRun]:
+    """`run_circuit` for each of `circuits`, which share each batch's clean and base runs. Raises ValueError on none."""
+    if not circuits:
+        raise ValueError("run_circuits was given no circuit; give at least one")
+    name, function = resolve(metric)
+    graph = circuits[0].graph
+    for other in (Graph.of(model, graph.kv), *(circuit.graph for circuit in circuits)):
+        check_same_graph(graph, other)
+    readouts.check(model)
+    check_intervention(model, intervention, means, readouts.clean != ABSENT)
+    tokens = batch_tokens or max(1, WRITER_BYTES // (4 * len(graph.writers) * model.cfg.d_model))
+    tallies = [_Tally(readouts, function) for _ in range(len(circuits) + 2)]
+    total = len(readouts) * len(circuits)
+    with tqdm(total=total, desc=f"run {len(circuits)} circuits", unit="row", delay=2, leave=False) as bar:
+        for batch in readouts.batches(tokens):
+            batch = batch.to(model.cfg.device)
+            clean, base, base_logits = _ends(model, batch, graph, intervention, means)
+            tallies[0].add(batch, clean)
+            tallies[1].add(batch, base_logits)
+            for circuit, tally in zip(circuits, tallies[2:], strict=True):
+                tally.add(batch, patched_logits(model, batch, graph, circuit.edges, base))
+                bar.update(len(batch.index))
+    clean, base, *runs = (tally.outcome() for tally in tallies)
+    return [
+        CircuitRun(run, clean, base, tallies[0].read, circuit.kept, graph.n_edges, intervention, name)
+        for circuit, run in zip(circuits, runs, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _ends(model: Any, batch: Batch, graph: Graph, intervention: Intervention, means: WriterMeans | None) -> tuple[Tensor, Base, Tensor]:
+    """Clean logits, the base, and its logits: those of the corrupt run, or of a run with no edge live."""
+    clean = batch.at_targets(aligned_logits(model, batch.clean)).float()
+    if intervention == "counterfactual":
+        writers, logits = run_writers(model, batch, "corrupt")
+        return clean, Base.of(model, writers), logits
+    base = Base.of(model, replaced(model, batch, intervention, means))
+    return clean, base, patched_logits(model, batch, graph, torch.zeros_like(graph.possible), base)
+
+
+class _Tally:
+    """Sums of one run over batches, in float64."""
+
+    def __init__(self, readouts: Readouts, metric: Metric) -> None:
+        n = readouts.n_examples
+        self.metric, self.example = metric, readouts.example
+        self.sums = torch.zeros(n, dtype=torch.float64)
+        self.wrong, self.below = torch.zeros(2, n, dtype=torch.long)
+        self.read = torch.zeros(n, dtype=torch.long).index_add(0, readouts.example, readouts.n_read)
+
+    def add(self, batch: Batch, logits: Float[Tensor, "b k d_vocab"]) -> None:
+        """Add one batch's logits."""
+        values = evaluate(self.metric, logits, batch.answer_ids, batch.foil_ids)
+        answers, foils = (logits.gather(2, ids[..., None])[..., 0] for ids in (batch.answer_ids, batch.foil_ids))
+        example = self.example[batch.index]
+        self.sums.index_add_(0, example, batch.answer_ids.shape[1] * values.double().cpu())
+        self.wrong.index_add_(0, example, (answers < logits.amax(2)).sum(1).cpu())
+        self.below.index_add_(0, example, (answers <= foils).sum(1).cpu())
+
+    def outcome(self) -> Outcome:
+        """Per example; one that is read nowhere counts as 0 and has no weight."""
+        read = self.read > 0
+        return Outcome((self.sums / self.read.clamp(min=1)).float(), read & (self.wrong == 0), read & (self.below == 0))
