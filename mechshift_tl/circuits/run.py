@@ -20,8 +20,7 @@ from mechshift_tl.attribution.attribute import WRITER_BYTES
 from mechshift_tl.attribution.metrics import Metric, evaluate, resolve
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.patching import Base, patched_logits
-from mechshift_tl.compare.overlap import check_same_graph
-from mechshift_tl.graph import Graph
+from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.interventions import Intervention, WriterMeans, check_intervention, replaced, run_writers
 from mechshift_tl.readouts import ABSENT, Batch, Readouts, aligned_logits
 
@@ -88,23 +87,29 @@ def run_circuit(
     return run_circuits(model, readouts, [circuit], intervention=intervention, means=means, metric=metric, batch_tokens=batch_tokens)[0]
 
 
-def run_circuits(
+def run_circuits(model: Any, readouts: Readouts, circuits: Sequence[Circuit], **settings: Any) -> list[CircuitRun]:
+    """`run_circuit`, with its settings, for each of `circuits`, which share each batch's clean and base runs. Raises ValueError on none."""
+    if not circuits:
+        raise ValueError("run_circuits was given no circuit; give at least one")
+    for circuit in circuits[1:]:
+        check_same_graph(circuits[0].graph, circuit.graph)
+    return run_edges(model, readouts, circuits[0].graph, [circuit.edges for circuit in circuits], **settings)
+
+
+def run_edges(
     model: Any,
     readouts: Readouts,
-    circuits: Sequence[Circuit],
+    graph: Graph,
+    circuits: Sequence[Bool[Tensor, "n_writers n_readers"]],
     *,
     intervention: Intervention = "counterfactual",
     means: WriterMeans | None = None,
     metric: str | Metric = "logit_diff",
     batch_tokens: int | None = None,
 ) -> list[CircuitRun]:
-    """`run_circuit` for each of `circuits`, which share each batch's clean and base runs. Raises ValueError on none."""
-    if not circuits:
-        raise ValueError("run_circuits was given no circuit; give at least one")
+    """`run_circuits` for bare sets of edges of `graph`, which must be the model's."""
     name, function = resolve(metric)
-    graph = circuits[0].graph
-    for other in (Graph.of(model, graph.kv), *(circuit.graph for circuit in circuits)):
-        check_same_graph(graph, other)
+    check_same_graph(graph, Graph.of(model, graph.kv))
     readouts.check(model)
     check_intervention(model, intervention, means, readouts.clean != ABSENT)
     tokens = batch_tokens or max(1, WRITER_BYTES // (4 * len(graph.writers) * model.cfg.d_model))
@@ -113,16 +118,16 @@ def run_circuits(
     with tqdm(total=total, desc=f"run {len(circuits)} circuits", unit="row", delay=2, leave=False) as bar:
         for batch in readouts.batches(tokens):
             batch = batch.to(model.cfg.device)
-            clean, base, base_logits = _ends(model, batch, graph, intervention, means)
-            tallies[0].add(batch, clean)
+            clean_logits, base, base_logits = _ends(model, batch, graph, intervention, means)
+            tallies[0].add(batch, clean_logits)
             tallies[1].add(batch, base_logits)
-            for circuit, tally in zip(circuits, tallies[2:], strict=True):
-                tally.add(batch, patched_logits(model, batch, graph, circuit.edges, base))
+            for edges, tally in zip(circuits, tallies[2:], strict=True):
+                tally.add(batch, patched_logits(model, batch, graph, edges, base))
                 bar.update(len(batch.index))
-    clean, base, *runs = (tally.outcome() for tally in tallies)
+    clean, empty, *runs = (tally.outcome() for tally in tallies)
     return [
-        CircuitRun(run, clean, base, tallies[0].read, circuit.kept, graph.n_edges, intervention, name)
-        for circuit, run in zip(circuits, runs, strict=True)
+        CircuitRun(run, clean, empty, tallies[0].read, int(edges.sum()), graph.n_edges, intervention, name)
+        for edges, run in zip(circuits, runs, strict=True)
     ]
 
 

@@ -1,10 +1,14 @@
-"""Rows that differ in step, length and in how many positions they read."""
+"""Rows of many shapes, and rows that a tiny model solves."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from mechshift_tl.readouts import ABSENT, Readouts
 
 
@@ -27,3 +31,21 @@ def many_shapes() -> Readouts:
         example=torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]),
         groups=("x", "y", "x", "y"),
     )
+
+
+@pytest.fixture(scope="session")
+def solved(native) -> Callable[..., tuple[Any, Readouts]]:
+    """`solved(n, seed=0)`: a tiny full-attention model, and rows whose answer it ranks first when clean, and whose foil when corrupt."""
+    spec = DiffusionSpec(attention="full", logit_shift=0, mask_token_id=2)
+    model = HookedDiffusionTransformer.from_hf(native("llama"), spec=spec)
+
+    def make(n: int = 12, seed: int = 0) -> tuple[Any, Readouts]:
+        generator = torch.Generator().manual_seed(seed)
+        clean = torch.randint(3, 48, (n, 7), generator=generator)
+        corrupt = clean.clone()
+        corrupt[:, 1:4] = torch.randint(3, 48, (n, 3), generator=generator)
+        with torch.no_grad():
+            answers, foils = (model(tokens)[:, 6].argmax(-1) for tokens in (clean, corrupt))
+        return model, Readouts.from_tokens(clean, corrupt, torch.full((n,), 6), answers, (foils + (foils == answers)) % 48)
+
+    return make
