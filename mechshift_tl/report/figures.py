@@ -36,7 +36,7 @@ CURVE_CAPTION = """\
 Edge overlap over the circuit size; vertical: the size used in tables, {size:,}. By chance: expected of two sets of as many edges drawn from
 all possible ones, a laxer floor than the table's. n = {n} prompts; no intervals are computed along the curve."""
 FAITHFUL_CAPTION = """\
-(m(circuit) − m(corrupt)) / (m(clean) − m(corrupt)) when every edge outside the circuit is patched from the corrupt run; circuits by |score|.
+(m(circuit) − m(corrupt)) / (m(clean) − m(corrupt)) when every edge outside the circuit is patched from the corrupt run; by |score|.
 1: as the model, 0: as no circuit. Bands: 95 % over {n} prompts that the circuits were not found on. Dashed, in a model's colour:
 random circuits with the same layer profile, mean."""
 PICTURE_CAPTION = """\

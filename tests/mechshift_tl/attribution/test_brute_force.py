@@ -19,6 +19,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from mechshift_tl import attribute
+from mechshift_tl.circuits import Circuit
+from mechshift_tl.circuits.run import run_circuit
+from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import Readouts
 
 HEADS, D_MODEL, EPS = 4, 32, 1e-5
@@ -184,6 +187,33 @@ def logit_diff(logits: Tensor, rows: Readouts, shift: int) -> Tensor:
     return (at.gather(2, rows.answer_ids[..., None]) - at.gather(2, rows.foil_ids[..., None])).mean((1, 2))
 
 
+def run_by_hand(hand: ByHand, rows: Readouts, shift: int, edges: set[tuple[str, str]], intervention: str) -> Tensor:
+    """The metric per row when every edge outside `edges` is patched: run again until all that is live has settled."""
+    clean, corrupt = hand.embed(rows.clean), hand.embed(rows.corrupt)
+    patched = hand.run(corrupt)[0] if intervention == "counterfactual" else defaultdict(float)
+    live: Weights = {}
+    for _ in range(2 * len(hand.layers) + 2):
+        before = live
+
+        def outside(writer: str, reader: str, before: Weights = before) -> Any:
+            return 0.0 if (writer, reader) in edges or writer not in before else patched[writer] - before[writer]
+
+        live, logits = hand.run(clean, outside)
+    return logit_diff(logits, rows, shift)
+
+
+def assert_circuits_agree(model: Any, hand: ByHand, rows: Readouts, kv: Any, shift: int) -> None:
+    graph = Graph.of(model, kv)
+    for share in (0.05, 0.5):
+        mask = graph.possible & (torch.rand(graph.possible.shape, generator=torch.Generator().manual_seed(1)) < share)
+        circuit = Circuit(graph, mask, torch.zeros(mask.shape), int(mask.sum()))
+        for intervention in ("counterfactual", "zero"):
+            expected = run_by_hand(hand, rows, shift, set(circuit.edge_set()), intervention)
+            run = run_circuit(model, rows, circuit, intervention=intervention)
+            error = (run.circuit.metric - expected).abs().max() / run.clean.metric.abs().max()
+            assert error < 1e-5, f"{intervention}, {circuit.kept} edges: {error:.1e}"
+
+
 def brute_force(hand: ByHand, rows: Readouts, shift: int, writers: list[str], readers: list[str], points: list[float]) -> Tensor:
     """Σ over rows and positions of ⟨Δu, gradient at the edge's own term⟩ / n, averaged over `points` on the path; NaN where no edge is."""
     clean, corrupt = hand.embed(rows.clean), hand.embed(rows.corrupt)
@@ -252,6 +282,7 @@ def test_hooked_models_agree_with_a_term_per_edge(native, rows, family, attentio
     hand = llama_by_hand(hf_model, attention == "causal", kv == "grouped")
     model = HookedDiffusionTransformer.from_hf(hf_model, spec=DiffusionSpec(attention=attention, logit_shift=shift, mask_token_id=2))
     assert_agree(model, hand, rows, kv, shift)
+    assert_circuits_agree(model, hand, rows, kv, shift)
 
 
 @pytest.mark.parametrize(
@@ -279,3 +310,4 @@ def test_a_plain_bridge_with_layer_norm_and_biases_agrees_with_a_term_per_edge(r
     model = build_bridge_from_module(hf_model, "GPT2LMHeadModel", hf_config=config, tokenizer=None, model_name="gpt2-tiny")
     assert_agree(model, hand, rows, "grouped", shift=1)
     assert_patching_agrees(model, hand, rows, "grouped", shift=1)
+    assert_circuits_agree(model, hand, rows, "grouped", shift=1)

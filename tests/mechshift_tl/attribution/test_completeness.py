@@ -1,4 +1,4 @@
-"""Which quadrature rule closes the completeness gap fastest per forward: on IOI of the bundled pair, where the metric is smooth on the path.
+"""Which quadrature rule closes the completeness gap fastest per forward: on IOI of the bundled pair, whose metric is smooth on the path.
 
 Each point of a path costs one forward and one backward under every rule, so rules are compared at equal numbers of points. On Countdown,
 where the metric bends sharply, no order holds at few points: the ends' rules are sometimes closest by chance.

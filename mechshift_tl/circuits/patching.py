@@ -1,0 +1,218 @@
+"""One forward in which only the edges of a circuit are live.
+
+Reader v of a circuit sees the residual stream that the replaced writers make, and what its own edges change in it:
+
+    input(v) = base(v) + Σ_{u → v in circuit} (live u − replaced u)
+
+1. The base residual of every layer is the sum of the replaced writers and the output biases.
+2. The model runs on the clean rows with that residual put in place at every layer, before and after attention and before the final norm:
+   whatever reads there without an edge of its own takes its base value, q, k and v of such heads included.
+3. Where MLPs or logits have edges, their sum is added to the residual that they alone read. Heads with edges get q, k or v of their own:
+   the norm and W_Q, W_K or W_V of that reader's sum, put in place of the model's.
+4. Live outputs are taken at their hooks. Only writers with an edge are expanded to the residual's width, only readers with one projected.
+
+No copy of the residual per head is made, so none of TransformerLens' split flags is needed. Sums, norms and projections of the circuit's
+readers are computed in float32, the rest of the model in its own precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechshift_tl.attribution.hooks import Hooks
+from mechshift_tl.graph import Graph
+from mechshift_tl.interventions import WriterOutputs
+from mechshift_tl.readouts import Batch
+
+KINDS = ("q", "k", "v")
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """The replaced writers of a batch, and the residual stream they make: `(b, pos, d)` before and amid each layer, and at the end."""
+
+    writers: WriterOutputs
+    pre: list[Float[Tensor, "b pos d"]]
+    mid: list[Float[Tensor, "b pos d"]]
+    final: Float[Tensor, "b pos d"]
+
+    @classmethod
+    def of(cls, model: Any, writers: WriterOutputs) -> Base:
+        """Add up the writers, layer by layer: one output projection per layer."""
+        residual, pre, mid = writers.input, [], []
+        for block, z, mlp in zip(model.blocks, writers.z, writers.mlp, strict=True):
+            pre.append(residual)
+            weight = block.attn.W_O.detach().float().flatten(0, 1)
+            bias = getattr(block.attn.o, "bias", None)
+            residual = residual + z.flatten(2) @ weight + (0 if bias is None else bias.detach().float())
+            mid.append(residual)
+            residual = residual + mlp
+        return cls(writers, pre, mid, residual)
+
+
+@torch.no_grad()
+def patched_logits(
+    model: Any, batch: Batch, graph: Graph, edges: Bool[Tensor, "n_writers n_readers"], base: Base
+) -> Float[Tensor, "b k d_vocab"]:
+    """Aligned logits at the targets (float32) when only `edges` are live: one forward of the clean rows, under their mask."""
+    run = _PatchedRun(model, graph, edges.to(base.final.device), base)
+    with _keys_per_head(model, graph), model.hooks(fwd_hooks=run.hooks()):
+        return batch.logits(model, "clean")
+
+
+class _PatchedRun:
+    """The hooks of one patched forward, and what they hand on to each other: live − replaced of every writer that has an edge."""
+
+    def __init__(self, model: Any, graph: Graph, edges: Tensor, base: Base) -> None:
+        self.model, self.graph, self.base = model, graph, base
+        sources = edges.any(1)
+        #: Row of each writer in `deltas`, were it a source; as a slice bound, the number of sources before it.
+        self.row = torch.cat([torch.zeros_like(sources[:1], dtype=torch.long), sources.cumsum(0)]).tolist()
+        self.sources, self.edges, self.live = sources.tolist(), edges[sources], edges.any(0).tolist()
+        self.deltas = base.final.new_empty(self.row[-1], base.final.numel())
+        self.own: dict[str, tuple[list[int], Tensor]] = {}
+
+    def hooks(self) -> Hooks:
+        """Hooks in the order in which the forward meets them."""
+        found: Hooks = []
+        for i in range(self.graph.n_layers):
+            found.append((f"blocks.{i}.hook_resid_pre", self._at(self._enter, i)))
+            found += [(f"blocks.{i}.attn.hook_{kind}", self._at(self._project, i, kind)) for kind in KINDS]
+            found.append((f"blocks.{i}.attn.hook_z", self._at(self._heads, i)))
+            found.append((f"blocks.{i}.ln2.hook_in", self._at(self._middle, i)))
+            found.append((f"blocks.{i}.hook_mlp_out", self._at(self._mlp, i)))
+        return [*found, ("ln_final.hook_in", self._at(self._final))]
+
+    @staticmethod
+    def _at(function: Callable, *where: Any) -> Callable:
+        def hook_fn(tensor: Tensor, hook: Any) -> Tensor | None:
+            return function(tensor, *where)
+
+        return hook_fn
+
+    def _enter(self, tensor: Tensor, layer: int) -> Tensor:
+        """The layer's residual input: the base, for every head without an edge; sums for the others, to be projected at their hooks."""
+        if layer == 0 and self.sources[0]:
+            self.deltas[0] = (tensor.float() - self.base.writers.input).flatten()
+        columns = self.graph.attention_readers(layer)
+        live = [column for column in range(columns.start, columns.stop) if self.live[column]]
+        if live:
+            summed = self._sum(live, self.graph.writers_before_attention(layer), self.base.pre[layer])
+            self.own = _project(self.model.blocks[layer], self.graph, [column - columns.start for column in live], summed)
+        else:
+            self.own = {}
+        return self.base.pre[layer].to(tensor.dtype)
+
+    def _project(self, tensor: Tensor, layer: int, kind: str) -> Tensor | None:
+        """q, k or v `(b, pos, head, d_head)` with the heads of the circuit in place; per query head where the graph is ungrouped."""
+        heads = self.graph.n_heads if kind == "q" else self.graph.n_kv_readers
+        if kind not in self.own and heads == tensor.shape[2]:
+            return None
+        tensor = tensor.repeat_interleave(heads // tensor.shape[2], 2) if heads != tensor.shape[2] else tensor.clone()
+        if kind in self.own:
+            places, values = self.own[kind]
+            tensor[:, :, places] = values.to(tensor.dtype)
+        return tensor
+
+    def _heads(self, tensor: Tensor, layer: int) -> None:
+        """Expand the heads that have edges."""
+        first = self.graph.writers_before_attention(layer)
+        heads = [h for h in range(self.graph.n_heads) if self.sources[first + h]]
+        if heads:
+            replaced = self.base.writers.z[layer]
+            deltas = (tensor.float().reshape(replaced.shape) - replaced)[:, :, heads]
+            weight = _of_heads(self.model.blocks[layer].attn.W_O, heads)
+            rows = self.deltas[self.row[first] : self.row[first + self.graph.n_heads]]
+            torch.bmm(deltas.flatten(0, 1).transpose(0, 1), weight, out=rows.view(len(heads), -1, weight.shape[-1]))
+
+    def _middle(self, tensor: Tensor, layer: int) -> Tensor:
+        base, mlp = self.base.mid[layer], self.graph.mlp_reader(layer)
+        before = self.graph.writers_before_attention(layer) + self.graph.n_heads
+        return (self._sum([mlp], before, base)[0] if self.live[mlp] else base).to(tensor.dtype)
+
+    def _mlp(self, tensor: Tensor, layer: int) -> None:
+        writer = self.graph.writers_before_attention(layer + 1) - 1
+        if self.sources[writer]:
+            self.deltas[self.row[writer]] = (tensor.float() - self.base.writers.mlp[layer]).flatten()
+
+    def _final(self, tensor: Tensor) -> Tensor:
+        writers = len(self.graph.writers)
+        summed = self._sum([-1], writers, self.base.final)[0] if self.live[-1] else self.base.final
+        return summed.to(tensor.dtype)
+
+    def _sum(self, readers: list[int], writers: int, base: Float[Tensor, "b pos d"]) -> Float[Tensor, "reader b pos d"]:
+        """Base residual and circuit edges from the first `writers` writers, for each of `readers`."""
+        rows = self.row[writers]
+        chosen, deltas = self.edges[:rows, readers].T, self.deltas[:rows]
+        counts = chosen.sum(1)
+        if 6 * int(counts.sum()) > chosen.numel():  # from about here on one product is faster than a gather per edge
+            return torch.addmm(base.reshape(1, -1), chosen.float(), deltas).view(-1, *base.shape)
+        summed = F.embedding_bag(chosen.nonzero()[:, 1], deltas, counts.cumsum(0) - counts, mode="sum")
+        return summed.view(-1, *base.shape).add_(base)
+
+
+def _project(
+    block: Any, graph: Graph, readers: list[int], residual: Float[Tensor, "reader b pos d"]
+) -> dict[str, tuple[list[int], Float[Tensor, "b pos reader d_head"]]]:
+    """q, k, v of one layer's `readers` (numbered within the layer), each from its own residual: per kind, which heads, and their values."""
+    normed, gain, shift = _normalize(block.ln1, residual.flatten(1, 2))
+    own, start, first = {}, 0, 0
+    for kind, size in zip(KINDS, (graph.n_heads, graph.n_kv_readers, graph.n_kv_readers), strict=True):
+        heads = [reader - first for reader in readers if first <= reader < first + size]
+        first += size
+        if heads:
+            weight, bias = _projection(block, kind, heads, size)
+            values = normed[start : start + len(heads)] @ (gain[:, None] * weight) + (shift @ weight + bias)[:, None]
+            own[kind] = (heads, values.transpose(0, 1).reshape(*residual.shape[1:3], len(heads), -1))
+            start += len(heads)
+    return own
+
+
+def _projection(
+    block: Any, kind: str, heads: list[int], readers: int
+) -> tuple[Float[Tensor, "head d d_head"], Float[Tensor, "head d_head"] | float]:
+    """W_Q, W_K or W_V of `heads` out of `readers`, and their biases; query heads that share a K/V head get the same one."""
+    weight = getattr(block.attn, f"W_{kind.upper()}")
+    bias = getattr(getattr(block.attn, kind), "bias", None)
+    native = [head * weight.shape[0] // readers for head in heads]
+    return _of_heads(weight, native), 0.0 if bias is None else bias.detach().float().view(weight.shape[0], -1)[native]
+
+
+def _of_heads(weight: Float[Tensor, "head m n"], heads: list[int]) -> Float[Tensor, "head m n"]:
+    """The weights of some heads, in float32 and in the memory order of the projection that holds them, in which they copy fastest."""
+    return weight.detach().mT[heads].float().mT
+
+
+def _normalize(
+    norm: Any, residual: Float[Tensor, "reader token d"]
+) -> tuple[Float[Tensor, "reader token d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """x̂ of RMSNorm or LayerNorm in float32, *in place*, with the gain and shift that the norm then applies (x̂·gain + shift)."""
+    module = norm.original_component
+    eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None) or norm.config.eps
+    if not norm.uses_rms_norm:
+        residual -= residual.mean(-1, keepdim=True)
+    square = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).square() / residual.shape[-1]
+    gain, bias = norm.weight.detach().float(), getattr(module, "bias", None)
+    return residual.mul_((square + eps).rsqrt()), gain, torch.zeros_like(gain) if bias is None else bias.detach().float()
+
+
+@contextmanager
+def _keys_per_head(model: Any, graph: Graph) -> Iterator[None]:
+    """On an ungrouped graph, attention takes one K and V per query head instead of repeating one per group; restored on leaving."""
+    attentions = [block.attn.original_component for block in model.blocks] if graph.n_kv_readers != graph.n_kv_heads else []
+    groups = [attention.num_key_value_groups for attention in attentions]
+    try:
+        for attention in attentions:
+            attention.num_key_value_groups = 1
+        yield
+    finally:
+        for attention, group in zip(attentions, groups, strict=True):
+            attention.num_key_value_groups = group
