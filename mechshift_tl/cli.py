@@ -43,6 +43,7 @@ def run(
     n: Annotated[int, typer.Option(help="Prompts per task that ARM and MDM read correctly.")] = 200,
     edges: Annotated[int | None, typer.Option(help="Edges per circuit; default min(1000, 5 % of all).")] = None,
     components: Annotated[int | None, typer.Option(help="K of the component overlap; default min(100, 10 % of all).")] = None,
+    held_out: Annotated[int, typer.Option(help="Further prompts on which circuits are run in every model; 0 runs none.")] = 40,
     ig_steps: Steps = 5,
     rule: Rule = "midpoint",
     kv: KV = "grouped",
@@ -52,7 +53,7 @@ def run(
     with clear_errors():
         from mechshift_tl.study import StudyConfig, run_study
 
-        settings: dict[str, Any] = {"n": n, "seed": seed, "ig_steps": ig_steps, "rule": rule, "kv": kv}
+        settings: dict[str, Any] = {"n": n, "seed": seed, "ig_steps": ig_steps, "rule": rule, "kv": kv, "held_out": held_out}
         config = StudyConfig(**settings, edges=edges, components=components)
         wanted = _tasks(tasks)
         with whole_folder(out) as folder:

@@ -34,8 +34,8 @@ class StudyConfig:
     n_boot: int = 200
     n_random: int = 200
     held_out: int = 40
-    validity_n: int = 12
-    validity_edges: int = 60
+    validity_n: int = 8
+    validity_edges: int = 50
 
     def __post_init__(self) -> None:
         quadrature(self.rule, self.ig_steps)

@@ -19,7 +19,7 @@ def invoke(*arguments: object):
 
 
 def test_run_writes_a_report_and_artefacts(tmp_path):
-    result = invoke("run", "--pair", "tiny", "--tasks", "ioi", "--n", 6, "--ig-steps", 1, "--out", tmp_path / "out")
+    result = invoke("run", "--pair", "tiny", "--tasks", "ioi", "--n", 6, "--held-out", 4, "--ig-steps", 1, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "ARM → MDM" in result.output and "ARM → control" in result.output
     names = {path.name for path in (tmp_path / "out").iterdir()}

@@ -84,7 +84,7 @@ def test_every_result_is_on_the_page(study, task_study, page):
 
 def test_figures_have_captions_and_say_how_many_prompts(page, html):
     figures = page.tags.count("figure")
-    assert figures == page.tags.count("figcaption") == html.count('role="img"') == 6
+    assert figures == page.tags.count("figcaption") == html.count('role="img"') == 9
     captions = [part.split("</figcaption>")[0] for part in html.split("<figcaption>")[1:]]
     assert all("12" in caption for caption in captions)
 

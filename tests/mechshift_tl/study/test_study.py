@@ -22,7 +22,9 @@ def pair():
 
 @pytest.fixture(scope="module")
 def study(pair):
-    return run_study(pair, [IOI(), Countdown()], StudyConfig(n=8, ig_steps=2, n_boot=10, n_random=10))
+    return run_study(
+        pair, [IOI(), Countdown()], StudyConfig(n=8, ig_steps=2, n_boot=10, n_random=10, held_out=6, validity_n=2, validity_edges=5)
+    )
 
 
 def test_the_table_has_a_row_per_task_and_comparison(study):
@@ -54,6 +56,28 @@ def test_component_sets_are_disjoint(study):
 def test_step_stability_lies_in_range(study):
     frame = study.tasks["countdown"].step_stability("mdm")
     assert frame["components_shared"].between(0, 1).all() and frame["edge_jaccard"].between(0, 1).all()
+
+
+def test_every_circuit_runs_in_every_model(study):
+    for one in study.tasks.values():
+        table = one.evidence.faithfulness
+        assert len(table) == 9 and set(table["circuit"]) == set(table["model"]) == {"arm", "mdm", "control"}
+        own = table[(table["note"] == "") & (table["circuit"] == table["model"])]
+        assert (own["value"] > own["random"]).all() and (table["n"] == 6).all()
+
+
+def test_the_held_out_prompts_are_not_those_scored(study):
+    one = study.tasks["ioi"]
+    curve = one.evidence.curves["arm"]
+    assert curve.n_examples == 6 and len(one.pool) == one.scores["arm"].n_examples == 8
+    assert curve.table["faithfulness"].iloc[-1] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_less_valid_method_is_said_beside_the_overlap(study):
+    one = study.tasks["ioi"]
+    note = one.evidence.validity_note("mdm")
+    assert (note in one.notes("mdm")) if note else one.notes("mdm") == list(one.comparisons["mdm"].notes)
+    assert set(one.evidence.validity) == {"arm", "mdm"}
 
 
 def test_saved_artefacts_load(study, tmp_path):
