@@ -22,7 +22,7 @@ from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.patching import Base, patched_logits
 from mechshift_tl.graph import Graph, check_same_graph
-from mechshift_tl.interventions import Intervention, WriterMeans, check_intervention, replaced, run_writers
+from mechshift_tl.interventions import Intervention, WriterMeans, check_intervention, replaced, run_both_sides
 from mechshift_tl.readouts import ABSENT, Batch, Readouts
 
 #: Default bound on the live writers of one batch at the residual's width, from which the default `batch_tokens` follows.
@@ -142,11 +142,11 @@ def run_edges(
 @torch.no_grad()
 def _ends(model: Any, batch: Batch, graph: Graph, intervention: Intervention, means: WriterMeans | None) -> tuple[Tensor, Base, Tensor]:
     """Clean logits, the base, and its logits: the corrupt run's, or those of a run with no edge live where that sees other tokens."""
-    clean = batch.logits(model, "clean")
     same = batch.clean_mask is None or batch.corrupt_mask is None or torch.equal(batch.clean_mask, batch.corrupt_mask)
     if intervention == "counterfactual" and same:
-        writers, logits = run_writers(model, batch, "corrupt")
+        (_, clean), (writers, logits) = run_both_sides(model, batch)
         return clean, Base.of(model, writers), logits
+    clean = batch.logits(model, "clean")
     base = Base.of(model, replaced(model, batch, intervention, means))
     return clean, base, patched_logits(model, batch, graph, torch.zeros_like(graph.possible), base)
 

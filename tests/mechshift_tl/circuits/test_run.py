@@ -437,3 +437,13 @@ def test_a_run_that_is_not_finite_names_where(native) -> None:
     graph = Graph.of(model)
     with pytest.raises(FloatingPointError, match="in the clean run the first such values are at layer 1, hook blocks.1"):
         run_circuit(model, rows(), circuit_of(graph.possible, graph))
+
+
+def test_weights_of_half_precision_run_within_their_rounding(native, models) -> None:
+    rounded = HookedDiffusionTransformer.from_hf(native("qwen2").bfloat16(), spec=FULL)
+    for kv in ("grouped", "ungrouped"):
+        graph = Graph.of(rounded, kv)
+        circuits = [circuit_of(random_edges(graph, share), graph) for share in (0.0, 0.4, 1.0)]
+        for half, single in zip(*(run_circuits(model, rows(), circuits) for model in (rounded, models["qwen2"])), strict=True):
+            assert half.circuit.metric.dtype == torch.float32
+            assert (half.circuit.metric - single.circuit.metric).abs().max() < 0.05 * single.base.metric.abs().max()
