@@ -26,8 +26,8 @@ from transformer_lens.utilities.slice import SliceInput
 from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from hooked_diffusion.attention import Direction, attention_mask_4d, check_visible, position_ids
-from hooked_diffusion.denoising.cache import DenoisingCache, NamesFilter, run_caching
-from hooked_diffusion.denoising.loop import run_denoising
+from hooked_diffusion.denoising.cache import CachingForward, DenoisingCache, NamesFilter
+from hooked_diffusion.denoising.loop import Denoiser, Forward, Job
 from hooked_diffusion.denoising.settings import Schedule, Select, make_settings
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
 from hooked_diffusion.spec import DiffusionSpec
@@ -128,7 +128,7 @@ class HookedDiffusionTransformer(TransformerBridge):
         training did. Hooks, caches and `denoise` see it. On leaving, the direction in force before is restored. Raises ValueError on an
         unknown direction.
         """
-        attention_mask_4d(torch.ones(1, 1, dtype=torch.bool), direction, self._block_length)
+        attention_mask_4d(torch.ones(1, 1, dtype=torch.bool), direction, self.spec.block_length)
         before, self._switched = self._switched, direction
         try:
             yield self
@@ -143,9 +143,9 @@ class HookedDiffusionTransformer(TransformerBridge):
         direction, device = self._switched or self.spec.attention, self.cfg.device
         if mask is None:
             everything = torch.ones(batch, pos, dtype=torch.bool, device=device)
-            return {"attention_mask": attention_mask_4d(everything, direction, self._block_length)}
+            return {"attention_mask": attention_mask_4d(everything, direction, self.spec.block_length)}
         visible = check_visible(mask, (batch, pos)).to(device)
-        return {"attention_mask": attention_mask_4d(visible, direction, self._block_length), "position_ids": position_ids(visible)}
+        return {"attention_mask": attention_mask_4d(visible, direction, self.spec.block_length), "position_ids": position_ids(visible)}
 
     def _tokens_and_mask(self, text: str | list[str], mask: Tensor | None, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Text as TransformerLens tokenises it, and which tokens are not padding."""
@@ -154,10 +154,6 @@ class HookedDiffusionTransformer(TransformerBridge):
         if mask is None and tokens.shape[0] > 1 and self.tokenizer.pad_token_id is not None:
             mask = get_attention_mask(self.tokenizer, tokens, prepend_bos=self.cfg.default_prepend_bos, padding_side=side)
         return tokens, mask
-
-    @property
-    def _block_length(self) -> int | None:
-        return getattr(self.spec, "block_length", None)
 
     @torch.no_grad()
     def check_attention(self) -> None:
@@ -201,7 +197,14 @@ class HookedDiffusionTransformer(TransformerBridge):
         eps: float | None = None,
         block_length: int | None = None,
         temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        alg_temp: float | None = None,
+        threshold: float | None = None,
+        cfg_scale: float | None = None,
+        remask: float | None = None,
         mask_positions: Bool[Tensor, "batch pos"] | None = None,
+        attention_mask: Bool[Tensor, "batch pos"] | None = None,
         tempered_scores: bool | None = None,
         masked_by_token: bool | None = None,
         seed: int | None = None,
@@ -209,11 +212,12 @@ class HookedDiffusionTransformer(TransformerBridge):
         """Fill the masked positions of `canvas`, step by step.
 
         `mask_positions` defaults to where the canvas holds the mask id; given, the mask id is written there first (a model without one sees
-        whatever the canvas holds). `preset` is "dream" or "llada"; what each setting means, and its default: `DenoisingSettings`. An ARM is
-        decoded by the same loop, from left to right. Rows are independent: at temperature 0 a row's tokens are those it would get alone.
+        whatever the canvas holds). `attention_mask` is False at padding, on either side. `preset` is "dream", "llada", "diffullama", "dllm"
+        or "threshold"; what each setting means, and its default: `DenoisingSettings`. An ARM is decoded by the same loop, from left to
+        right. Rows are independent: at temperature 0 a row's tokens are those it would get alone. Cost: one forward per step that commits.
 
         Raises ValueError, before any forward, on an impossible setting, canvas or mask, and when a causal model is asked for more than
-        one token at a time or another order.
+        one token at a time or another order. Warns of a reused mask id in the prompt and of a doubled BOS.
         """
         settings = make_settings(
             preset,
@@ -224,11 +228,18 @@ class HookedDiffusionTransformer(TransformerBridge):
             eps=eps,
             block_length=block_length,
             temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            alg_temp=alg_temp,
+            threshold=threshold,
+            cfg_scale=cfg_scale,
+            remask=remask,
             tempered_scores=tempered_scores,
             masked_by_token=masked_by_token,
             seed=seed,
         )
-        return run_denoising(self, canvas, mask_positions, settings)
+        job = Job.make(self, canvas, settings, mask_positions=mask_positions, attention_mask=attention_mask)
+        return Denoiser(Forward(self, job), job).run()
 
     def run_with_denoising_cache(
         self,
@@ -241,6 +252,7 @@ class HookedDiffusionTransformer(TransformerBridge):
         positions: SliceInput = None,
         preset: str | None = None,
         mask_positions: Bool[Tensor, "batch pos"] | None = None,
+        attention_mask: Bool[Tensor, "batch pos"] | None = None,
         **settings: Any,
     ) -> tuple[DenoisingTrajectory, DenoisingCache]:
         """`denoise`, keeping activations: `cache[k]` is bit-equal to `run_with_cache` on `trajectory.canvases[k]`.
@@ -249,7 +261,10 @@ class HookedDiffusionTransformer(TransformerBridge):
         position dimension where an activation has one (TransformerLens' `pos_slice`). `settings` are those of `denoise`.
         """
         chosen = make_settings(preset, causal=not self.spec.is_mdm, steps=steps, select=select, **settings)
-        return run_caching(self, canvas, mask_positions, chosen, names_filter=names_filter, at_steps=at_steps, positions=positions)
+        job = Job.make(self, canvas, chosen, mask_positions=mask_positions, attention_mask=attention_mask)
+        forward = CachingForward(self, job, at_steps, names_filter, positions)
+        trajectory = Denoiser(forward, job).run()
+        return trajectory, DenoisingCache(forward.caches)
 
 
 def _direct_attention(spec: DiffusionSpec):

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.utilities.slice import SliceInput
 
-from hooked_diffusion.denoising.loop import Forward, follow, make_plan
-from hooked_diffusion.denoising.settings import DenoisingSettings
-from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
+from hooked_diffusion.denoising.loop import Forward, Job
+from hooked_diffusion.denoising.step import DenoisingStep
 
 if TYPE_CHECKING:
     from hooked_diffusion.model import HookedDiffusionTransformer
@@ -69,12 +68,13 @@ class CachingForward(Forward):
     def __init__(
         self,
         model: HookedDiffusionTransformer,
+        job: Job,
         at_steps: Sequence[int] | None,
-        steps: int,
         names_filter: NamesFilter,
         positions: SliceInput,
     ):
-        super().__init__(model)
+        super().__init__(model, job)
+        steps = job.plan.steps
         self.observed = frozenset(range(steps) if at_steps is None else at_steps)
         outside = sorted(step for step in self.observed if not 0 <= step < steps)
         if outside or not self.observed:
@@ -83,31 +83,21 @@ class CachingForward(Forward):
         self.caches: dict[int, ActivationCache] = {}
         self._canvas: Tensor | None = None
 
-    def __call__(self, canvas: Int[Tensor, "batch pos"], step: int) -> Float[Tensor, "batch pos d_vocab"]:
+    def __call__(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
         """Aligned logits; the forward runs once per canvas, however many steps it lasts."""
-        if step not in self.observed and canvas is not self._canvas:
-            return super().__call__(canvas, step)
-        if canvas is not self._canvas:
-            self.count += 1
-            logits, self._cache = self.model.run_with_cache(canvas, names_filter=self.names_filter, pos_slice=self.positions)
-            self._canvas, self._logits = canvas, self.model.align_logits(logits)
-        if step in self.observed:
-            self.caches[step] = self._cache
+        if step.canvas is not self._canvas:
+            if step.index not in self.observed:
+                return super().__call__(step)
+            self._canvas, self._logits = step.canvas, super().__call__(step)
+        if step.index in self.observed:
+            self.caches[step.index] = self._cache
         return self._logits
 
-
-def run_caching(
-    model: HookedDiffusionTransformer,
-    canvas: Int[Tensor, "batch pos"],
-    mask_positions: Bool[Tensor, "batch pos"] | None,
-    settings: DenoisingSettings,
-    *,
-    names_filter: NamesFilter,
-    at_steps: Sequence[int] | None,
-    positions: SliceInput,
-) -> tuple[DenoisingTrajectory, DenoisingCache]:
-    """Denoise and keep activations; `HookedDiffusionTransformer.run_with_denoising_cache` says what the arguments mean."""
-    canvas, masked, plan = make_plan(model, canvas, mask_positions, settings)
-    forward = CachingForward(model, at_steps, plan.steps, names_filter, positions)
-    trajectory = follow(plan, forward, canvas, masked)
-    return trajectory, DenoisingCache(forward.caches)
+    def run(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
+        """The step's own forward, cached where it is observed."""
+        if step.index not in self.observed:
+            return super().run(step)
+        logits, self._cache = self.model.run_with_cache(
+            step.canvas, names_filter=self.names_filter, pos_slice=self.positions, **self.padding
+        )
+        return self.model.align_logits(logits)
