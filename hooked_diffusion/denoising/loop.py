@@ -112,6 +112,29 @@ class Denoiser:
         self.confidence = (~self.masked).float()
         self.canvases, self.masks = [self.canvas], [self.masked]
 
+    @classmethod
+    def resume(
+        cls, forward: Forward, job: Job, trajectory: DenoisingTrajectory, index: int, canvas: Int[Tensor, "batch pos"] | None = None
+    ) -> Denoiser:
+        """The run that made `trajectory`, about to take step `index` again, on `canvas` instead of its own if given.
+
+        A token that `canvas` writes over a mask counts as given; the mask id written over a committed token reopens it.
+        """
+        run = cls(forward, job)
+        run.canvases, run.masks = list(trajectory.canvases[: index + 1]), list(trajectory.masked[: index + 1])
+        run.canvas, run.masked = run.canvases[-1], run.masks[-1]
+        done = run.masks[0] & ~run.masked & (trajectory.commit_step < index)
+        run.commit_step = torch.where(done, trajectory.commit_step, run.commit_step)
+        run.confidence = torch.where(done, trajectory.confidence, run.confidence)
+        if canvas is not None:
+            edited = canvas != run.canvas
+            run.masked = torch.where(edited, run.masks[0] & (canvas == trajectory.mask_token_id), run.masked)
+            run.commit_step = run.commit_step.masked_fill(edited, -1)
+            run.confidence = torch.where(edited, (~run.masked).to(run.confidence), run.confidence)
+            run.canvas = run.canvases[-1] = canvas
+            run.masks[-1] = run.masked
+        return run
+
     @torch.no_grad()
     def run(self) -> DenoisingTrajectory:
         """Carry out the steps that are left, as the module docstring tells it."""

@@ -11,6 +11,7 @@ Rows do not know of each other: a row's quotas are those it would have alone.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,19 @@ class Plan:
         """How many of the open positions `step` commits in each row; `generator` is drawn from by the "bernoulli" schedule only."""
         left = open_.sum(1).tolist()
         return [self._quota(row, *_place(shares, step), left[row], generator) for row, shares in enumerate(self.shares)]
+
+    def canvases(self, masked: Bool[Tensor, "batch pos"], at_steps: Collection[int]) -> int:
+        """How many different canvases `at_steps` start from, when no one interferes; at most, when the number of commits is drawn."""
+        if self.settings.schedule == "bernoulli" or self.settings.remask:
+            return len(at_steps)
+        seen, fresh = 0, True
+        for step in range(self.steps):
+            seen, fresh = seen + (fresh and step in at_steps), fresh and step not in at_steps
+            open_ = self.reach(step, masked)
+            quotas = torch.tensor(self.quotas(step, open_), device=masked.device)
+            masked = masked & ~(open_ & (open_.cumsum(1) <= quotas[:, None]))
+            fresh = fresh or bool(quotas.any())
+        return seen
 
     def check_causal(self) -> None:
         """Raise ValueError unless the plan is one a causal model can follow: from left to right, one position per step."""
