@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hooked_diffusion.denoising.settings import DenoisingSettings
+
+if TYPE_CHECKING:
+    from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
+    from hooked_diffusion.model import HookedDiffusionTransformer
 
 TENSORS = ("canvases", "masked", "commit_step", "confidence", "visible")
 SHOWN_STEPS = 48
@@ -74,6 +78,12 @@ class DenoisingTrajectory:
         if not 0 <= step <= self.steps:
             raise IndexError(f"step {step} lies outside 0 … {self.steps}")
         return self.masked[step]
+
+    def statistics(self, model: HookedDiffusionTransformer, *, attention: bool = True) -> TrajectoryStatistics:
+        """Commit order, settling, flips, confidence, attention to the first token and its drift; one forward per canvas."""
+        from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
+
+        return TrajectoryStatistics.of(model, self, attention=attention)
 
     def to_dataframe(self, tokenizer: Any = None) -> pd.DataFrame:
         """One line per masked position, in order of commit: row, step, pos, token id, confidence, and `text` when a tokenizer is given."""
