@@ -112,6 +112,18 @@ def _warn_of_prompt(
         )
 
 
+def warn_of_idle_steps(masks: int, steps: int | None, schedule: str) -> None:
+    """Warn when the fullest row has fewer masks than there are steps and the schedule gains nothing by it.
+
+    "time_grid" and "bernoulli" do: more steps are a finer grid.
+    """
+    if steps is not None and steps > masks and schedule in ("even", "rounded"):
+        warnings.warn(
+            f'{steps} steps for at most {masks} masks in a row: with schedule "{schedule}" {steps - masks} steps commit nothing',
+            stacklevel=4,
+        )
+
+
 def _shown(places: list) -> str:
     listed = ", ".join(str(tuple(place) if isinstance(place, list) else place) for place in places[:SHOWN])
     return listed if len(places) <= SHOWN else f"{listed} and {len(places) - SHOWN} more"

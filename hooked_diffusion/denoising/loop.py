@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
-from hooked_diffusion.denoising.canvas import Canvas, prepare
+from hooked_diffusion.denoising.canvas import Canvas, prepare, warn_of_idle_steps
 from hooked_diffusion.denoising.plan import Plan
 from hooked_diffusion.denoising.selection import choose, propose
 from hooked_diffusion.denoising.settings import DenoisingSettings
@@ -69,6 +69,7 @@ class Job:
             )
         if spec.mask_token_id is None and (settings.cfg_scale or settings.remask):
             raise ValueError(f"{name} has no mask token, which cfg_scale and remask write; leave them out")
+        warn_of_idle_steps(int(checked.masked.sum(1).max()), settings.steps, settings.schedule)
         plan = Plan.make(checked.masked, settings, spec, checked.visible)
         if not spec.is_mdm:
             plan.check_causal()

@@ -32,8 +32,8 @@ class DenoisingSettings:
 
     Which positions, and how many:
 
-    - `steps`: denoising iterations, shared equally by the blocks; None for one commit per step in every row. More steps than masks is
-      fine: steps that commit nothing cost nothing.
+    - `steps`: denoising iterations, shared equally by the blocks; None for one commit per step in every row. Steps that commit
+      nothing cost nothing; more steps than masks make a finer grid for "time_grid" and "bernoulli", and a warning for the others.
     - `select`: which masked positions a step commits: those of highest probability ("confidence"), lowest entropy, widest margin p₁ − p₂,
       at random, or the leftmost. "threshold" is short for "confidence" with a `threshold` of 0.9.
     - `schedule`: how many, see `schedules`: "even" (LLaDA), "time_grid" (Dream, with its `eps`), "rounded" (dllm), "bernoulli" (each

@@ -15,6 +15,7 @@ from hooked_diffusion.denoising.loop import Denoiser, Forward, Job
 from hooked_diffusion.denoising.settings import make_settings
 
 MASK, D_VOCAB = 3, 40
+pytestmark = pytest.mark.filterwarnings("ignore:.*steps commit nothing")
 MDM = DiffusionSpec("full", 1, MASK)
 
 

@@ -10,6 +10,7 @@ from hooked_diffusion.denoising import DenoisingCache
 from hooked_diffusion.denoising.cache_folder import LazyTensors
 
 MASK = 3
+pytestmark = pytest.mark.filterwarnings("ignore:.*steps commit nothing")
 
 
 @pytest.fixture(scope="module", params=[0, 1], ids=["shift0", "shift1"])

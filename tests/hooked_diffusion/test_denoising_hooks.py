@@ -11,6 +11,7 @@ from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from hooked_diffusion.denoising import DenoisingStep, DenoisingTrajectory, patch_from
 
 MASK = 2
+pytestmark = pytest.mark.filterwarnings("ignore:.*steps commit nothing")
 RESID = "blocks.1.hook_out"
 EMBED = "blocks.0.hook_in"
 CANVAS = torch.tensor([[20, 9, MASK, MASK, 30, MASK], [4, 5, 6, MASK, 8, 9]])

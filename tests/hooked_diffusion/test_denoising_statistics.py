@@ -18,6 +18,7 @@ from hooked_diffusion.denoising.statistics import measure, order_table, position
 from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
 
 MASK = 2
+pytestmark = pytest.mark.filterwarnings("ignore:.*steps commit nothing")
 
 
 @pytest.fixture(scope="module")

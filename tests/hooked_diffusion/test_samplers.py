@@ -17,6 +17,7 @@ from hooked_diffusion.denoising.loop import Denoiser, Forward, Job
 from hooked_diffusion.denoising.settings import make_settings
 
 MASK = 2
+pytestmark = pytest.mark.filterwarnings("ignore:.*steps commit nothing")
 
 
 def spec_of(attention: Any, shift: Any, block_length: int | None = None) -> DiffusionSpec:
