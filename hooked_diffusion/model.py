@@ -7,12 +7,12 @@
    it rebuilds attention are both switched, before the bridge is built, and a self-test proves the result on the loaded weights;
 3. padding masks that mean the same under every direction, and `attention`, which switches the direction for a while;
 4. `token_logits`, whose row p is the prediction for the token at p, whatever the shift;
-5. denoising: `denoise` and `run_with_denoising_cache`.
+5. denoising, watched and steered: `DenoisingMethods`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -22,20 +22,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformer_lens.utilities.slice import SliceInput
 from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from hooked_diffusion.attention import Direction, attention_mask_4d, check_visible, position_ids
-from hooked_diffusion.denoising.cache import DenoisingCache, NamesFilter, run_caching
-from hooked_diffusion.denoising.loop import run_denoising
-from hooked_diffusion.denoising.settings import Schedule, Select, make_settings
-from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
+from hooked_diffusion.denoising.methods import DenoisingMethods
 from hooked_diffusion.spec import DiffusionSpec
 
 SUPPORTED_CLASSES = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 
 
-class HookedDiffusionTransformer(TransformerBridge):
+class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
     """A TransformerLens bridge that reads ARMs and MDMs alike; see the module docstring. Make one with `from_pretrained` or `from_hf`."""
 
     spec: DiffusionSpec
@@ -98,13 +94,23 @@ class HookedDiffusionTransformer(TransformerBridge):
         model.source = loaded.source
         return model
 
-    def forward(self, input: Any, *args: Any, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        input: Any,
+        *args: Any,
+        attention_mask: Tensor | None = None,
+        reduce: Callable[[Tensor], Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """TransformerLens' forward without a key/value cache: raw, unshifted logits; token tensors get no BOS.
 
         `attention_mask (batch, pos)` is True (or 1) at visible tokens: real tokens get the logits they have without the padding, on either
-        side, under every direction. A `(batch, 1, pos, pos)` boolean mask says who sees whom by itself. Raises ValueError on a mask of
-        another shape, and under a switched `attention` for what only the model's own direction allows: key/value caches and `loss`.
+        side, under every direction. A `(batch, 1, pos, pos)` boolean mask says who sees whom by itself. `reduce` maps the logits to what is
+        returned, such as the scalar that `run_with_cache(incl_bwd=True)` takes gradients of. Raises ValueError on a mask of another shape,
+        and under a switched `attention` for what only the model's own direction allows: key/value caches and `loss`.
         """
+        if reduce is not None:
+            return reduce(self(input, *args, attention_mask=attention_mask, **kwargs))
         cached = kwargs.get("use_past_kv_cache") or kwargs.get("use_cache") or kwargs.get("past_key_values") is not None
         if not cached:
             kwargs.setdefault("use_cache", False)
@@ -128,7 +134,7 @@ class HookedDiffusionTransformer(TransformerBridge):
         training did. Hooks, caches and `denoise` see it. On leaving, the direction in force before is restored. Raises ValueError on an
         unknown direction.
         """
-        attention_mask_4d(torch.ones(1, 1, dtype=torch.bool), direction, self._block_length)
+        attention_mask_4d(torch.ones(1, 1, dtype=torch.bool), direction, self.spec.block_length)
         before, self._switched = self._switched, direction
         try:
             yield self
@@ -143,9 +149,9 @@ class HookedDiffusionTransformer(TransformerBridge):
         direction, device = self._switched or self.spec.attention, self.cfg.device
         if mask is None:
             everything = torch.ones(batch, pos, dtype=torch.bool, device=device)
-            return {"attention_mask": attention_mask_4d(everything, direction, self._block_length)}
+            return {"attention_mask": attention_mask_4d(everything, direction, self.spec.block_length)}
         visible = check_visible(mask, (batch, pos)).to(device)
-        return {"attention_mask": attention_mask_4d(visible, direction, self._block_length), "position_ids": position_ids(visible)}
+        return {"attention_mask": attention_mask_4d(visible, direction, self.spec.block_length), "position_ids": position_ids(visible)}
 
     def _tokens_and_mask(self, text: str | list[str], mask: Tensor | None, kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """Text as TransformerLens tokenises it, and which tokens are not padding."""
@@ -154,10 +160,6 @@ class HookedDiffusionTransformer(TransformerBridge):
         if mask is None and tokens.shape[0] > 1 and self.tokenizer.pad_token_id is not None:
             mask = get_attention_mask(self.tokenizer, tokens, prepend_bos=self.cfg.default_prepend_bos, padding_side=side)
         return tokens, mask
-
-    @property
-    def _block_length(self) -> int | None:
-        return getattr(self.spec, "block_length", None)
 
     @torch.no_grad()
     def check_attention(self) -> None:
@@ -189,67 +191,6 @@ class HookedDiffusionTransformer(TransformerBridge):
     def align_logits(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Raw logits moved to the tokens they predict, as `token_logits` gives them."""
         return logits if self.spec.logit_shift == 0 else torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
-
-    def denoise(
-        self,
-        canvas: Int[Tensor, "batch pos"],
-        steps: int | None = None,
-        select: Select | None = None,
-        *,
-        preset: str | None = None,
-        schedule: Schedule | None = None,
-        eps: float | None = None,
-        block_length: int | None = None,
-        temperature: float | None = None,
-        mask_positions: Bool[Tensor, "batch pos"] | None = None,
-        tempered_scores: bool | None = None,
-        masked_by_token: bool | None = None,
-        seed: int | None = None,
-    ) -> DenoisingTrajectory:
-        """Fill the masked positions of `canvas`, step by step.
-
-        `mask_positions` defaults to where the canvas holds the mask id; given, the mask id is written there first (a model without one sees
-        whatever the canvas holds). `preset` is "dream" or "llada"; what each setting means, and its default: `DenoisingSettings`. An ARM is
-        decoded by the same loop, from left to right. Rows are independent: at temperature 0 a row's tokens are those it would get alone.
-
-        Raises ValueError, before any forward, on an impossible setting, canvas or mask, and when a causal model is asked for more than
-        one token at a time or another order.
-        """
-        settings = make_settings(
-            preset,
-            causal=not self.spec.is_mdm,
-            steps=steps,
-            select=select,
-            schedule=schedule,
-            eps=eps,
-            block_length=block_length,
-            temperature=temperature,
-            tempered_scores=tempered_scores,
-            masked_by_token=masked_by_token,
-            seed=seed,
-        )
-        return run_denoising(self, canvas, mask_positions, settings)
-
-    def run_with_denoising_cache(
-        self,
-        canvas: Int[Tensor, "batch pos"],
-        steps: int | None = None,
-        select: Select | None = None,
-        *,
-        names_filter: NamesFilter = None,
-        at_steps: Sequence[int] | None = None,
-        positions: SliceInput = None,
-        preset: str | None = None,
-        mask_positions: Bool[Tensor, "batch pos"] | None = None,
-        **settings: Any,
-    ) -> tuple[DenoisingTrajectory, DenoisingCache]:
-        """`denoise`, keeping activations: `cache[k]` is bit-equal to `run_with_cache` on `trajectory.canvases[k]`.
-
-        `names_filter` is TransformerLens' own; `at_steps` chooses the steps (default: all; they stay in memory); `positions` slices the
-        position dimension where an activation has one (TransformerLens' `pos_slice`). `settings` are those of `denoise`.
-        """
-        chosen = make_settings(preset, causal=not self.spec.is_mdm, steps=steps, select=select, **settings)
-        return run_caching(self, canvas, mask_positions, chosen, names_filter=names_filter, at_steps=at_steps, positions=positions)
 
 
 def _direct_attention(spec: DiffusionSpec):

@@ -5,21 +5,42 @@ Masks are a boolean tensor beside the tokens, because a mask id that is also an 
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from hooked_diffusion.attention import check_visible
 from hooked_diffusion.spec import DiffusionSpec
+
+SHOWN = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """A checked canvas, all `(batch, pos)`: `tokens` with the mask id at the masks, `masked`, and `visible`, False at padding."""
+
+    tokens: Int[Tensor, "batch pos"]
+    masked: Bool[Tensor, "batch pos"]
+    visible: Bool[Tensor, "batch pos"]
 
 
 def prepare(
-    canvas: Int[Tensor, "batch pos"], mask_positions: Bool[Tensor, "batch pos"] | None, spec: DiffusionSpec, d_vocab: int
-) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """The canvas with the mask id (if the model has one) at its masked positions, and those positions.
+    canvas: Int[Tensor, "batch pos"],
+    mask_positions: Bool[Tensor, "batch pos"] | None,
+    spec: DiffusionSpec,
+    d_vocab: int,
+    attention_mask: Tensor | None = None,
+    bos_id: int | None = None,
+) -> Canvas:
+    """The canvas with the mask id (if the model has one) at its masked positions.
 
     `mask_positions` defaults to where the canvas holds the mask id. Raises ValueError, naming what is wrong, on a canvas that is not a
     matrix of ids within the vocabulary, on mask positions of another shape or type, or left out where they cannot be told from the canvas,
-    when nothing is masked, and when position 0 is masked in a model with logit shift 1, which nothing predicts.
+    when nothing is masked, when padding is, and when a row's first token is masked in a model with logit shift 1, which nothing predicts.
+    Warns when the prompt holds a reused mask id, which the model reads as a mask, and when BOS stands twice.
     """
     if canvas.ndim != 2 or canvas.is_floating_point() or canvas.is_complex() or canvas.dtype == torch.bool:
         raise ValueError(f"canvas holds token ids (batch, pos), got shape {tuple(canvas.shape)} of {canvas.dtype}")
@@ -27,15 +48,15 @@ def prepare(
     outside = canvas[(canvas < 0) | (canvas >= d_vocab)]
     if len(outside):
         raise ValueError(f"canvas holds id {int(outside[0])}, outside the vocabulary of {d_vocab}")
-    masked = _find_masks(canvas, spec) if mask_positions is None else _check_masks(mask_positions, canvas)
-    if not masked.any():
-        raise ValueError("canvas has no masked position; write the mask id where tokens are wanted, or pass mask_positions")
-    if spec.logit_shift == 1 and masked[:, 0].any():
-        row = int(masked[:, 0].nonzero()[0])
-        raise ValueError(f"canvas row {row} masks position 0, which nothing predicts at logit shift 1; put BOS or a prompt token there")
+    visible = torch.ones_like(canvas, dtype=torch.bool)
+    if attention_mask is not None:
+        visible = check_visible(attention_mask, tuple(canvas.shape)).to(canvas.device)
+    masked = _find_masks(canvas, spec) & visible if mask_positions is None else _check_masks(mask_positions, canvas)
+    _check_places(masked, visible, spec)
+    _warn_of_prompt(canvas, masked, visible, spec, bos_id)
     if spec.mask_token_id is not None:
         canvas = torch.where(masked, spec.mask_token_id, canvas)
-    return canvas, masked
+    return Canvas(canvas, masked, visible)
 
 
 def _find_masks(canvas: Int[Tensor, "batch pos"], spec: DiffusionSpec) -> Bool[Tensor, "batch pos"]:
@@ -52,3 +73,57 @@ def _check_masks(masks: Bool[Tensor, "batch pos"], canvas: Int[Tensor, "batch po
             f"mask_positions is boolean and shaped like the canvas {tuple(canvas.shape)}, got {tuple(masks.shape)} of {masks.dtype}"
         )
     return masks.to(canvas.device)
+
+
+def _check_places(masked: Bool[Tensor, "batch pos"], visible: Bool[Tensor, "batch pos"], spec: DiffusionSpec) -> None:
+    if not masked.any():
+        raise ValueError("canvas has no masked position; write the mask id where tokens are wanted, or pass mask_positions")
+    hidden = (masked & ~visible).nonzero()
+    if len(hidden):
+        row, pos = hidden[0].tolist()
+        raise ValueError(f"canvas row {row} masks position {pos}, which attention_mask hides; padding cannot be denoised")
+    first = masked & (visible.long().cumsum(1) == 1)
+    if spec.logit_shift == 1 and first.any():
+        row, pos = first.nonzero()[0].tolist()
+        raise ValueError(f"canvas row {row} masks position {pos}, which nothing predicts at logit shift 1; put BOS or a prompt token there")
+
+
+def _warn_of_prompt(
+    canvas: Int[Tensor, "batch pos"],
+    masked: Bool[Tensor, "batch pos"],
+    visible: Bool[Tensor, "batch pos"],
+    spec: DiffusionSpec,
+    bos_id: int | None,
+) -> None:
+    given = visible & ~masked
+    if spec.mask_is_reused and (given & (canvas == spec.mask_token_id)).any():
+        places = (given & (canvas == spec.mask_token_id)).nonzero().tolist()
+        warnings.warn(
+            f"the prompt holds id {spec.mask_token_id}, which this model also reads as a mask, at (row, position) {_shown(places)}; "
+            "it stays as it is, but the model cannot tell it from a mask",
+            stacklevel=5,
+        )
+    leading = given & (visible.long().cumsum(1) <= 2) & (canvas == bos_id)
+    doubled = (leading.sum(1) == 2).nonzero()[:, 0].tolist()
+    if bos_id is not None and doubled:
+        warnings.warn(
+            f"BOS (id {bos_id}) stands twice at the start of row {_shown(doubled)}; tokenise with prepend_bos=False when the text has it",
+            stacklevel=5,
+        )
+
+
+def warn_of_idle_steps(masks: int, steps: int | None, schedule: str) -> None:
+    """Warn when the fullest row has fewer masks than there are steps and the schedule gains nothing by it.
+
+    "time_grid" and "bernoulli" do: more steps are a finer grid.
+    """
+    if steps is not None and steps > masks and schedule in ("even", "rounded"):
+        warnings.warn(
+            f'{steps} steps for at most {masks} masks in a row: with schedule "{schedule}" {steps - masks} steps commit nothing',
+            stacklevel=4,
+        )
+
+
+def _shown(places: list) -> str:
+    listed = ", ".join(str(tuple(place) if isinstance(place, list) else place) for place in places[:SHOWN])
+    return listed if len(places) <= SHOWN else f"{listed} and {len(places) - SHOWN} more"

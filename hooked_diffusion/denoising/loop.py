@@ -2,33 +2,78 @@
 
 For each step, with canvas x and the positions masked in it:
 
-1. ask the plan where the step may commit and how many per row; a step that commits nothing runs no forward;
-2. run the model on x: logits aligned with the tokens they predict, whatever the shift;
-3. propose a token and a score at every open position, commit the best ones; canvas k + 1 is canvas k with those tokens written.
+1. ask the plan where the step may commit and how many per row, leave out what is frozen, draw what is reopened; a step that commits nothing
+   runs no forward;
+2. run the model on x: logits aligned with the tokens they predict, whatever the shift, guided if asked;
+3. propose a token and a score at every open position, commit the best ones and the forced ones; canvas k + 1 is canvas k with those tokens
+   written and the reopened ones masked.
 
-Random draws of a step come from (seed, step), so leaving out the idle steps changes nothing. At temperature 0 the two presets agree with
-Dream's and LLaDA's own samplers token for token, canvas by canvas.
+Random draws of a step come from (seed, step), so leaving out the idle steps changes nothing, and a run resumed at any step goes on as it
+would have. At temperature 0 the presets agree with Dream's and LLaDA's own samplers token for token, canvas by canvas.
+
+Rows of a batch do not know of each other. The references share what rows have in common: Dream's takes its number of commits from the mean
+mask count of the batch, LLaDA's assumes prompts of one length, dllm's drops a step only when no row needs it. Here a row's quotas, blocks
+and steps are its own, prompts may be padded on either side, and at temperature 0 a row's tokens are those it gets alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
-from hooked_diffusion.denoising.canvas import prepare
+from hooked_diffusion.denoising.canvas import Canvas, prepare, warn_of_idle_steps
 from hooked_diffusion.denoising.plan import Plan
 from hooked_diffusion.denoising.selection import choose, propose
 from hooked_diffusion.denoising.settings import DenoisingSettings
+from hooked_diffusion.denoising.steering import FREE, Steering
+from hooked_diffusion.denoising.step import DenoisingStep
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
 
 if TYPE_CHECKING:
     from hooked_diffusion.model import HookedDiffusionTransformer
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What is to be done, checked: the canvas to begin with, the plan, and what the caller decides."""
+
+    canvas: Canvas
+    plan: Plan
+    steering: Steering = Steering()
+
+    @classmethod
+    def make(
+        cls,
+        model: HookedDiffusionTransformer,
+        canvas: Int[Tensor, "batch pos"],
+        settings: DenoisingSettings,
+        *,
+        mask_positions: Bool[Tensor, "batch pos"] | None = None,
+        attention_mask: Tensor | None = None,
+        steering: Steering | None = None,
+    ) -> Job:
+        """Check everything before the first forward."""
+        spec, name = model.spec, model.cfg.model_name
+        bos_id = getattr(getattr(model, "tokenizer", None), "bos_token_id", None)
+        checked = prepare(canvas.to(model.cfg.device), mask_positions, spec, model.cfg.d_vocab, attention_mask, bos_id)
+        if settings.masked_by_token and (spec.mask_is_reused or spec.mask_token_id is None):
+            raise ValueError(
+                f"{name} has no token that only ever means a mask (mask_token_id {spec.mask_token_id}), so positions cannot count as "
+                "masked by the token they hold; pass masked_by_token=False"
+            )
+        if spec.mask_token_id is None and (settings.cfg_scale or settings.remask):
+            raise ValueError(f"{name} has no mask token, which cfg_scale and remask write; leave them out")
+        warn_of_idle_steps(int(checked.masked.sum(1).max()), settings.steps, settings.schedule)
+        plan = Plan.make(checked.masked, settings, spec, checked.visible)
+        if not spec.is_mdm:
+            plan.check_causal()
+        return cls(checked, plan, steering or Steering())
 
 
 class Forward:
@@ -36,75 +81,145 @@ class Forward:
 
     observed: Collection[int] = ()
 
-    def __init__(self, model: HookedDiffusionTransformer):
-        self.model = model
-        self.count = 0
+    def __init__(self, model: HookedDiffusionTransformer, job: Job):
+        self.model, self.count = model, 0
+        self.scale = job.plan.settings.cfg_scale
+        self.prompt = job.canvas.visible & ~job.canvas.masked
+        self.padding: dict[str, Any] = {} if job.canvas.visible.all() else {"attention_mask": job.canvas.visible}
 
-    def __call__(self, canvas: Int[Tensor, "batch pos"], step: int) -> Float[Tensor, "batch pos d_vocab"]:
-        """Row p predicts the token at p. The loop makes a new tensor at every commit, and passes the same one until then."""
+    def __call__(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
+        """Row p predicts the token at p. The loop makes a new canvas at every commit, and passes the same one until then."""
+        logits = self.run(step)
         self.count += 1
-        return self.model.token_logits(canvas)
+        if not self.scale:
+            return logits
+        self.count += 1
+        unprompted = torch.where(self.prompt, self.model.spec.mask_token_id or 0, step.canvas)
+        alone = self.model.token_logits(unprompted, **self.padding)
+        return alone + (self.scale + 1) * (logits - alone)
+
+    def run(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
+        """The forward on the step's own canvas: what hooks and caches watch."""
+        return self.model.token_logits(step.canvas, **self.padding)
 
 
-def run_denoising(
-    model: HookedDiffusionTransformer,
-    canvas: Int[Tensor, "batch pos"],
-    mask_positions: Bool[Tensor, "batch pos"] | None,
-    settings: DenoisingSettings,
-) -> DenoisingTrajectory:
-    """Denoise `canvas`; `HookedDiffusionTransformer.denoise` says what the arguments mean and what is raised."""
-    canvas, masked, plan = make_plan(model, canvas, mask_positions, settings)
-    return follow(plan, Forward(model), canvas, masked)
+class Denoiser:
+    """One run under way: the canvas, what is masked on it, and what happened so far."""
 
+    def __init__(self, forward: Forward, job: Job):
+        self.forward, self.job, self.settings = forward, job, job.plan.settings
+        self.canvas, self.masked = job.canvas.tokens, job.canvas.masked
+        self.commit_step = torch.full_like(self.canvas, -1)
+        self.confidence = (~self.masked).float()
+        self.canvases, self.masks = [self.canvas], [self.masked]
 
-def make_plan(
-    model: HookedDiffusionTransformer,
-    canvas: Int[Tensor, "batch pos"],
-    mask_positions: Bool[Tensor, "batch pos"] | None,
-    settings: DenoisingSettings,
-) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"], Plan]:
-    """Check everything before the first forward: the canvas to begin with, its masks, and the plan."""
-    canvas, masked = prepare(canvas.to(model.cfg.device), mask_positions, model.spec, model.cfg.d_vocab)
-    if settings.masked_by_token and (model.spec.mask_is_reused or model.spec.mask_token_id is None):
-        raise ValueError(
-            f"{model.cfg.model_name} has no token that only ever means a mask (mask_token_id {model.spec.mask_token_id}), so positions "
-            "cannot count as masked by the token they hold; pass masked_by_token=False"
+    @classmethod
+    def resume(
+        cls, forward: Forward, job: Job, trajectory: DenoisingTrajectory, index: int, canvas: Int[Tensor, "batch pos"] | None = None
+    ) -> Denoiser:
+        """The run that made `trajectory`, about to take step `index` again, on `canvas` instead of its own if given.
+
+        A token that `canvas` writes over a mask counts as given; the mask id written over a committed token reopens it.
+        """
+        run = cls(forward, job)
+        run.canvases, run.masks = list(trajectory.canvases[: index + 1]), list(trajectory.masked[: index + 1])
+        run.canvas, run.masked = run.canvases[-1], run.masks[-1]
+        done = run.masks[0] & ~run.masked & (trajectory.commit_step < index)
+        run.commit_step = torch.where(done, trajectory.commit_step, run.commit_step)
+        run.confidence = torch.where(done, trajectory.confidence, run.confidence)
+        if canvas is not None:
+            edited = canvas != run.canvas
+            run.masked = torch.where(edited, run.masks[0] & (canvas == trajectory.mask_token_id), run.masked)
+            run.commit_step = run.commit_step.masked_fill(edited, -1)
+            run.confidence = torch.where(edited, (~run.masked).to(run.confidence), run.confidence)
+            run.canvas = run.canvases[-1] = canvas
+            run.masks[-1] = run.masked
+        return run
+
+    @torch.no_grad()
+    def run(self) -> DenoisingTrajectory:
+        """Carry out the steps that are left, as the module docstring tells it."""
+        steps = range(len(self.canvases) - 1, self.job.plan.steps)
+        for index in tqdm(steps, desc="denoising", unit="step", disable=None, delay=2, leave=False):
+            self.advance(index)
+            self.canvases.append(self.canvas)
+            self.masks.append(self.masked)
+        model = self.forward.model
+        return DenoisingTrajectory(
+            canvases=torch.stack(self.canvases),
+            masked=torch.stack(self.masks),
+            commit_step=self.commit_step,
+            confidence=self.confidence,
+            visible=self.job.canvas.visible,
+            mask_token_id=model.spec.mask_token_id,
+            settings=self.settings,
+            forwards=self.forward.count,
+            provenance={"model": model.source, "spec": model.spec.to_dict()},
         )
-    plan = Plan.make(masked, settings)
-    if not model.spec.is_mdm:
-        plan.check_causal()
-    return canvas, masked, plan
 
+    def advance(self, index: int) -> None:
+        """One step; leaves canvas and masks as they are when there is nothing to commit."""
+        generator = Generator().manual_seed(self.settings.seed * 1_000_003 + index)
+        step, steering = self.context(index), self.job.steering
+        open_ = step.open & ~steering.frozen(step)
+        quotas = self.job.plan.quotas(index, open_, generator)
+        reopened = self._reopen(step, open_, quotas, generator)
+        quotas = [quota + again for quota, again in zip(quotas, reopened.sum(1).tolist(), strict=True)]
+        forced = steering.forced(step, self.forward.model.cfg.d_vocab)
+        if any(quotas) or (forced != FREE).any():
+            logits = self.forward(step)
+            proposal = propose(logits, open_, self.settings, generator)
+            chosen = choose(proposal, open_, quotas, self.settings, generator)
+            self._commit(index, torch.where(chosen, proposal.tokens, FREE), proposal.probability)
+            self._force(index, forced, logits)
+            self._mask_again(reopened)
+        elif index in self.forward.observed:
+            self.forward(step)
 
-@torch.no_grad()
-def follow(
-    plan: Plan, forward: Forward, canvas: Int[Tensor, "batch pos"], mask_positions: Bool[Tensor, "batch pos"]
-) -> DenoisingTrajectory:
-    """Carry out the plan from `canvas`, as the module docstring tells it."""
-    settings, spec = plan.settings, forward.model.spec
-    masked, canvases = mask_positions, [canvas]
-    commit_step = torch.full_like(canvas, -1)
-    confidence = (~mask_positions).float()
-    for step in tqdm(range(plan.steps), desc="denoising", unit="step", disable=None, delay=2, leave=False):
-        open_, quotas = plan.at(step, masked)
-        if any(quotas):
-            generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-            proposal = propose(forward(canvas, step), open_, settings, generator)
-            chosen = choose(proposal.score, quotas)
-            canvas = torch.where(chosen, proposal.tokens, canvas)
-            commit_step[chosen] = step
-            confidence = torch.where(chosen, proposal.probability.to(confidence), confidence)
-            masked = mask_positions & (canvas == spec.mask_token_id) if settings.masked_by_token else masked & ~chosen
-        elif step in forward.observed:
-            forward(canvas, step)
-        canvases.append(canvas)
-    return DenoisingTrajectory(
-        canvases=torch.stack(canvases),
-        commit_step=commit_step,
-        confidence=confidence,
-        mask_positions=mask_positions,
-        mask_token_id=spec.mask_token_id,
-        settings=replace(settings, steps=plan.steps),
-        forwards=forward.count,
-        provenance={"model": forward.model.source, "spec": spec.to_dict()},
-    )
+    def context(self, index: int) -> DenoisingStep:
+        """Where the run stands before step `index`."""
+        plan = self.job.plan
+        noise = self.masked.sum(1) / self.masks[0].sum(1).clamp(min=1)
+        return DenoisingStep(
+            index, plan.steps, self.canvas, self.masked, plan.reach(index, self.masked), plan.block_at(index), noise.float()
+        )
+
+    def _commit(self, index: int, tokens: Int[Tensor, "batch pos"], probability: Float[Tensor, "batch pos"]) -> None:
+        """Write `tokens` where they are not −1."""
+        chosen = tokens != FREE
+        self.canvas = torch.where(chosen, tokens, self.canvas)
+        self.commit_step = torch.where(chosen, index, self.commit_step)
+        self.confidence = torch.where(chosen, probability.to(self.confidence), self.confidence)
+        if self.settings.masked_by_token:
+            self.masked = self.job.canvas.masked & (self.canvas == self.forward.model.spec.mask_token_id)
+        else:
+            self.masked = self.masked & ~chosen
+
+    def _force(self, index: int, tokens: Int[Tensor, "batch pos"], logits: Float[Tensor, "batch pos d_vocab"]) -> None:
+        rows = tokens != FREE
+        if rows.any():
+            probability = torch.zeros_like(self.confidence)
+            probability[rows] = logits[rows].float().softmax(-1).gather(-1, tokens[rows][:, None])[:, 0].to(probability)
+            self._commit(index, tokens, probability)
+
+    def _reopen(
+        self, step: DenoisingStep, open_: Bool[Tensor, "batch pos"], quotas: list[int], generator: Generator
+    ) -> Bool[Tensor, "batch pos"]:
+        """Positions that are masked again once this step has committed: at most as many as it can commit beyond its quota."""
+        reopened = torch.zeros_like(step.masked)
+        if not self.settings.remask:
+            return reopened
+        coins = torch.rand(reopened.shape, generator=generator).to(reopened.device)
+        done = self.job.canvas.masked & ~step.masked & (self.job.plan.blocks.number <= step.block[:, None])
+        coins = coins.masked_fill(~done, 1.0)
+        for row, left in enumerate(open_.sum(1).tolist()):
+            room = min(left - quotas[row], int((coins[row] < self.settings.remask).sum()))
+            reopened[row, coins[row].argsort()[:room]] = True
+        return reopened
+
+    def _mask_again(self, reopened: Bool[Tensor, "batch pos"]) -> None:
+        if reopened.any():
+            self.canvas = torch.where(reopened, self.forward.model.spec.mask_token_id or 0, self.canvas)
+            self.commit_step = self.commit_step.masked_fill(reopened, -1)
+            self.confidence = self.confidence.masked_fill(reopened, 0.0)
+            self.masked = self.masked | reopened

@@ -1,10 +1,12 @@
 """What a step predicts, and which positions it commits.
 
-1. At every position that is open, a token: the most probable, or at temperature T a draw from softmax(logits / T) by the Gumbel-max rule in
-   double precision, argmax(logits − T · log(−log u)), as LLaDA draws it.
+1. At every position that is open, a token: the most probable, or at temperature T a draw from softmax(logits / T), cut to `top_p` and then
+   to `top_k`, by the Gumbel-max rule in double precision, as LLaDA draws it.
 2. A score per position, higher is committed first: the token's probability, Σ p log p (−entropy, nats), p₁ − p₂, a uniform draw, or the
-   negated position. `tempered_scores` takes p from softmax(logits / T) (Dream), else p is the model's own (LLaDA).
-3. Per row, the positions of the highest scores. `torch.topk` over the whole row, closed positions at −∞, resolves ties as both samplers do.
+   negated position. `tempered_scores` takes p from the distribution that tokens are drawn from (Dream), else p is the model's own (LLaDA).
+3. Per row, the positions of the highest scores, and all whose token's p exceeds the threshold. `torch.topk` over the whole row, closed
+   positions at −∞, resolves ties as both samplers do. With `alg_temp` Gumbel noise on score / alg_temp makes the top k a draw of k
+   positions without replacement from its softmax (Dream's multinomial).
 """
 
 from __future__ import annotations
@@ -21,10 +23,15 @@ from hooked_diffusion.denoising.settings import DenoisingSettings
 
 @dataclass(frozen=True)
 class Proposal:
-    """What would be committed where: `tokens`, their `probability` in [0, 1] and `score`, all `(batch, pos)`; score −∞ where closed."""
+    """What would be committed where, all `(batch, pos)`.
+
+    `tokens`; their `probability` by the model at temperature 1, in [0, 1]; their `ranked` probability, by the distribution that ranks
+    positions; `score`, −∞ where closed.
+    """
 
     tokens: Int[Tensor, "batch pos"]
     probability: Float[Tensor, "batch pos"]
+    ranked: Float[Tensor, "batch pos"]
     score: Float[Tensor, "batch pos"]
 
 
@@ -34,23 +41,40 @@ def propose(
     """A token and a score for every open position, from logits aligned with the tokens they predict."""
     rows = logits[open_]
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    probs = rows.softmax(-1)
-    tokens = sample(rows, settings.temperature, generator)
-    tempered = settings.tempered_scores and settings.temperature > 0
-    scores = score((rows / settings.temperature).softmax(-1) if tempered else probs, tokens, open_, settings.select, generator)
+    own = rows.softmax(-1)
+    drawn = restrict(rows / (settings.temperature or 1), settings.top_p, settings.top_k)
+    tokens = drawn.argmax(-1) if settings.temperature == 0 else sample(drawn, generator)
+    ranking = drawn.softmax(-1) if settings.tempered_scores else own
+    scores = score(ranking, tokens, open_, settings.select, generator)
 
     def on_canvas(values: Tensor, elsewhere: float) -> Tensor:
         return values.new_full(open_.shape, elsewhere).masked_scatter(open_, values)
 
-    return Proposal(on_canvas(tokens, 0), on_canvas(_at(probs, tokens), 0.0), on_canvas(scores, float("-inf")))
+    places = (on_canvas(tokens, 0), on_canvas(_at(own, tokens), 0.0), on_canvas(_at(ranking, tokens), 0.0))
+    return Proposal(*places, on_canvas(scores, float("-inf")))
 
 
-def sample(logits: Float[Tensor, "n d_vocab"], temperature: float, generator: Generator) -> Int[Tensor, " n"]:
-    """One token id per row from softmax(logits / temperature); the most probable at temperature 0."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64).to(logits.device)
-    return (logits.double() - temperature * (-uniform.log()).log()).argmax(-1)
+def restrict(logits: Float[Tensor, "n d_vocab"], top_p: float, top_k: int | None) -> Float[Tensor, "n d_vocab"]:
+    """Logits at −∞ outside the smallest set of tokens whose probabilities reach `top_p`, then outside the `top_k` likeliest."""
+    if top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        mass_before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
+        mass_before[..., 0] = 0
+        logits = logits.masked_fill((mass_before > top_p).scatter(-1, order, mass_before > top_p), float("-inf"))
+    if top_k is not None and top_k < logits.shape[-1]:
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], float("-inf"))
+    return logits
+
+
+def sample(logits: Float[Tensor, "n d_vocab"], generator: Generator) -> Int[Tensor, " n"]:
+    """One token id per row from softmax(logits)."""
+    return (logits.double() + gumbel(logits, generator)).argmax(-1)
+
+
+def gumbel(like: Tensor, generator: Generator) -> Float[Tensor, ...]:
+    """Standard Gumbel noise of this shape, in double precision: x + noise is largest at i with probability softmax(x)[i]."""
+    uniform = torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like.device)
+    return -(-uniform.log()).log()
 
 
 def score(
@@ -69,13 +93,18 @@ def score(
     return -open_.nonzero()[:, 1].to(probs)
 
 
-def choose(scores: Float[Tensor, "batch pos"], quotas: Sequence[int]) -> Bool[Tensor, "batch pos"]:
-    """True at the `quotas[row]` positions of highest score in each row."""
-    chosen = torch.zeros_like(scores, dtype=torch.bool)
+def choose(
+    proposal: Proposal, open_: Bool[Tensor, "batch pos"], quotas: Sequence[int], settings: DenoisingSettings, generator: Generator
+) -> Bool[Tensor, "batch pos"]:
+    """True at the `quotas[row]` positions of highest score in each row, and at the open ones above the threshold."""
+    scores = proposal.score
+    if settings.alg_temp > 0:
+        scores = scores.double() / settings.alg_temp + gumbel(scores, generator)
+    chosen = torch.zeros_like(open_)
     for row, k in enumerate(quotas):
         if k:
             chosen[row, scores[row].topk(k).indices] = True
-    return chosen
+    return chosen if settings.threshold is None else chosen | (open_ & (proposal.ranked > settings.threshold))
 
 
 def _at(probs: Float[Tensor, "n d_vocab"], tokens: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,11 @@ from torch import Tensor
 
 from hooked_diffusion.denoising.settings import DenoisingSettings
 
-TENSORS = ("canvases", "commit_step", "confidence", "mask_positions")
+if TYPE_CHECKING:
+    from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
+    from hooked_diffusion.model import HookedDiffusionTransformer
+
+TENSORS = ("canvases", "masked", "commit_step", "confidence", "visible")
 SHOWN_STEPS = 48
 
 
@@ -24,26 +28,28 @@ class DenoisingTrajectory:
     """The record of one denoising run.
 
     - `canvases (steps + 1, batch, pos)`: token ids; canvas k is what step k starts from, the last one is the result.
-    - `commit_step (batch, pos)`: the step that wrote the position last; −1 where none did.
+    - `masked (steps + 1, batch, pos)`: where each canvas is masked; `mask_positions` is the first of them.
+    - `commit_step (batch, pos)`: the step that wrote the position last; −1 where none did, or a later one reopened it.
     - `confidence (batch, pos)`: probability of the token at its commit, by the model at temperature 1, in [0, 1]; 1 where it was given,
-      0 where a mask was left open (only when masks go by token).
-    - `mask_positions (batch, pos)`: True where the first canvas is masked.
-    - `forwards`: how often the model ran; steps that commit nothing need none.
+      0 where a mask was left open (frozen, or when masks go by token).
+    - `visible (batch, pos)`: False at padding.
+    - `forwards`: how often the model ran; steps that commit nothing need none, guidance needs two.
     - `settings`, `mask_token_id`, `provenance`: how and by which model.
     """
 
     canvases: Int[Tensor, "steps_plus_1 batch pos"]
+    masked: Bool[Tensor, "steps_plus_1 batch pos"]
     commit_step: Int[Tensor, "batch pos"]
     confidence: Float[Tensor, "batch pos"]
-    mask_positions: Bool[Tensor, "batch pos"]
+    visible: Bool[Tensor, "batch pos"]
     mask_token_id: int | None
     settings: DenoisingSettings
     forwards: int
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shape = self.canvases.shape[1:]
         for name in TENSORS[1:]:
+            shape = self.canvases.shape[0 if name == "masked" else 1 :]
             if getattr(self, name).shape != shape:
                 raise ValueError(f"DenoisingTrajectory: {name} is {tuple(getattr(self, name).shape)}, the canvases are {tuple(shape)}")
 
@@ -57,13 +63,27 @@ class DenoisingTrajectory:
         """Denoising steps, those that commit nothing included."""
         return len(self.canvases) - 1
 
+    @property
+    def mask_positions(self) -> Bool[Tensor, "batch pos"]:
+        """Where the first canvas is masked, `(batch, pos)`."""
+        return self.masked[0]
+
+    @property
+    def attention_mask(self) -> Bool[Tensor, "batch pos"] | None:
+        """What `token_logits` needs to see the canvases as the run did: None when every position is visible."""
+        return None if self.visible.all() else self.visible
+
     def masked_at(self, step: int) -> Bool[Tensor, "batch pos"]:
         """Where the canvas that `step` starts from is masked, `(batch, pos)`; `steps` asks about the result. Raises IndexError outside."""
         if not 0 <= step <= self.steps:
             raise IndexError(f"step {step} lies outside 0 … {self.steps}")
-        if self.settings.masked_by_token:
-            return self.mask_positions & (self.canvases[step] == self.mask_token_id)
-        return self.mask_positions & (self.commit_step >= step)
+        return self.masked[step]
+
+    def statistics(self, model: HookedDiffusionTransformer, *, attention: bool = True) -> TrajectoryStatistics:
+        """Commit order, settling, flips, confidence, attention to the first token and its drift; one forward per canvas."""
+        from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
+
+        return TrajectoryStatistics.of(model, self, attention=attention)
 
     def to_dataframe(self, tokenizer: Any = None) -> pd.DataFrame:
         """One line per masked position, in order of commit: row, step, pos, token id, confidence, and `text` when a tokenizer is given."""

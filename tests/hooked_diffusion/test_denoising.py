@@ -1,5 +1,6 @@
 """The denoising loop on tiny random models, and on a made-up one whose answers are known."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from hooked_diffusion.denoising import DenoisingSettings, DenoisingTrajectory
-from hooked_diffusion.denoising.loop import Forward, follow, make_plan, run_denoising
+from hooked_diffusion.denoising.loop import Denoiser, Forward, Job
 from hooked_diffusion.denoising.settings import make_settings
 
 MASK, D_VOCAB = 3, 40
+pytestmark = pytest.mark.filterwarnings("ignore:.*steps commit nothing")
 MDM = DiffusionSpec("full", 1, MASK)
 
 
@@ -131,10 +133,10 @@ def test_a_committed_token_is_what_the_model_ranks_first(mdm):
 def test_idle_steps_cost_nothing_and_change_nothing(mdm, chosen, temperature):
     canvas = canvas_of("..____.__", "._..._...")
     skipping = mdm.denoise(canvas, steps=40, temperature=temperature, **chosen)
-    begin, masked, plan = make_plan(mdm, canvas, None, make_settings(steps=40, temperature=temperature, **chosen))
-    forward = Forward(mdm)
+    job = Job.make(mdm, canvas, make_settings(steps=40, temperature=temperature, **chosen))
+    forward = Forward(mdm, job)
     forward.observed = range(40)
-    running = follow(plan, forward, begin, masked)
+    running = Denoiser(forward, job).run()
     assert torch.equal(skipping.canvases, running.canvases)
     assert skipping.forwards < running.forwards == 40
 
@@ -184,9 +186,13 @@ def test_a_reused_mask_id_needs_mask_positions_and_stays_a_word_elsewhere():
     wanted = torch.tensor([[False, False, False, False, False, True, True]])
     with pytest.raises(ValueError, match="pass mask_positions"):
         model.denoise(canvas)
-    with pytest.raises(ValueError, match="masked_by_token=False"):
+    with pytest.warns(
+        UserWarning, match=r"id 3, which this model also reads as a mask, at \(row, position\) \(0, 2\), \(0, 3\);"
+    ) as caught:
+        trajectory = model.denoise(canvas, mask_positions=wanted)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="reads as a mask"), pytest.raises(ValueError, match="masked_by_token=False"):
         model.denoise(canvas, mask_positions=wanted, preset="dream")
-    trajectory = model.denoise(canvas, mask_positions=wanted)
     assert trajectory.tokens[0, 2:4].tolist() == [MASK, MASK]
     assert (trajectory.commit_step[wanted] >= 0).all()
 
@@ -217,7 +223,8 @@ def made_up_model(*answers: list[int]):
 def test_a_position_that_commits_the_mask_id_stays_open_when_masks_go_by_token(masked_by_token, tokens, commit_step, left):
     model = made_up_model([MASK, 5, 6], [9, 8, 6], [9, 8, 7])
     chosen = DenoisingSettings(masked_by_token=masked_by_token)
-    trajectory = run_denoising(model, torch.full((1, 3), MASK), None, chosen)
+    job = Job.make(model, torch.full((1, 3), MASK), chosen)
+    trajectory = Denoiser(Forward(model, job), job).run()
     assert trajectory.tokens[0].tolist() == tokens
     assert trajectory.commit_step[0].tolist() == commit_step
     assert trajectory.masked_at(3)[0].tolist() == left
@@ -235,8 +242,16 @@ def test_a_position_that_commits_the_mask_id_stays_open_when_masks_go_by_token(m
         (canvas_of(".._"), {"mask_positions": torch.ones(1, 2, dtype=torch.bool)}, r"shaped like the canvas \(1, 3\), got \(1, 2\)"),
         (canvas_of(".._"), {"mask_positions": torch.ones(1, 3)}, "mask_positions is boolean"),
         (canvas_of(".._"), {"mask_positions": torch.zeros(1, 3, dtype=torch.bool)}, "no masked position"),
-        (canvas_of(".___"), {"block_length": 2}, "block_length 2 does not divide the 3 masks of row 0"),
-        (canvas_of(".____"), {"block_length": 2, "steps": 5}, "5 steps cannot be shared"),
+        (canvas_of(".____"), {"block_length": 1, "steps": 3}, "3 steps are fewer than the 4 blocks of row 0"),
+        (canvas_of(".._"), {"top_p": 0.0}, "top_p, the mass"),
+        (canvas_of(".._"), {"top_k": 0}, "top_k is a whole number"),
+        (canvas_of(".._"), {"alg_temp": -1.0}, "alg_temp is finite"),
+        (canvas_of(".._"), {"threshold": 1.5}, "threshold is a probability"),
+        (canvas_of(".._"), {"cfg_scale": float("inf")}, "cfg_scale is finite"),
+        (canvas_of(".._"), {"remask": 1.0}, "remask is a probability"),
+        (canvas_of(".._"), {"attention_mask": torch.tensor([[1, 1, 0]]), "mask_positions": canvas_of(".._") == MASK}, "padding cannot be"),
+        (canvas_of(".__"), {"attention_mask": torch.tensor([[0, 1, 1]])}, "row 0 masks position 1, which nothing predicts"),
+        (canvas_of(".._"), {"attention_mask": torch.ones(1, 2)}, r"attention_mask has shape \(1, 2\)"),
         (canvas_of(".._"), {"select": "best"}, "unknown select 'best'"),
         (canvas_of(".._"), {"schedule": "cosine"}, "unknown schedule 'cosine'"),
         (canvas_of(".._"), {"preset": "bert"}, "unknown preset 'bert'"),
@@ -256,7 +271,7 @@ def test_a_trajectory_survives_saving(mdm, tmp_path):
     trajectory.save(tmp_path / "run.3")
     assert {path.name for path in tmp_path.iterdir()} == {"run.3.safetensors", "run.3.json"}
     loaded = DenoisingTrajectory.load(tmp_path / "run.3.safetensors")
-    for name in ("canvases", "commit_step", "confidence", "mask_positions", "tokens"):
+    for name in ("canvases", "masked", "commit_step", "confidence", "visible", "mask_positions", "tokens"):
         assert torch.equal(getattr(loaded, name), getattr(trajectory, name))
     for name in ("settings", "mask_token_id", "forwards", "provenance"):
         assert getattr(loaded, name) == getattr(trajectory, name)
@@ -289,6 +304,4 @@ def test_a_trajectory_knows_its_ends(mdm):
     with pytest.raises(IndexError, match="outside 0 … 2"):
         trajectory.masked_at(3)
     with pytest.raises(ValueError, match="commit_step"):
-        DenoisingTrajectory(
-            trajectory.canvases, torch.zeros(1, 2), trajectory.confidence, trajectory.mask_positions, MASK, trajectory.settings, 2
-        )
+        replace(trajectory, commit_step=torch.zeros(1, 2))

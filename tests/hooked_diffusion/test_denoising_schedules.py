@@ -5,11 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hooked_diffusion import DiffusionSpec
 from hooked_diffusion.denoising.plan import Plan
 from hooked_diffusion.denoising.schedules import commits_per_step, quota
 from hooked_diffusion.denoising.settings import PRESETS, DenoisingSettings, make_settings
 
-SCHEDULES = ("even", "time_grid", "rounded")
+SCHEDULES = ("even", "time_grid", "rounded", "bernoulli")
 
 
 @pytest.mark.parametrize(("schedule", "plan"), [("time_grid", [2, 2, 2, 4]), ("even", [3, 3, 2, 2]), ("rounded", [2, 3, 2, 3])])
@@ -74,6 +75,12 @@ def test_the_default_order_follows_the_attention():
         ("eps", -0.1),
         ("temperature", -1.0),
         ("temperature", float("nan")),
+        ("top_p", 1.2),
+        ("top_k", 0),
+        ("alg_temp", -0.5),
+        ("threshold", -0.1),
+        ("cfg_scale", -1.0),
+        ("remask", 1.0),
         ("preset", "bert"),
     ],
 )
@@ -95,7 +102,8 @@ def follow(plan: Plan, masked: torch.Tensor) -> list[list[int]]:
     """Quotas per step when each step commits the leftmost open positions."""
     quotas = []
     for step in range(plan.steps):
-        open_, now = plan.at(step, masked)
+        open_ = plan.reach(step, masked)
+        now = plan.quotas(step, open_)
         quotas.append(now)
         for row, k in enumerate(now):
             masked[row, open_[row].nonzero()[:k, 0]] = False
@@ -115,7 +123,7 @@ def test_blocks_open_one_after_another_each_with_its_share_of_the_steps():
     masked = masks(".__._._", "....._.")
     masked[1] = masked[0]
     plan = Plan.make(masked, DenoisingSettings(steps=4, block_length=2))
-    opened = [plan.at(step, masked)[0][0].tolist() for step in range(4)]
+    opened = [plan.reach(step, masked)[0].tolist() for step in range(4)]
     assert opened[0] == opened[1] == [False, True, True, False, False, False, False]
     assert opened[2] == masked[0].tolist()
     assert follow(plan, masked.clone()) == [[1, 1]] * 4
@@ -127,13 +135,65 @@ def test_rows_with_more_blocks_have_fewer_steps_for_each():
     assert follow(plan, masked) == [[1, 1], [1, 1], [1, 0], [1, 0]]
 
 
+def test_the_last_block_may_be_shorter_and_remainders_go_to_the_first():
+    masked = masks("._____")
+    assert follow(Plan.make(masked, DenoisingSettings(block_length=2)), masked.clone()) == [[1]] * 5
+    plan = Plan.make(masked, DenoisingSettings(block_length=2, steps=4))
+    assert plan.blocks.masks == ((2, 2, 1),) and plan.shares == ((2, 1, 1),)
+    assert follow(plan, masked) == [[1], [1], [2], [1]]
+
+
+def test_without_steps_every_row_commits_one_mask_per_step():
+    masked = masks(".____", "...__", ".....")
+    plan = Plan.make(masked, DenoisingSettings())
+    assert plan.shares == ((4,), (2,), ())
+    assert follow(plan, masked) == [[1, 1, 0], [1, 1, 0], [1, 0, 0], [1, 0, 0]]
+
+
+BLOCKWISE = DiffusionSpec("block", 0, 2, block_length=4)
+
+
+def test_a_block_causal_models_blocks_lie_on_the_canvas():
+    masked = masks("......____")  # positions 6 … 9: the second half of block 1, the first half of block 2
+    plan = Plan.make(masked, DenoisingSettings(), BLOCKWISE)
+    assert plan.blocks.masks == ((2, 2),)
+    halves = Plan.make(masked, DenoisingSettings(block_length=1), BLOCKWISE)
+    assert halves.blocks.masks == ((1, 1, 1, 1),)
+    padded = Plan.make(masked, DenoisingSettings(), BLOCKWISE, visible=masks("..________"))
+    assert padded.blocks.masks == ((4,),)  # two tokens of padding shift the blocks
+
+
+def test_a_shifted_block_causal_model_commits_the_first_of_a_block_by_itself():
+    spec = DiffusionSpec("block", 1, 2, block_length=4)
+    masked = masks("...______")
+    plan = Plan.make(masked, DenoisingSettings(), spec)
+    assert plan.blocks.masks == ((1, 1, 3, 1),)
+    assert plan.blocks.lead == ((False, True, False, True),)
+    assert Plan.make(masked, DenoisingSettings(steps=4), spec).shares == ((1, 1, 1, 1),)
+    assert Plan.make(masked, DenoisingSettings(steps=7), spec).shares == ((3, 1, 2, 1),)
+
+
+def test_coins_are_tossed_for_each_mask_and_all_are_committed_at_last():
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.tensor([[quota("bernoulli", 6, 6, 1, 4, 0.0, generator)] for _ in range(4000)]).float()
+    assert abs(counts.mean() - 6 / 3) < 0.06  # from t = 3/4 to s = 1/2: 1 − s/t = 1/3
+    assert abs(counts.var() - 6 / 3 * 2 / 3) < 0.1
+    assert quota("bernoulli", 6, 5, 3, 4, 0.0, generator) == 5
+
+
+def test_threshold_is_a_way_of_selecting():
+    assert make_settings(select="threshold") == DenoisingSettings(threshold=0.9)
+    assert make_settings(select="threshold", threshold=0.5) == DenoisingSettings(threshold=0.5)
+    assert make_settings("threshold", threshold=0.8).threshold == 0.8
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "spec", "message"),
     [
-        (DenoisingSettings(block_length=3), "block_length 3 does not divide the 4 masks of row 0"),
-        (DenoisingSettings(block_length=2, steps=3), "3 steps cannot be shared equally by the 2 blocks of row 0"),
+        (DenoisingSettings(block_length=1, steps=3), None, "3 steps are fewer than the 4 blocks of row 0"),
+        (DenoisingSettings(block_length=3), BLOCKWISE, "block_length 3 does not divide the 4 positions"),
     ],
 )
-def test_blocks_must_divide(settings, message):
+def test_blocks_that_cannot_be_are_refused(settings, spec, message):
     with pytest.raises(ValueError, match=message):
-        Plan.make(masks("..____"), settings)
+        Plan.make(masks("..____"), settings, spec)

@@ -1,0 +1,118 @@
+"""Hooks that know the step: TransformerLens' hooks, called as `hook_fn(tensor, hook, step)`.
+
+1. While a step's forward runs, its hooks hang on the model; `step` says where the run stands (`DenoisingStep`).
+2. With a `metric` of the step's aligned logits, the forward runs under autograd and the metric's gradient goes back through the model as
+   far as the first residual stream: backward hooks see d metric / d activation. Parameters take no gradient.
+3. The tokens are chosen from the logits the hooks left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hooked_diffusion.denoising.loop import Forward, Job
+from hooked_diffusion.denoising.step import DenoisingStep
+from hooked_diffusion.gradients import from_embeddings
+
+if TYPE_CHECKING:
+    from hooked_diffusion.denoising.cache import DenoisingCache
+    from hooked_diffusion.model import HookedDiffusionTransformer
+
+StepHook = Callable[[Tensor, Any, DenoisingStep], Tensor | None]
+StepHooks = Sequence[tuple[str | Callable[[str], bool], StepHook]]
+Metric = Callable[[Float[Tensor, "batch pos d_vocab"], DenoisingStep], Float[Tensor, ""]]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What hangs on the model while it denoises: step hooks, and the metric whose gradient the backward ones see.
+
+    Raises ValueError on backward hooks without a metric, which have no gradient to see.
+    """
+
+    fwd_hooks: StepHooks = ()
+    bwd_hooks: StepHooks = ()
+    metric: Metric | None = None
+
+    def __post_init__(self) -> None:
+        if self.bwd_hooks and self.metric is None:
+            raise ValueError(
+                "bwd_hooks see the gradient of a metric: pass metric, a function of (aligned logits, step) that gives a scalar"
+            )
+
+    @contextmanager
+    def on(self, model: HookedDiffusionTransformer, step: DenoisingStep) -> Iterator[None]:
+        """Hooks in place for the forward of `step`; removed again on leaving."""
+        bound = [[(name, partial(_call, fn, step)) for name, fn in hooks] for hooks in (self.fwd_hooks, self.bwd_hooks)]
+        with model.hooks(fwd_hooks=bound[0], bwd_hooks=bound[1]):
+            yield
+
+    def value(self, logits: Float[Tensor, "batch pos d_vocab"], step: DenoisingStep) -> Float[Tensor, ""]:
+        """The metric of a step's aligned logits. Raises ValueError when it is no scalar, or nothing to take a gradient of."""
+        assert self.metric is not None
+        value = self.metric(logits, step)
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
+            raise ValueError(
+                f"metric at step {step.index} must be a scalar that depends on the logits, got "
+                f"{tuple(value.shape) if isinstance(value, Tensor) else value!r}; did a hook replace every activation?"
+            )
+        return value.squeeze()
+
+
+def _call(hook_fn: StepHook, step: DenoisingStep, tensor: Tensor, hook: Any) -> Tensor | None:
+    return hook_fn(tensor, hook, step)
+
+
+def check_steps(at_steps: Collection[int] | None, steps: int) -> frozenset[int]:
+    """The steps asked for, all when None. Raises ValueError when one lies outside the run, or none is named."""
+    chosen = frozenset(range(steps) if at_steps is None else at_steps)
+    outside = sorted(step for step in chosen if not 0 <= step < steps)
+    if outside or not chosen:
+        raise ValueError(f"at_steps lies in 0 … {steps - 1} and is not empty; got {outside or list(chosen)}")
+    return chosen
+
+
+class HookedForward(Forward):
+    """A forward under the watch's hooks, at `at_steps`; None is every step that commits, a step that is named runs even when it is idle."""
+
+    def __init__(self, model: HookedDiffusionTransformer, job: Job, watch: Watch, at_steps: Collection[int] | None = None):
+        super().__init__(model, job)
+        self.watch, self.at_steps = watch, check_steps(at_steps, job.plan.steps)
+        self.observed = frozenset() if at_steps is None else self.at_steps
+
+    def run(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
+        """The step's own forward, and the gradient of its metric."""
+        if step.index not in self.at_steps:
+            return super().run(step)
+        with self.watch.on(self.model, step):
+            if self.watch.metric is None:
+                return super().run(step)
+            with from_embeddings(self.model) as leaves:
+                logits = super().run(step)
+                torch.autograd.grad(self.watch.value(logits, step), leaves)
+            return logits.detach()
+
+
+def patch_from(cache: DenoisingCache, positions: Sequence[int] | slice = slice(None)) -> StepHook:
+    """A hook that puts in what another run had at the same step: its activation, at `positions` of dimension 1.
+
+    The other run must have been recorded at every step this hook fires at (KeyError otherwise), on as many tokens.
+    """
+
+    def patch(activation: Tensor, hook: Any, step: DenoisingStep) -> Tensor:
+        other = cache[step.index, hook.name].to(activation)
+        if other.shape != activation.shape:
+            raise ValueError(f"patch_from: {hook.name} is {tuple(activation.shape)} here, {tuple(other.shape)} in the other run")
+        patched = activation.clone()
+        patched[:, positions] = other[:, positions]
+        return patched
+
+    return patch

@@ -1,0 +1,103 @@
+"""The statistics of a trajectory as one object: four tables that draw themselves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from hooked_diffusion.denoising.statistics import measure, order_table, position_table, step_table
+from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
+
+if TYPE_CHECKING:
+    from hooked_diffusion.model import HookedDiffusionTransformer
+
+Quantity = Literal["sink", "to_masked", "drift"]
+Group = Literal["masked", "visible"]
+SAID = {
+    "sink": "attention on the first token",
+    "to_masked": "attention on masked positions",
+    "drift": "change of the pattern since the step before (total variation)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryStatistics:
+    """Tables of one trajectory; columns, units and ranges: `statistics`.
+
+    - `orders`: row, commits, tau, p_value.
+    - `positions`: row, pos, step, token, confidence, settled, flips.
+    - `steps`: step, positions ("masked" or "visible"), n, confidence, final, entropy, agreement.
+    - `attention`: step, layer, queries ("masked" or "visible"), sink, to_masked, drift; empty when it was not measured.
+    """
+
+    orders: pd.DataFrame
+    positions: pd.DataFrame
+    steps: pd.DataFrame
+    attention: pd.DataFrame
+
+    @classmethod
+    def of(cls, model: HookedDiffusionTransformer, trajectory: DenoisingTrajectory, *, attention: bool = True) -> TrajectoryStatistics:
+        """Measure a trajectory; costs one forward per canvas. Run it under the same `model.attention(…)` as the trajectory."""
+        predictions, seen = measure(model, trajectory, attention=attention)
+        steps = step_table(trajectory, predictions, model.spec.logit_shift)
+        return cls(order_table(trajectory), position_table(trajectory, predictions), steps, seen.reset_index(drop=True))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table of positions, with each row's τ."""
+        return self.positions.merge(self.orders[["row", "tau"]], on="row")
+
+    def order_figure(self) -> go.Figure:
+        """Commit step of every masked position, one trace per row, τ in its name; below it the step at which the token was settled."""
+        figure = go.Figure()
+        for (row, at), tau in zip(self.positions.groupby("row"), self.orders["tau"], strict=True):
+            name = f"row {row}, τ = {tau:.2f}"
+            figure.add_scatter(x=at["pos"], y=at["step"], mode="markers", name=name, legendgroup=name)
+            known = at[at["settled"] >= 0]
+            figure.add_scatter(
+                x=known["pos"], y=known["settled"], mode="markers", marker_symbol="line-ew-open", name="settled", legendgroup=name,
+                showlegend=False,
+            )  # fmt: skip
+        return figure.update_layout(title="Commit order", xaxis_title="position", yaxis_title="step")
+
+    def confidence_figure(self) -> go.Figure:
+        """Mean probability of the first choice, and of the final token (dashed), by step, over masked and over visible positions."""
+        figure = go.Figure()
+        for group, at in self.steps.groupby("positions"):
+            figure.add_scatter(x=at["step"], y=at["confidence"], name=f"{group}: first choice")
+            figure.add_scatter(x=at["step"], y=at["final"], name=f"{group}: final token", line_dash="dash")
+        return figure.update_layout(title="Confidence", xaxis_title="step", yaxis_title="probability", yaxis_range=[0, 1])
+
+    def attention_figure(self, quantity: Quantity = "sink", queries: Group = "masked") -> go.Figure:
+        """A heat map, layer × step. Raises ValueError on an unknown quantity or group, and when attention was not measured."""
+        if quantity not in SAID or queries not in get_args(Group):
+            raise ValueError(
+                f"attention_figure: {quantity!r} of {queries!r}; choose from {', '.join(SAID)} and {', '.join(get_args(Group))}"
+            )
+        if self.attention.empty:
+            raise ValueError("attention was not measured; pass attention=True to TrajectoryStatistics.of")
+        at = self.attention[self.attention["queries"] == queries].pivot(index="layer", columns="step", values=quantity)
+        heat = go.Heatmap(z=at.to_numpy(), x=at.columns, y=at.index, zmin=0, zmax=1, colorscale="Viridis", colorbar_title="share")
+        title = f"From {queries} positions: {SAID[quantity]}"
+        return go.Figure(heat).update_layout(title=title, xaxis_title="step", yaxis_title="layer")
+
+    def save(self, path: str | Path) -> None:
+        """Write one JSON file."""
+        tables = {f.name: json.loads(getattr(self, f.name).to_json(orient="split", double_precision=15)) for f in fields(self)}
+        Path(path).write_text(json.dumps({"kind": "trajectory statistics", "tables": tables}) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> TrajectoryStatistics:
+        """Read what `save` wrote. Raises ValueError when the file is something else."""
+        values = json.loads(Path(path).read_text())
+        if not isinstance(values, dict) or values.get("kind") != "trajectory statistics":
+            raise ValueError(f"{path} holds no trajectory statistics; TrajectoryStatistics.save writes them")
+        tables = {name: pd.DataFrame(table["data"], columns=table["columns"]) for name, table in values["tables"].items()}
+        return cls(**tables)
+
+    def _repr_html_(self) -> str:
+        return f"<b>TrajectoryStatistics</b>{self.orders.to_html(index=False)}{self.positions.head(10).to_html(index=False)}"

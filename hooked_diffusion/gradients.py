@@ -1,0 +1,42 @@
+"""Gradients that go back to the first residual stream and touch no parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Just before the residual stream: a backward hook there needs an input that takes a gradient.
+EMBED = "embed.hook_out"
+
+
+@contextmanager
+def frozen(model: Any) -> Iterator[None]:
+    """Parameters take no gradient inside; what they took before is restored."""
+    wanted = [(p, p.requires_grad) for p in model.parameters()]
+    for parameter, _ in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, value in wanted:
+            parameter.requires_grad_(value)
+
+
+@contextmanager
+def from_embeddings(model: Any) -> Iterator[list[Tensor]]:
+    """Autograd for the forward inside, from the token embeddings on; the list receives them as the leaf that gradients are taken for.
+
+    Parameters are frozen meanwhile. Hooks that were added before act on the embeddings first.
+    """
+    leaves: list[Tensor] = []
+
+    def cut(embeddings: Tensor, hook: Any) -> Tensor:
+        leaves.append(embeddings.detach().requires_grad_())
+        return leaves[-1]
+
+    with torch.enable_grad(), frozen(model), model.hooks(fwd_hooks=[(EMBED, cut)]):
+        yield leaves
