@@ -74,7 +74,9 @@ def run(
             for role, comparison in one.comparisons.items():
                 console.print(" ".join([f"{task}, ARM → {role}: {comparison.verdict}", *one.notes(role)]))
             if one.evidence is not None:
-                _print_frame(f"{task}: faithfulness of each circuit in each model, on prompts kept apart", one.evidence.faithfulness)
+                n = int(one.evidence.faithfulness["n"].min())
+                title = f"{task}: faithfulness of each circuit in each model on {n} prompts kept apart, 95 %, and of random circuits"
+                _print_frame(title, one.evidence.grid())
         console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
 
 

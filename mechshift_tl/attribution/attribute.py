@@ -22,10 +22,11 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hooked_diffusion.gradients import frozen
 from mechshift_tl.attribution.check import check_writers_sum, locate_not_finite
 from mechshift_tl.attribution.exact import check_edges, patched_scores
 from mechshift_tl.attribution.gradients import Source, sources, walk
-from mechshift_tl.attribution.hooks import EMBED, frozen, inject
+from mechshift_tl.attribution.hooks import EMBED, inject
 from mechshift_tl.attribution.metrics import Metric, resolve_all
 from mechshift_tl.attribution.nodes import neuron_sites, node_scores, node_sites
 from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Points, Rule, path_points

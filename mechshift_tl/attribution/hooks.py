@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,19 +11,6 @@ from torch import Tensor
 EMBED = "blocks.0.hook_resid_pre"
 Kept = dict[str, Tensor]
 Hooks = list[tuple[str, Callable]]
-
-
-@contextmanager
-def frozen(model: Any) -> Iterator[None]:
-    """Parameters take no gradient inside; what they took before is restored."""
-    wanted = [(p, p.requires_grad) for p in model.parameters()]
-    for parameter, _ in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter, value in wanted:
-            parameter.requires_grad_(value)
 
 
 def capture(names: Sequence[str], into: Kept, *, live: bool = False) -> Hooks:

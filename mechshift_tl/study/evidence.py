@@ -52,6 +52,15 @@ class Evidence:
             return None
         return validity_note(self.validity["arm"], self.validity[role], method)
 
+    def grid(self) -> pd.DataFrame:
+        """Faithfulness as text: a row per circuit, a column per model it ran in, cells "value [95 % over prompts], random value"."""
+
+        def cell(row: Any) -> str:
+            return "no meaning here" if row.note else f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]\nrandom {row.random:.2f}"
+
+        cells = {(row.circuit, f"in {row.model}"): cell(row) for row in self.faithfulness.itertuples()}
+        return pd.Series(cells).unstack(sort=False).rename_axis("circuit of").reset_index()
+
     def save(self, folder: Path) -> None:
         """Write `faithfulness.csv` and one file per curve and validity under `folder`."""
         self.faithfulness.to_csv(folder / "faithfulness.csv", index=False)
