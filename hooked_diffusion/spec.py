@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-Attention = Literal["causal", "full"]
+Attention = Literal["causal", "full", "block"]
 BosPolicy = Literal["tokenizer", "required", "none"]
 
 
@@ -13,12 +13,13 @@ BosPolicy = Literal["tokenizer", "required", "none"]
 class DiffusionSpec:
     """How a checkpoint is to be read; the defaults describe an ordinary ARM.
 
-    - `attention`: "causal" or "full" (every position sees every other).
+    - `attention`: "causal", "full" (every position sees every other) or "block" (it sees its own block and those before it).
     - `logit_shift`: 1 when row p of the raw logits predicts the token at p + 1, 0 when it predicts the token at p.
     - `mask_token_id`: the id an MDM writes into positions to be denoised; None for an ARM.
     - `mask_is_reused`: the mask id is also an ordinary word, so a token equal to it need not be a mask.
     - `bos`: whether rows start with BOS: as the "tokenizer" does it, "required" by the model, or "none".
     - `tail`: token ids that follow every canvas, as the recipe trained it (such as one EOS).
+    - `block_length`: positions per block, counted from the first; None unless `attention` is "block".
 
     Raises ValueError, naming the field, on a value that cannot be.
     """
@@ -29,6 +30,7 @@ class DiffusionSpec:
     mask_is_reused: bool = False
     bos: BosPolicy = "tokenizer"
     tail: tuple[int, ...] = ()
+    block_length: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tail", tuple(self.tail))
@@ -39,11 +41,21 @@ class DiffusionSpec:
             raise ValueError(
                 f"DiffusionSpec.mask_token_id is {self.mask_token_id}; give a vocabulary id, or None for a model without masks"
             )
+        if (self.attention == "block") != (self.block_length is not None) or (self.block_length is not None and self.block_length < 1):
+            raise ValueError(
+                f"DiffusionSpec.block_length is {self.block_length} with {self.attention} attention; "
+                "give at least 1 position with 'block', None otherwise"
+            )
 
     @property
     def is_mdm(self) -> bool:
-        """True when the model reads masks rather than continues a prefix: full attention, or predictions read off their own position."""
-        return self.attention == "full" or self.logit_shift == 0
+        """True when the model reads masks rather than continues a prefix: attention ahead, or predictions read off their own position."""
+        return self.attention != "causal" or self.logit_shift == 0
+
+    @property
+    def direction(self) -> str:
+        """`attention` in one word, the length of its blocks with it: "causal", "full", "block(32)"."""
+        return self.attention if self.block_length is None else f"block({self.block_length})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as `config.json` keeps them under `diffusion_spec`."""
