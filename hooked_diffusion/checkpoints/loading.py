@@ -76,10 +76,11 @@ class OpenCheckpoint:
         kept = kept or self.reader.dtype(names[self.adapter.embedding])
         place = Placement.of(device) if device_map is None else Placement.from_map(device_map, model, kept)
         on_disk = self._on_disk(names, place)
-        tensors = self._read({name: key for name, key in names.items() if name not in on_disk}, place, kept)
-        if self.config.tie_word_embeddings and self.adapter.embedding in tensors:
+        tensors = {name: torch.empty(self.reader.shapes[key], dtype=kept, device="meta") for name, (_, key) in on_disk.items()}
+        tensors |= self._read({name: key for name, key in names.items() if name not in on_disk}, place, kept)
+        if self.config.tie_word_embeddings:
             tensors[self.adapter.head] = tensors[self.adapter.embedding]
-        model.load_state_dict(tensors, assign=True, strict=not on_disk)
+        model.load_state_dict(tensors, assign=True)
         model.tie_weights()
         model.config.dtype = kept
         if place.whole is not None:

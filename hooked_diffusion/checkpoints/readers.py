@@ -100,7 +100,7 @@ def weight_hash(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
-            while block := file.read(1 << 24):
+            while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
 
