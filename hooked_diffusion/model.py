@@ -34,6 +34,7 @@ from hooked_diffusion.denoising.loop import run_denoising
 from hooked_diffusion.denoising.settings import Schedule, Select, make_settings
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
 from hooked_diffusion.spec import DiffusionSpec
+from hooked_diffusion.text import check_bos, check_tokenizer
 
 
 class HookedDiffusionTransformer(TransformerBridge):
@@ -51,8 +52,8 @@ class HookedDiffusionTransformer(TransformerBridge):
     ) -> HookedDiffusionTransformer:
         """Wrap a native Hugging Face `LlamaForCausalLM`, `Qwen2ForCausalLM`, `Qwen3ForCausalLM` or `GPT2LMHeadModel`, in place.
 
-        `spec` defaults to a plain ARM. Raises TypeError on another class, ValueError when the mask id lies outside the vocabulary or when
-        the self-test finds the attention pointing another way than the spec says.
+        `spec` defaults to a plain ARM. Raises TypeError on another class, ValueError when the mask id lies outside the vocabulary, when the
+        tokenizer is another model's, or when the self-test finds the attention pointing another way than the spec says.
         """
         spec = spec or DiffusionSpec()
         architecture = type(hf_model).__name__
@@ -61,6 +62,7 @@ class HookedDiffusionTransformer(TransformerBridge):
         config: Any = hf_model.config
         if spec.mask_token_id is not None and spec.mask_token_id >= config.vocab_size:
             raise ValueError(f"{name}: mask token id {spec.mask_token_id} lies outside the vocabulary of {config.vocab_size}")
+        check_tokenizer(name, tokenizer, config.vocab_size, spec)
         config.is_causal = spec.attention == "causal"
         config.use_cache = False
         bridge = build_bridge_from_module(
@@ -76,6 +78,8 @@ class HookedDiffusionTransformer(TransformerBridge):
         model = cast(HookedDiffusionTransformer, bridge)
         model.spec = spec
         model.source = {"name": name}
+        if spec.bos != "tokenizer":
+            model.cfg.default_prepend_bos = spec.bos == "required"
         model.check_attention()
         return model
 
@@ -138,6 +142,11 @@ class HookedDiffusionTransformer(TransformerBridge):
         if isinstance(input, (str, list)):
             input, attention_mask = self._tokens_and_mask(input, attention_mask, kwargs)
         return super().forward(input, *args, **self._who_sees_whom(input, attention_mask), **kwargs)
+
+    def to_tokens(self, input: str | list[str], prepend_bos: bool | None = None, *args: Any, **kwargs: Any) -> Int[Tensor, "batch pos"]:
+        """TransformerLens' own, BOS as `spec.bos` says. Raises ValueError when a text begins with BOS and gets another."""
+        check_bos(self.tokenizer, input, self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos)
+        return super().to_tokens(input, prepend_bos, *args, **kwargs)
 
     @contextmanager
     def attention(self, direction: Direction) -> Iterator[HookedDiffusionTransformer]:

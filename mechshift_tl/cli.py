@@ -151,6 +151,38 @@ def accuracy(
         _print_frame(f"Held-out accuracy of {pair}", pd.DataFrame(rows))
 
 
+@app.command()
+def models() -> None:
+    """List the natural pairs that --pair knows by name: where they are, under which licence, and how much memory their weights take."""
+    from hooked_diffusion.known import models as known
+    from hooked_diffusion.pairs import bundled_pairs
+
+    _print_frame("Pairs on the hub; licences as third parties report them", known())
+    console.print(f"Bundled: {', '.join(bundled_pairs())}. What [P], [R], [T], [U] mean: docs/checkpoints.md")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Checkpoint folder, GGUF file, or hub id (org/name@revision).")],
+    out: Annotated[Path, typer.Argument(help="New or empty folder for the native checkpoint.")],
+    family: Annotated[str | None, typer.Option(help="Family, where the config does not tell it.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Such as bfloat16; default: as stored.")] = None,
+) -> None:
+    """Write a checkpoint as a native folder that plain transformers opens too, with the same logits."""
+    with clear_errors():
+        from hooked_diffusion.checkpoints import convert as convert_checkpoint
+
+        with whole_folder(out) as folder, console.status(f"converting {source}"):
+            written = convert_checkpoint(source, folder, family=family, dtype=dtype)
+        for note in written.source["notes"]:
+            console.print(f"Note: {note}")
+        spec, native = written.spec, type(written.hf_model).__name__
+        console.print(f"{native}, {spec.direction} attention, logit shift {spec.logit_shift}, mask {spec.mask_token_id}")
+        if spec.attention == "block":
+            console.print("Note: plain transformers needs the block-causal mask with every call")
+        console.print(f"Written: {out}")
+
+
 @app.command("version")
 def print_version() -> None:
     """Print the versions that a result depends on."""

@@ -6,10 +6,10 @@ from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
 from hooked_diffusion.checkpoints.loading import LoadedCheckpoint, load_checkpoint
 from hooked_diffusion.checkpoints.matching import CheckpointMismatch
 from hooked_diffusion.checkpoints.registry import families, register_adapter
-from hooked_diffusion.checkpoints.saving import save_checkpoint
+from hooked_diffusion.checkpoints.saving import convert, save_checkpoint
 from hooked_diffusion.checkpoints.specs import arm_spec, mdm_spec
 
 __all__ = [
-    "CheckpointAdapter", "CheckpointMismatch", "LoadedCheckpoint", "arm_spec", "families", "load_checkpoint", "mdm_spec",
+    "CheckpointAdapter", "CheckpointMismatch", "LoadedCheckpoint", "arm_spec", "convert", "families", "load_checkpoint", "mdm_spec",
     "register_adapter", "save_checkpoint",
 ]  # fmt: skip
