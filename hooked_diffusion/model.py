@@ -34,7 +34,7 @@ from hooked_diffusion.denoising.loop import run_denoising
 from hooked_diffusion.denoising.settings import Schedule, Select, make_settings
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
 from hooked_diffusion.spec import DiffusionSpec
-from hooked_diffusion.text import check_bos, check_tokenizer
+from hooked_diffusion.text import check_bos, check_tokenizer, without_remote_code
 
 
 class HookedDiffusionTransformer(TransformerBridge):
@@ -65,15 +65,16 @@ class HookedDiffusionTransformer(TransformerBridge):
         check_tokenizer(name, tokenizer, config.vocab_size, spec)
         config.is_causal = spec.attention == "causal"
         config.use_cache = False
-        bridge = build_bridge_from_module(
-            hf_model.eval(),
-            architecture,
-            hf_config=config,
-            tokenizer=tokenizer,
-            model_name=name,
-            device=_input_device(hf_model),
-            post_adapter_hook=_direct_attention(spec),
-        )
+        with without_remote_code(tokenizer):
+            bridge = build_bridge_from_module(
+                hf_model.eval(),
+                architecture,
+                hf_config=config,
+                tokenizer=tokenizer,
+                model_name=name,
+                device=_input_device(hf_model),
+                post_adapter_hook=_direct_attention(spec),
+            )
         bridge.__class__ = cls
         model = cast(HookedDiffusionTransformer, bridge)
         model.spec = spec

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PretrainedConfig
 from hooked_diffusion.backbone import PairMismatch, check_attention, check_backbone, check_tokenizers, differences, tokenizer_overlap
 from hooked_diffusion.checkpoints.loading import OpenCheckpoint, open_checkpoint
 from hooked_diffusion.checkpoints.placement import DeviceMap
-from hooked_diffusion.known import KNOWN
+from hooked_diffusion.known import KNOWN_PAIRS
 from hooked_diffusion.model import HookedDiffusionTransformer
 
 __all__ = ["Pair", "PairMismatch", "bundled_pairs", "load_pair"]
@@ -99,7 +99,7 @@ def load_pair(
 
     A pair's folder holds `arm`, `mdm`, maybe `control`, and their `tokenizer`. A checkpoint is what `from_pretrained` takes; `family` is
     the MDM's, where its config does not tell. `tokenizer` "auto" loads the pair's own, None leaves it out, an object serves all models;
-    `dtype`, `device` and `device_map` as in `from_pretrained`. Known names: `hooked_diffusion.known.KNOWN`.
+    `dtype`, `device` and `device_map` as in `from_pretrained`. Known names: `hooked_diffusion.known.KNOWN_PAIRS`.
 
     Raises ValueError for an unknown name, `PairMismatch` (a ValueError) when the models are no pair, and what `from_pretrained` raises.
     """
@@ -121,7 +121,7 @@ def _open_pair(
         raise ValueError("load_pair needs a name, the folder of a pair, or two checkpoints: load_pair(arm=…, mdm=…)")
     if mdm is not None:
         return f"{name} + {mdm}", {"arm": open_checkpoint(name), "mdm": open_checkpoint(mdm, family=family)}, tokenizer
-    row = KNOWN.get(str(name))
+    row = KNOWN_PAIRS.get(str(name))
     if row is None or Path(name).is_dir():
         folder = _pair_folder(name)
         roles = [role for role in ROLES if (folder / role).is_dir()]
@@ -143,7 +143,7 @@ def _pair_folder(name: str | Path) -> Path:
     known = ", ".join(bundled_pairs()) or "none"
     raise ValueError(
         f"unknown pair {str(name)!r}; bundled: {known}. Or give a folder with arm and mdm in it, two checkpoints: load_pair(arm=…, mdm=…), "
-        f"or a pair of the hub: {', '.join(row.name for row in KNOWN.values() if row.arm)}"
+        f"or a pair of the hub: {', '.join(row.name for row in KNOWN_PAIRS.values() if row.arm)}"
     )
 
 

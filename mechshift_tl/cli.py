@@ -157,8 +157,10 @@ def models() -> None:
     from hooked_diffusion.known import models as known
     from hooked_diffusion.pairs import bundled_pairs
 
-    _print_frame("Pairs on the hub; licences as third parties report them", known())
-    console.print(f"Bundled: {', '.join(bundled_pairs())}. What [P], [R], [T], [U] mean: docs/checkpoints.md")
+    frame = known().astype({"GiB (bf16)": str})
+    frame.insert(1, "ARM → MDM", frame.pop("ARM") + "\n→ " + frame.pop("MDM"))
+    _print_frame("Pairs on the hub; licences as third parties report them", frame)
+    console.print(f"Bundled: {', '.join(bundled_pairs())}. Evidence: P code, T third parties, U unverified")
 
 
 @app.command()
@@ -256,7 +258,7 @@ def _print_frame(title: str, frame: pd.DataFrame) -> None:
     table = Table(title=title, title_justify="left", show_lines=True)
     for name, column in frame.items():
         right = all(isinstance(value, (int, float)) for value in column)
-        table.add_column(str(name), justify="right" if right else "left", overflow="fold", no_wrap=str(name).startswith("ARM"))
+        table.add_column(str(name), justify="right" if right else "left", overflow="fold", no_wrap=str(name).startswith(("ARM", "name")))
     for values in frame.itertuples(index=False):
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
     console.print(table)

@@ -8,7 +8,7 @@ import dataclasses
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer, Qwen3ForCausalLM
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.qwen2 import EXPECTS, FLAGS
+from hooked_diffusion.checkpoints.qwen2 import EXPECTS
 from hooked_diffusion.checkpoints.registry import register_adapter
 from hooked_diffusion.checkpoints.specs import mdm_spec
 
@@ -22,7 +22,6 @@ A2D_QWEN3 = register_adapter(
         base="Qwen/Qwen3-0.6B",
         evidence="[P] shift; [R] parity; [T] mask, shape, tie",
         expects=EXPECTS,
-        flags=FLAGS,
         tokenizer_class=Qwen2Tokenizer,
     )
 )

@@ -44,6 +44,8 @@ INERT = {
     "is_causal", "mask_token_id", "diffusion_spec", "quantization_config", "tie_word_embeddings", "pretraining_tp", "sliding_window",
     "max_window_layers", "task_specific_params", "attn_implementation", "_attn_implementation", "tokenizer_class", "model_max_length",
 }  # fmt: skip
+#: What holds for every family: no layer attends in a window.
+COMMON_FLAGS = {"layer_types": "full_attention"}
 
 
 def native_config(adapter: CheckpointAdapter, config: Config, where: str) -> PretrainedConfig:
@@ -75,14 +77,14 @@ def native_config(adapter: CheckpointAdapter, config: Config, where: str) -> Pre
 
 def _check_flags(adapter: CheckpointAdapter, config: Config, where: str) -> None:
     """Refuse a flag of another value than the family's; a list agrees when each of its entries does."""
-    for key, wanted in {**adapter.flags, **adapter.expects}.items():
+    for key, wanted in {**COMMON_FLAGS, **adapter.flags, **adapter.expects}.items():
         stated = config.get(key, wanted)
         if any(value != wanted for value in (stated if isinstance(stated, list) else [stated])):
             raise ValueError(f"{where} says {key} = {stated!r}; {adapter.family} checkpoints are read with {wanted!r} alone")
 
 
 def _check_unknown(adapter: CheckpointAdapter, config: Config, known: set[str], where: str) -> None:
-    known = known | INERT | {adapter.tie_flag, *adapter.expects, *adapter.flags, *adapter.ignores}
+    known = known | INERT | {adapter.tie_flag, *COMMON_FLAGS, *adapter.expects, *adapter.flags, *adapter.ignores}
     unknown = {key: value for key, value in config.items() if key not in known and value}
     if unknown:
         listed = ", ".join(f"{key} = {value!r}" for key, value in unknown.items())

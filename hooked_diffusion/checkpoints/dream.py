@@ -3,7 +3,7 @@
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.qwen2 import EXPECTS, FLAGS
+from hooked_diffusion.checkpoints.qwen2 import EXPECTS
 from hooked_diffusion.checkpoints.registry import register_adapter
 from hooked_diffusion.checkpoints.specs import mdm_spec
 
@@ -17,7 +17,6 @@ DREAM = register_adapter(
         base="Qwen/Qwen2.5-7B (Dream) or Qwen/Qwen2.5-Coder-7B (Dream-Coder, DiffuCoder)",
         evidence="[P] Dream: class, shift, mask; [R] parity; [T] Dream-Coder, DiffuCoder, shape, theta",
         expects=EXPECTS,
-        flags=FLAGS,
         # The checkpoint's own class is Qwen2's under another name, defined by remote code.
         tokenizer_class=Qwen2Tokenizer,
     )

@@ -6,7 +6,7 @@ The first position of a block is read from the last of the block before, which s
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.qwen2 import EXPECTS, FLAGS
+from hooked_diffusion.checkpoints.qwen2 import EXPECTS
 from hooked_diffusion.checkpoints.registry import register_adapter
 from hooked_diffusion.checkpoints.specs import mdm_spec
 
@@ -20,7 +20,6 @@ FAST_DLLM = register_adapter(
         base="Qwen/Qwen2.5-1.5B-Instruct or Qwen/Qwen2.5-7B-Instruct",
         evidence="[T] class, keys, shift, mask, block",
         expects=EXPECTS,
-        flags=FLAGS,
         ignores=("bd_size",),
         tokenizer_class=Qwen2Tokenizer,
     )

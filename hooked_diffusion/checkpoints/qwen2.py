@@ -8,7 +8,6 @@ from hooked_diffusion.checkpoints.specs import arm_spec
 
 #: What the configs of Qwen's kin say for every layer to attend alike.
 EXPECTS = {"use_sliding_window": False}
-FLAGS = {"layer_types": "full_attention", "use_mrope": False}
 
 QWEN2 = register_adapter(
     CheckpointAdapter(
@@ -20,6 +19,5 @@ QWEN2 = register_adapter(
         base="itself: the keys and the config are native",
         evidence="[R]",
         expects=EXPECTS,
-        flags=FLAGS,
     )
 )

@@ -3,7 +3,7 @@
 from transformers import Qwen3ForCausalLM
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.qwen2 import EXPECTS, FLAGS
+from hooked_diffusion.checkpoints.qwen2 import EXPECTS
 from hooked_diffusion.checkpoints.registry import register_adapter
 from hooked_diffusion.checkpoints.specs import arm_spec
 
@@ -17,6 +17,5 @@ QWEN3 = register_adapter(
         base="itself: the keys and the config are native",
         evidence="[R]",
         expects=EXPECTS,
-        flags=FLAGS,
     )
 )

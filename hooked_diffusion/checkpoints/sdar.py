@@ -3,7 +3,7 @@
 from transformers import Qwen2Tokenizer, Qwen3ForCausalLM
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.qwen2 import EXPECTS, FLAGS
+from hooked_diffusion.checkpoints.qwen2 import EXPECTS
 from hooked_diffusion.checkpoints.registry import register_adapter
 from hooked_diffusion.checkpoints.specs import mdm_spec
 
@@ -17,7 +17,6 @@ SDAR = register_adapter(
         base="Qwen/Qwen3 of the same size",
         evidence="[T] class, keys, shift, mask, block",
         expects=EXPECTS,
-        flags=FLAGS,
         # Settings of its authors' training kernels.
         ignores=("block_size", "fuse_cross_entropy", "ep_size"),
         tokenizer_class=Qwen2Tokenizer,

@@ -187,6 +187,25 @@ def test_mdm_families_reproduce_the_original_code(shared: Path, name: str, spec:
     torch.testing.assert_close(hooked(reference["input_ids"]), reference["logits"], atol=1e-5 * largest, rtol=0)
 
 
+@pytest.mark.parametrize("family", ["dream", "a2d-qwen3", "sdar", "fast-dllm-v2"])
+def test_a_tokenizer_that_names_remote_code_is_loaded_without_it(
+    native: Native, tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither here nor when TransformerLens loads it again is anyone asked to run it."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked to run remote code"))
+    auto_map = {"AutoConfig": "remote.Config", "AutoModel": "remote.Model"}
+    folder = write(tmp_path, native(SPECS[family][0]), **CONFIGS[family], auto_map=auto_map)
+    (folder / "remote.py").write_text("raise RuntimeError('remote code ran')")
+    (folder / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|begin|>": 3}))
+    (folder / "merges.txt").write_text("#version: 0.2\na b\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Remote", "bos_token": "<|begin|>", "auto_map": {"AutoTokenizer": ["remote.Tokenizer", None]}})
+    )
+    model = HookedDiffusionTransformer.from_pretrained(folder)
+    assert model.to_tokens("aba", prepend_bos=False)[0].tolist() == [2, 0]
+    assert "custom code" not in "".join(capsys.readouterr())
+
+
 def test_the_mask_id_may_come_from_the_checkpoints_own_tokenizer(native: Native, tmp_path: Path, word_tokenizer: Any) -> None:
     folder = write(tmp_path, native("qwen3"), **{**CONFIGS["a2d-qwen3"], "mask_token_id": None})
     with pytest.raises(ValueError, match="leaves out mask_token_id; state it there, or pass config="):

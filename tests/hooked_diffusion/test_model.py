@@ -52,6 +52,38 @@ def test_a_block_causal_native_model_is_told_by_a_mask(native: Native, family: s
         torch.testing.assert_close(model(TOKENS, attention_mask=mask), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("block_length", [1, 4, 5, 32])
+@torch.no_grad()
+def test_a_block_causal_model_needs_no_mask_from_its_caller(native: Native, family: str, block_length: int):
+    blocks = torch.arange(TOKENS.shape[1]) // block_length
+    mask = (blocks[None, :] <= blocks[:, None])[None, None].expand(len(TOKENS), 1, -1, -1)
+    expected = native(family)(input_ids=TOKENS, attention_mask=mask, use_cache=False).logits
+    spec = DiffusionSpec("block", 0, mask_token_id=47, block_length=block_length)
+    model = HookedDiffusionTransformer.from_hf(native(family), spec=spec)
+    torch.testing.assert_close(model(TOKENS), expected, atol=1e-5, rtol=0)
+
+
+def test_bos_is_put_in_front_as_the_spec_says(native: Native, word_tokenizer: Any):
+    for bos, expected in (("tokenizer", [0, 5, 6]), ("required", [0, 5, 6]), ("none", [5, 6])):
+        model = HookedDiffusionTransformer.from_hf(native("llama"), word_tokenizer, DiffusionSpec("full", 1, 2, bos=bos))
+        assert model.to_tokens("w5 w6")[0].tolist() == expected, bos
+
+
+def test_bos_never_stands_twice(native: Native, word_tokenizer: Any):
+    model = HookedDiffusionTransformer.from_hf(native("llama"), word_tokenizer, DiffusionSpec("full", 1, 2, bos="required"))
+    with pytest.raises(ValueError, match="BOS would stand twice: the text '<s> w5' begins with '<s>'; take it out, or pass"):
+        model.to_tokens(["w5", "<s> w5"])
+    assert model.to_tokens("<s> w5", prepend_bos=False)[0].tolist() == [0, 5]
+
+
+def test_a_tokenizer_that_does_not_belong_is_refused(native: Native, word_tokenizer: Any):
+    with pytest.raises(ValueError, match="the tokenizer does not belong to it: 'w47' is id 47, and the model has 40 rows"):
+        HookedDiffusionTransformer.from_hf(native("llama", vocab_size=40), word_tokenizer)
+    with pytest.raises(ValueError, match="its mask token '<mask>' is id 2, and the model's masks are 3; pass the checkpoint's own"):
+        HookedDiffusionTransformer.from_hf(native("llama"), word_tokenizer, DiffusionSpec("full", 1, 3))
+
+
 def test_gpt2_keeps_one_tensor_for_embedding_and_head(native: Native):
     hf_model = native("gpt2")
     HookedDiffusionTransformer.from_hf(hf_model, spec=spec_of("full"))

@@ -9,32 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import init_empty_weights
 from safetensors.torch import load_file, save_file
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
 
 from hooked_diffusion import DiffusionSpec, Pair, load_pair, pairs
+from hooked_diffusion.architectures import NATIVE
 from hooked_diffusion.checkpoints import families, loading, save_checkpoint
-from hooked_diffusion.known import KNOWN
+from hooked_diffusion.known import KNOWN_PAIRS
 from hooked_diffusion.pairs import PairMismatch
 
 MDM = DiffusionSpec("full", 1, 2)
 Native = Callable[..., Any]
-CLASSES: dict[str, tuple[Any, Any]] = {
-    "GPT2LMHeadModel": (GPT2Config, GPT2LMHeadModel),
-    "LlamaForCausalLM": (LlamaConfig, LlamaForCausalLM),
-    "Qwen2ForCausalLM": (Qwen2Config, Qwen2ForCausalLM),
-    "Qwen3ForCausalLM": (Qwen3Config, Qwen3ForCausalLM),
-}
 
 
 @pytest.fixture
@@ -129,26 +113,29 @@ def test_an_mdm_from_scratch_is_no_pair() -> None:
         load_pair()
 
 
-@pytest.mark.parametrize("row", KNOWN.values(), ids=list(KNOWN))
-def test_known_pairs_state_what_a_native_model_of_their_shape_has(row: Any) -> None:
-    config_class, model_class = CLASSES[row.native_class]
-    shape = row.shape
-    if row.native_class == "GPT2LMHeadModel":
-        config = config_class(
-            vocab_size=shape.d_vocab, n_embd=shape.d_model, n_layer=shape.n_layers, n_head=shape.n_heads, n_positions=shape.n_ctx
-        )
-        assert (shape.d_mlp, shape.n_kv_heads, shape.d_head) == (4 * shape.d_model, shape.n_heads, shape.d_model // shape.n_heads)
-    else:
-        config = config_class(
-            vocab_size=shape.d_vocab, hidden_size=shape.d_model, num_hidden_layers=shape.n_layers, num_attention_heads=shape.n_heads,
-            num_key_value_heads=shape.n_kv_heads, head_dim=shape.d_head, intermediate_size=shape.d_mlp, tie_word_embeddings=shape.tied,
-        )  # fmt: skip
-    with init_empty_weights():
-        model = model_class(config)
-    model.tie_weights()
-    assert row.parameters == sum(parameter.numel() for parameter in model.parameters())
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [
+        ("diffugpt-s", 124),
+        ("diffugpt-m", 355),
+        ("qwen3-0.6b-a2d", 596),
+        ("fast-dllm-v2-1.5b", 1544),
+        ("dream-7b", 7616),
+        ("llada-8b", 8016),
+    ],
+)
+def test_known_shapes_are_as_large_as_their_authors_say(name: str, millions: int) -> None:
+    row = KNOWN_PAIRS[name]
+    assert round(row.parameters / 1e6) == millions
     assert row.memory("float32") == 2 * row.memory() == row.parameters * 4 * (2 if row.arm else 1) / 2**30
-    assert row.family in families()
+
+
+def test_known_rows_name_families_and_classes() -> None:
+    for row in KNOWN_PAIRS.values():
+        assert row.family in families() and row.architecture in NATIVE
+        config = row.config()
+        assert (config.num_hidden_layers, config.hidden_size, config.vocab_size) == (row.layers, row.width, row.vocab)
+        assert row.heads % row.kv_heads == 0
 
 
 def test_two_paths_and_a_control(folder: Path) -> None:

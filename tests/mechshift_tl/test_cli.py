@@ -97,14 +97,14 @@ def test_brackets_in_an_error_are_printed(tmp_path):
 
 
 def test_models_lists_every_natural_pair_with_licence_and_memory():
-    from hooked_diffusion.known import KNOWN, models
+    from hooked_diffusion.known import KNOWN_PAIRS, models
 
     frame = models()
-    assert list(frame["name"]) == sorted(KNOWN, key=lambda name: KNOWN[name].parameters)
+    assert list(frame["name"]) == sorted(KNOWN_PAIRS, key=lambda name: KNOWN_PAIRS[name].parameters)
     assert frame.set_index("name")["GiB (bf16)"]["dream-7b"] == 28.4
     result = runner.invoke(cli.app, ["models"], env={"COLUMNS": "250"})
     assert result.exit_code == 0, result.output
-    assert "dream-7b" in result.output and "apache-2.0" in result.output and "tiny" in result.output
+    assert "dream-7b" in result.output and "Apache-2.0" in result.output and "tiny" in result.output
 
 
 def test_convert_writes_a_native_folder(tmp_path):
