@@ -72,7 +72,7 @@ class OpenCheckpoint:
         tokenizer = self._tokenizer() if isinstance(tokenizer, str) and tokenizer == "auto" else tokenizer
         model, names = self._skeleton()
         stored = Counter(self.reader.dtype(key) for key in names.values())
-        cast_to = {} if kept else stored
+        cast_to = Counter() if kept else stored
         kept = kept or self.reader.dtype(names[self.adapter.embedding])
         place = Placement.of(device) if device_map is None else Placement.from_map(device_map, model, kept)
         on_disk = self._on_disk(names, place)
@@ -128,8 +128,8 @@ class OpenCheckpoint:
         tokenizer_class = self.adapter.tokenizer_class or AutoTokenizer
         return tokenizer_class.from_pretrained(**self.reader.tokenizer_args, local_files_only=True, trust_remote_code=False)
 
-    def _source(self, dtype: torch.dtype, stored: Mapping[torch.dtype, int]) -> dict[str, Any]:
-        cast_to = [f"{n} tensors cast from {_name(other)} to {_name(dtype)}" for other, n in stored.items() if other != dtype]
+    def _source(self, dtype: torch.dtype, stored: Counter[torch.dtype]) -> dict[str, Any]:
+        cast_to = [f"stored in {_name(other)} and cast: {n} of {stored.total()}" for other, n in stored.items() if other != dtype]
         return {
             "name": self.name,
             "revision": self.revision,

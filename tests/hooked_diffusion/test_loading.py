@@ -1,4 +1,4 @@
-"""Checkpoints into native models: parity of logits, and one clear error for everything that can be wrong with a folder."""
+"""Checkpoints into native models: parity of logits, provenance, and one clear error for a folder that holds none."""
 
 from __future__ import annotations
 
@@ -121,12 +121,6 @@ def test_a_dropped_buffer_is_no_extra_key(folder: Path, native: Native) -> None:
     assert torch.equal(logits(load_checkpoint(folder, tokenizer=None).hf_model), logits(native("llama")))
 
 
-def test_a_tied_flag_with_an_untied_head_is_refused(folder: Path) -> None:
-    edit(folder, tie_word_embeddings=True)
-    with pytest.raises(ValueError, match="tie_word_embeddings = true, but its lm_head.weight differs from model.embed_tokens.weight"):
-        load_checkpoint(folder, tokenizer=None)
-
-
 def test_a_tied_flag_with_a_bit_equal_head_ties(folder: Path) -> None:
     edit(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]}), tie_word_embeddings=True)
     model = load_checkpoint(folder, tokenizer=None).hf_model
@@ -147,19 +141,6 @@ def test_without_a_flag_the_weights_decide(folder: Path, native: Native) -> None
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-def test_integer_weights_are_refused(folder: Path) -> None:
-    edit(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}))
-    with pytest.raises(ValueError, match="model.norm.weight holds torch.int8; packed weights are not read"):
-        load_checkpoint(folder, tokenizer=None)
-
-
-def test_a_file_cut_short_is_named(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="model.safetensors is not a whole safetensors file"):
-        load_checkpoint(folder, tokenizer=None)
-
-
 def test_paths_that_hold_no_checkpoint(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no config.json"):
         load_checkpoint(tmp_path)
@@ -176,12 +157,6 @@ def test_paths_that_hold_no_checkpoint(tmp_path: Path, folder: Path) -> None:
         load_checkpoint(folder, tokenizer=None)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is not valid JSON"):
-        load_checkpoint(folder, tokenizer=None)
-
-
-def test_config_errors_name_the_file(folder: Path) -> None:
-    edit(folder, rope_parameters=None)
-    with pytest.raises(ValueError, match="model/config.json leaves out rope_theta;"):
         load_checkpoint(folder, tokenizer=None)
 
 
