@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a checkpoint: one clear error that names the file, or no harm at all; never a model of random weights."""
+"""Everything that can be wrong with a checkpoint: one clear error that names the file, or no harm at all; never random weights."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ CASES: dict[str, tuple[Change, dict[str, Any], str]] = {
     "a tied flag with an untied head": (
         lambda t: None,
         {"tie_word_embeddings": True},
-        "tie_word_embeddings = true, but its lm_head.weight",
+        "tie_word_embeddings = true, but its lm_head",
     ),
     "quantised weights": (lambda t: None, {"quantization_config": {"bits": 4}}, "says the weights are quantised"),
     "a mask beyond the rows": (lambda t: None, {"diffusion_spec": {"attention": "full", "mask_token_id": 48}}, "48 lies outside the voc"),
