@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -22,13 +22,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources import build_bridge_from_module
+from transformer_lens.utilities.multi_gpu import find_embedding_device
 from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
+from hooked_diffusion.architectures import NATIVE, direct_attention
 from hooked_diffusion.attention import Direction, attention_mask_4d, check_visible, position_ids
+from hooked_diffusion.checkpoints.placement import DeviceMap
 from hooked_diffusion.denoising.methods import DenoisingMethods
 from hooked_diffusion.spec import DiffusionSpec
-
-SUPPORTED_CLASSES = ("LlamaForCausalLM", "Qwen2ForCausalLM")
+from hooked_diffusion.text import check_bos, check_tokenizer, without_remote_code
 
 
 class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
@@ -44,29 +46,37 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
     def from_hf(
         cls, hf_model: nn.Module, tokenizer: Any = None, spec: DiffusionSpec | None = None, *, name: str = "external"
     ) -> HookedDiffusionTransformer:
-        """Wrap a native Hugging Face `LlamaForCausalLM` or `Qwen2ForCausalLM`; the model is modified in place, as every bridge does.
+        """Wrap a native Hugging Face `LlamaForCausalLM`, `Qwen2ForCausalLM`, `Qwen3ForCausalLM` or `GPT2LMHeadModel`, in place.
 
-        `spec` defaults to a plain ARM. Raises TypeError on another class, ValueError when the mask id lies outside the vocabulary or when
-        the self-test finds the attention pointing another way than the spec says.
+        `spec` defaults to a plain ARM. Raises TypeError on another class, ValueError when the mask id lies outside the vocabulary, when the
+        tokenizer is another model's, or when the self-test finds the attention pointing another way than the spec says.
         """
         spec = spec or DiffusionSpec()
         architecture = type(hf_model).__name__
-        if architecture not in SUPPORTED_CLASSES:
-            raise TypeError(
-                f"from_hf takes {' or '.join(SUPPORTED_CLASSES)}, got {architecture}; open other checkpoints by from_pretrained"
-            )
+        if architecture not in NATIVE:
+            raise TypeError(f"from_hf takes {' or '.join(NATIVE)}, got {architecture}; open other checkpoints by from_pretrained")
         config: Any = hf_model.config
         if spec.mask_token_id is not None and spec.mask_token_id >= config.vocab_size:
             raise ValueError(f"{name}: mask token id {spec.mask_token_id} lies outside the vocabulary of {config.vocab_size}")
+        check_tokenizer(name, tokenizer, config.vocab_size, spec)
         config.is_causal = spec.attention == "causal"
         config.use_cache = False
-        bridge = build_bridge_from_module(
-            hf_model.eval(), architecture, hf_config=config, tokenizer=tokenizer, model_name=name, post_adapter_hook=_direct_attention(spec)
-        )
+        with without_remote_code(tokenizer):
+            bridge = build_bridge_from_module(
+                hf_model.eval(),
+                architecture,
+                hf_config=config,
+                tokenizer=tokenizer,
+                model_name=name,
+                device=_input_device(hf_model),
+                post_adapter_hook=_direct_attention(spec),
+            )
         bridge.__class__ = cls
         model = cast(HookedDiffusionTransformer, bridge)
         model.spec = spec
         model.source = {"name": name}
+        if spec.bos != "tokenizer":
+            model.cfg.default_prepend_bos = spec.bos == "required"
         model.check_attention()
         return model
 
@@ -78,18 +88,32 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         family: str | None = None,
         tokenizer: Any = "auto",
         revision: str | None = None,
+        config: Mapping[str, Any] | None = None,
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
+        device_map: DeviceMap | None = None,
     ) -> HookedDiffusionTransformer:
         """Open a checkpoint: a local folder, a GGUF file, or a hub id (`org/name@revision`).
 
-        `family` overrides what the config says; `tokenizer="auto"` loads the checkpoint's own, None opens the model for token ids alone.
-        Nothing remote is executed and nothing pickled is read. Raises FileNotFoundError for a path without a config, ValueError for a
-        config that leaves out what must be stated, `CheckpointMismatch` for missing, extra or misshaped keys (it names them).
+        `family` overrides what the config says; `tokenizer="auto"` loads the checkpoint's own, None opens the model for token ids alone;
+        `config` has fields that `config.json` leaves out; `device_map` places modules one by one, as accelerate names them (weights on
+        disk can be run and hooked, not read off the model). Nothing remote is executed, no pickle but its tensors is read.
+
+        Raises FileNotFoundError for a path without a config, ValueError for a config that leaves out what must be stated,
+        `CheckpointMismatch` for missing, extra or misshaped keys (it names them); the rest: `checkpoints.load_checkpoint`.
         """
         from hooked_diffusion.checkpoints.loading import load_checkpoint
 
-        loaded = load_checkpoint(name_or_path, family=family, tokenizer=tokenizer, revision=revision, dtype=dtype, device=device)
+        loaded = load_checkpoint(
+            name_or_path,
+            family=family,
+            tokenizer=tokenizer,
+            revision=revision,
+            config=config,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+        )
         model = cls.from_hf(loaded.hf_model, loaded.tokenizer, loaded.spec, name=str(name_or_path))
         model.source = loaded.source
         return model
@@ -125,6 +149,11 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         if isinstance(input, (str, list)):
             input, attention_mask = self._tokens_and_mask(input, attention_mask, kwargs)
         return super().forward(input, *args, **self._who_sees_whom(input, attention_mask), **kwargs)
+
+    def to_tokens(self, input: str | list[str], prepend_bos: bool | None = None, *args: Any, **kwargs: Any) -> Int[Tensor, "batch pos"]:
+        """TransformerLens' own, BOS as `spec.bos` says. Raises ValueError when a text begins with BOS and gets another."""
+        check_bos(self.tokenizer, input, self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos)
+        return super().to_tokens(input, prepend_bos, *args, **kwargs)
 
     @contextmanager
     def attention(self, direction: Direction) -> Iterator[HookedDiffusionTransformer]:
@@ -163,18 +192,21 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
 
     @torch.no_grad()
     def check_attention(self) -> None:
-        """Prove the direction of attention: editing the last token changes earlier logits by exactly 0 when causal, by more when full.
+        """Prove the direction of attention: editing the last token changes what sees it by more than 0, and all else by exactly 0.
 
-        Raises ValueError naming the model and what was seen.
+        In a causal model nothing earlier sees it, in a full one everything, in a block one the rest of its block. Raises ValueError naming
+        the model and what was seen.
         """
-        tokens = torch.arange(6, device=self.cfg.device).remainder(self.cfg.d_vocab)[None]
+        length = self.spec.block_length or 6
+        tokens = torch.arange(length + 2 if length < 6 else 6, device=self.cfg.device).remainder(self.cfg.d_vocab)[None]
         edited = tokens.clone()
         edited[0, -1] = (edited[0, -1] + 1) % self.cfg.d_vocab
-        change = (self(tokens)[:, :-1] - self(edited)[:, :-1]).abs().max().item()
-        if (change == 0) != (self.spec.attention == "causal"):
+        change = (self(tokens)[0, :-1] - self(edited)[0, :-1]).abs().amax(-1)
+        first = {"causal": len(change), "full": 0, "block": len(change) // length * length}[self.spec.attention]
+        if change[:first].any() or not (change[first:] > 0).any() and first < len(change):
             raise ValueError(
-                f"{self.cfg.model_name}: spec says {self.spec.attention} attention, but editing the last token changes earlier logits by "
-                f"{change:.2e}. Pass the spec that the checkpoint was trained with."
+                f"{self.cfg.model_name}: spec says {self.spec.direction} attention, but editing the last token changes earlier logits by "
+                f"{change.max():.2e}. Pass the spec that the checkpoint was trained with."
             )
 
     def token_logits(
@@ -194,12 +226,10 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
 
 
 def _direct_attention(spec: DiffusionSpec):
-    """The hook that tells TransformerLens' attention its direction before the bridge exists; later writes reach only the wrapped module."""
+    return lambda adapter: direct_attention(adapter, spec.attention == "causal")
 
-    def configure(adapter: Any) -> None:
-        causal = spec.attention == "causal"
-        adapter.component_mapping["blocks"].submodules["attn"].is_causal = causal
-        adapter.cfg.attention_dir = "causal" if causal else "bidirectional"
-        adapter.supports_causal_loss = causal
 
-    return configure
+def _input_device(hf_model: nn.Module) -> torch.device | None:
+    """Where tokens go in a model spread by a device map; None in any other."""
+    device = find_embedding_device(hf_model)
+    return torch.device("cpu") if device is not None and device.type == "meta" else device

@@ -5,7 +5,7 @@ A pair shares its backbone, or its circuits could not share their ids; that is c
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
@@ -13,27 +13,21 @@ from typing import Any, cast
 import torch
 from transformers import AutoTokenizer, PretrainedConfig
 
+from hooked_diffusion.backbone import PairMismatch, check_attention, check_backbone, check_tokenizers, differences, tokenizer_overlap
 from hooked_diffusion.checkpoints.loading import OpenCheckpoint, open_checkpoint
+from hooked_diffusion.checkpoints.placement import DeviceMap
+from hooked_diffusion.known import KNOWN_PAIRS
 from hooked_diffusion.model import HookedDiffusionTransformer
-from hooked_diffusion.spec import DiffusionSpec
 
+__all__ = ["Pair", "PairMismatch", "bundled_pairs", "load_pair"]
 ROLES = ("arm", "mdm", "control")
-#: What the models of a pair must have in common, in the words of their native configs.
-BACKBONE = (
-    "model_type", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size", "head_dim", "intermediate_size",
-    "vocab_size", "rms_norm_eps", "hidden_act",
-)  # fmt: skip
-
-
-class PairMismatch(ValueError):
-    """Two models that cannot be a pair; the message names each field that differs, with both values."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pair:
     """`arm` and `mdm` of one backbone, `control` or None, and the `tokenizer` that they share (the MDM's, which knows the mask token).
 
-    Raises `PairMismatch` when backbones or tokenizers differ, or when attention is not causal in ARM and control and full in the MDM.
+    Raises `PairMismatch` when backbones or tokenizers differ, or when attention is not causal in ARM and control and ahead in the MDM.
     """
 
     name: str
@@ -44,9 +38,9 @@ class Pair:
 
     def __post_init__(self) -> None:
         for role, model in self.models.items():
-            _check_backbone(self.name, _config(self.arm), role, _config(model))
-            _check_attention(self.name, role, model.spec)
-            _check_tokenizers(self.name, self.arm.tokenizer, role, model.tokenizer)
+            check_backbone(self.name, _config(self.arm), role, _config(model), model.spec)
+            check_attention(self.name, role, model.spec)
+            check_tokenizers(self.name, self.arm.tokenizer, role, model.tokenizer)
 
     @property
     def models(self) -> dict[str, HookedDiffusionTransformer]:
@@ -56,14 +50,28 @@ class Pair:
 
     @property
     def spec_differences(self) -> dict[str, tuple[Any, Any]]:
-        """Field of `DiffusionSpec` → (the ARM's value, the MDM's), where they differ: what a comparison confounds with training."""
-        arm, mdm = asdict(self.arm.spec), asdict(self.mdm.spec)
-        return {key: (arm[key], mdm[key]) for key in arm if arm[key] != mdm[key]}
+        """The part of `differences` that `DiffusionSpec` says."""
+        return {key: values for key, values in self.differences.items() if hasattr(self.arm.spec, key)}
+
+    @property
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """Field → (the ARM's value, the MDM's), where they differ: what a comparison confounds with training.
+
+        Fields of `DiffusionSpec` (attention, logit_shift, mask_token_id, …), `vocab_size` and `rope_theta`.
+        """
+        return differences(_config(self.arm), _config(self.mdm), (self.arm.spec, self.mdm.spec))
+
+    @property
+    def tokenizer_overlap(self) -> tuple[int, int, int] | None:
+        """Tokens that both tokenizers know, that the ARM's knows, and that the MDM's knows; None without tokenizers."""
+        if self.arm.tokenizer is None or self.mdm.tokenizer is None:
+            return None
+        return tokenizer_overlap(self.arm.tokenizer, self.mdm.tokenizer)
 
     def __repr__(self) -> str:
         config: Any = _config(self.arm)
         shape = f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, {config.hidden_size} wide"
-        changes = "; ".join(f"{key} {arm} → {mdm}" for key, (arm, mdm) in self.spec_differences.items())
+        changes = "; ".join(f"{key} {arm} → {mdm}" for key, (arm, mdm) in self.differences.items())
         return f"Pair({self.name!r}: {' + '.join(self.models)}, {shape}; {changes})"
 
 
@@ -74,36 +82,55 @@ def bundled_pairs() -> list[str]:
 
 
 def load_pair(
-    name: str | Path,
+    name: str | Path | None = None,
     mdm: str | Path | None = None,
     *,
+    arm: str | Path | None = None,
     control: str | Path | None = None,
+    family: str | None = None,
     tokenizer: Any = "auto",
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
 ) -> Pair:
-    """Load a pair: a bundled one by name, a folder laid out like one, or any two checkpoints (`load_pair(arm, mdm)`).
+    """Load a pair: by the name of a bundled or known one, a folder laid out like one, or any two checkpoints.
 
-    A pair's folder holds `arm`, `mdm`, maybe `control`, and their `tokenizer`. A checkpoint is what `from_pretrained` takes. `tokenizer`
-    "auto" loads the pair's own, None leaves it out, an object serves all models; `dtype` and `device` as in `from_pretrained`.
+        load_pair("tiny")    load_pair("dream-7b")    load_pair("runs/mine")    load_pair(arm="Qwen/Qwen2.5-7B", mdm="path/to/mdm")
+
+    A pair's folder holds `arm`, `mdm`, maybe `control`, and their `tokenizer`. A checkpoint is what `from_pretrained` takes; `family` is
+    the MDM's, where its config does not tell. `tokenizer` "auto" loads the pair's own, None leaves it out, an object serves all models;
+    `dtype`, `device` and `device_map` as in `from_pretrained`. Known names: `hooked_diffusion.known.KNOWN_PAIRS`.
 
     Raises ValueError for an unknown name, `PairMismatch` (a ValueError) when the models are no pair, and what `from_pretrained` raises.
     """
-    if mdm is None:
-        folder, label = _pair_folder(name), str(name)
-        roles = [role for role in ROLES if (folder / role).is_dir()]
-        opened = {role: replace(open_checkpoint(folder / role), name=f"{label}/{role}") for role in roles}
-        tokenizer = _shared_tokenizer(folder, tokenizer)
-    else:
-        label = f"{name} + {mdm}"
-        opened = {"arm": open_checkpoint(name), "mdm": open_checkpoint(mdm)}
+    label, opened, tokenizer = _open_pair(name if arm is None else arm, mdm, family, tokenizer)
     if control is not None:
         opened["control"] = open_checkpoint(control)
     for role, checkpoint in opened.items():
-        _check_backbone(label, opened["arm"].config, role, checkpoint.config)
-        _check_attention(label, role, checkpoint.spec)
-    models = {role: _hook(checkpoint, tokenizer, dtype, device) for role, checkpoint in opened.items()}
+        check_backbone(label, opened["arm"].config, role, checkpoint.config, checkpoint.spec)
+        check_attention(label, role, checkpoint.spec)
+    models = {role: _hook(opened.pop(role), tokenizer, dtype, device, device_map) for role in list(opened)}
     return Pair(label, **models, tokenizer=models["mdm"].tokenizer)
+
+
+def _open_pair(
+    name: str | Path | None, mdm: str | Path | None, family: str | None, tokenizer: Any
+) -> tuple[str, dict[str, OpenCheckpoint], Any]:
+    """What `load_pair` was asked for: its label, its checkpoints by role, and their tokenizer."""
+    if name is None:
+        raise ValueError("load_pair needs a name, the folder of a pair, or two checkpoints: load_pair(arm=…, mdm=…)")
+    if mdm is not None:
+        return f"{name} + {mdm}", {"arm": open_checkpoint(name), "mdm": open_checkpoint(mdm, family=family)}, tokenizer
+    row = KNOWN_PAIRS.get(str(name))
+    if row is None or Path(name).is_dir():
+        folder = _pair_folder(name)
+        roles = [role for role in ROLES if (folder / role).is_dir()]
+        opened = {role: replace(open_checkpoint(folder / role), name=f"{name}/{role}") for role in roles}
+        return str(name), opened, _shared_tokenizer(folder, tokenizer)
+    if row.arm is None:
+        raise ValueError(f"{name} was trained from scratch, so it has no ARM; open {row.mdm} by HookedDiffusionTransformer.from_pretrained")
+    opened = {"arm": open_checkpoint(row.arm, config=row.arm_config), "mdm": open_checkpoint(row.mdm, family=row.family)}
+    return row.name, opened, tokenizer
 
 
 def _pair_folder(name: str | Path) -> Path:
@@ -115,7 +142,8 @@ def _pair_folder(name: str | Path) -> Path:
         return Path(name)
     known = ", ".join(bundled_pairs()) or "none"
     raise ValueError(
-        f"unknown pair {str(name)!r}; bundled: {known}. Or give a folder with arm and mdm in it, or two checkpoints: load_pair(arm, mdm)"
+        f"unknown pair {str(name)!r}; bundled: {known}. Or give a folder with arm and mdm in it, two checkpoints: load_pair(arm=…, mdm=…), "
+        f"or a pair of the hub: {', '.join(row.name for row in KNOWN_PAIRS.values() if row.arm)}"
     )
 
 
@@ -129,9 +157,13 @@ def _shared_tokenizer(folder: Path, tokenizer: Any) -> Any:
 
 
 def _hook(
-    checkpoint: OpenCheckpoint, tokenizer: Any, dtype: torch.dtype | str | None, device: str | torch.device | None
+    checkpoint: OpenCheckpoint,
+    tokenizer: Any,
+    dtype: torch.dtype | str | None,
+    device: str | torch.device | None,
+    device_map: DeviceMap | None,
 ) -> HookedDiffusionTransformer:
-    loaded = checkpoint.load(tokenizer=tokenizer, dtype=dtype, device=device)
+    loaded = checkpoint.load(tokenizer=tokenizer, dtype=dtype, device=device, device_map=device_map)
     model = HookedDiffusionTransformer.from_hf(loaded.hf_model, loaded.tokenizer, loaded.spec, name=checkpoint.name)
     model.source = loaded.source
     return model
@@ -139,29 +171,3 @@ def _hook(
 
 def _config(model: HookedDiffusionTransformer) -> PretrainedConfig:
     return cast(Any, model.original_model).config
-
-
-def _check_backbone(pair: str, arm: PretrainedConfig, role: str, other: PretrainedConfig) -> None:
-    differing = [(key, getattr(arm, key, None), getattr(other, key, None)) for key in BACKBONE]
-    lines = [f"{key} is {mine} in arm, {its} in {role}" for key, mine, its in differing if mine != its]
-    if lines:
-        raise PairMismatch(f"{pair}: the models of a pair share their backbone, but {'; '.join(lines)}")
-
-
-def _check_attention(pair: str, role: str, spec: DiffusionSpec) -> None:
-    wanted = "full" if role == "mdm" else "causal"
-    if spec.attention != wanted:
-        raise PairMismatch(f"{pair}: attention is {spec.attention} in {role}, which must be {wanted}; give the ARM first, then the MDM")
-
-
-def _check_tokenizers(pair: str, arm: Any, role: str, other: Any) -> None:
-    if arm is None or other is None or arm is other:
-        return
-    mine, its = arm.get_vocab(), other.get_vocab()
-    shared = mine.keys() & its.keys()
-    differing = sorted(token for token in shared if mine[token] != its[token])
-    if not shared:
-        raise PairMismatch(f"{pair}: the tokenizers of arm and {role} share no token")
-    if differing:
-        token = differing[0]
-        raise PairMismatch(f"{pair}: the tokenizers of arm and {role} differ: {token!r} is id {mine[token]} in arm, {its[token]} in {role}")

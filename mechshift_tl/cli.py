@@ -154,6 +154,40 @@ def accuracy(
         _print_frame(f"Held-out accuracy of {pair}", pd.DataFrame(rows))
 
 
+@app.command()
+def models() -> None:
+    """List the natural pairs that --pair knows by name: where they are, under which licence, and how much memory their weights take."""
+    from hooked_diffusion.known import models as known
+    from hooked_diffusion.pairs import bundled_pairs
+
+    frame = known().astype({"GiB (bf16)": str})
+    frame.insert(1, "ARM → MDM", frame.pop("ARM") + "\n→ " + frame.pop("MDM"))
+    _print_frame("Pairs on the hub; licences as third parties report them", frame)
+    console.print(f"Bundled: {', '.join(bundled_pairs())}. Evidence: P code, T third parties, U unverified")
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Checkpoint folder, GGUF file, or hub id (org/name@revision).")],
+    out: Annotated[Path, typer.Argument(help="New or empty folder for the native checkpoint.")],
+    family: Annotated[str | None, typer.Option(help="Family, where the config does not tell it.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Such as bfloat16; default: as stored.")] = None,
+) -> None:
+    """Write a checkpoint as a native folder that plain transformers opens too, with the same logits."""
+    with clear_errors():
+        from hooked_diffusion.checkpoints import convert as convert_checkpoint
+
+        with whole_folder(out) as folder, console.status(f"converting {source}"):
+            written = convert_checkpoint(source, folder, family=family, dtype=dtype)
+        for note in written.source["notes"]:
+            console.print(f"Note: {note}")
+        spec, native = written.spec, type(written.hf_model).__name__
+        console.print(f"{native}, {spec.direction} attention, logit shift {spec.logit_shift}, mask {spec.mask_token_id}")
+        if spec.attention == "block":
+            console.print("Note: plain transformers needs the block-causal mask with every call")
+        console.print(f"Written: {out}")
+
+
 @app.command("version")
 def print_version() -> None:
     """Print the versions that a result depends on."""
@@ -227,7 +261,7 @@ def _print_frame(title: str, frame: pd.DataFrame) -> None:
     table = Table(title=title, title_justify="left", show_lines=True)
     for name, column in frame.items():
         right = all(isinstance(value, (int, float)) for value in column)
-        table.add_column(str(name), justify="right" if right else "left", overflow="fold", no_wrap=str(name).startswith("ARM"))
+        table.add_column(str(name), justify="right" if right else "left", overflow="fold", no_wrap=str(name).startswith(("ARM", "name")))
     for values in frame.itertuples(index=False):
         table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in values))
     console.print(table)

@@ -1,11 +1,15 @@
 """Opening and saving checkpoints: config and keys of a family in, a native Hugging Face model out. No remote code, no pickle."""
 
-from hooked_diffusion.checkpoints import dream, llada, llama, qwen2  # noqa: F401  (importing a family registers it)
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, families, register_adapter
+# Importing a family registers it.
+from hooked_diffusion.checkpoints import a2d, diffugpt, diffullama, dream, fast_dllm, gpt2, llada, llama, qwen2, qwen3, sdar  # noqa: F401
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
 from hooked_diffusion.checkpoints.loading import LoadedCheckpoint, load_checkpoint
 from hooked_diffusion.checkpoints.matching import CheckpointMismatch
-from hooked_diffusion.checkpoints.saving import save_checkpoint
+from hooked_diffusion.checkpoints.registry import families, register_adapter
+from hooked_diffusion.checkpoints.saving import convert, save_checkpoint
+from hooked_diffusion.checkpoints.specs import arm_spec, mdm_spec
 
 __all__ = [
-    "CheckpointAdapter", "CheckpointMismatch", "LoadedCheckpoint", "families", "load_checkpoint", "register_adapter", "save_checkpoint",
+    "CheckpointAdapter", "CheckpointMismatch", "LoadedCheckpoint", "arm_spec", "convert", "families", "load_checkpoint", "mdm_spec",
+    "register_adapter", "save_checkpoint",
 ]  # fmt: skip

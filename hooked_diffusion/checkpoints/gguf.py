@@ -69,14 +69,21 @@ class GgufReader:
         has_tokenizer = "tokenizer.ggml.tokens" in reader.fields
         self.tokenizer_args = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name} if has_tokenizer else None
 
-    def load(self, key: str) -> Float[Tensor, "*shape"]:
-        """One tensor in float32, q and k in Hugging Face's row order."""
+    def dtype(self, key: str) -> torch.dtype:
+        """float32, whatever the file's quantisation."""
+        return torch.float32
+
+    def load(self, key: str, fresh: bool = False) -> Float[Tensor, "*shape"]:
+        """One tensor in float32, q and k in Hugging Face's row order; always a copy."""
         tensor = self._tensors[key]
         values = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(self.shapes[key])
         heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}.get(key.split(".")[-2])
         if self.config["model_type"] == "llama" and heads:
             values = values.reshape(self.config[heads], -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
         return torch.from_numpy(np.array(values))
+
+    def file_of(self, key: str) -> None:
+        """None: no tensor is stored as it is used."""
 
     def adapt(self, adapter: CheckpointAdapter) -> CheckpointAdapter:
         """The family's adapter with llama.cpp's names for the keys."""

@@ -9,8 +9,9 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
-#: Data alone: no Python files, nothing pickled.
+#: Data alone: no Python files; pickles (of which only the tensors are read) where there is nothing better.
 FETCHED = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "vocab.txt", "merges.txt")
+PICKLED = ("pytorch_model*.bin",)
 
 
 def locate(name_or_path: str | Path, revision: str | None = None) -> tuple[Path, str | None]:
@@ -40,7 +41,10 @@ def locate(name_or_path: str | Path, revision: str | None = None) -> tuple[Path,
 
 def _fetch(repo: str, revision: str | None) -> Path:
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(FETCHED)))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(FETCHED)))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*FETCHED, *PICKLED]))
+        return folder
     except (HfHubHTTPError, OSError) as error:
         at = f" at revision {revision}" if revision else ""
         raise OSError(

@@ -1,8 +1,10 @@
-"""LLaDA: Llama's arithmetic under OLMo's names, full attention, logits read at the position itself."""
+"""LLaDA, LLaDA-1.5 and iLLaDA: Llama's arithmetic under OLMo's names, full attention, logits read at the position itself."""
 
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, mdm_spec, register_adapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.registry import register_adapter
+from hooked_diffusion.checkpoints.specs import mdm_spec
 
 _BLOCK, _LAYER = r"model\.transformer\.blocks\.(\d+)\.", r"model.layers.\1."
 
@@ -14,6 +16,7 @@ LLADA = register_adapter(
         architectures=("LLaDAModelLM",),
         read_spec=mdm_spec(logit_shift=0),
         base="none: LLaDA was trained from scratch",
+        evidence="[P] keys, config, shift, mask; [R] parity; [T] shape",
         fields={
             "vocab_size": "embedding_size",  # rows of the embedding; LLaDA's vocab_size counts the words in use
             "hidden_size": "d_model",
@@ -25,19 +28,16 @@ LLADA = register_adapter(
             "hidden_act": "activation_type",
         },
         expects={
-            "block_type": "llama",
-            "layer_norm_type": "rms",
-            "layer_norm_with_affine": True,
-            "rope": True,
-            "alibi": False,
-            "activation_type": "silu",
-            "include_bias": False,
-            "include_qkv_bias": False,
-            "bias_for_layer_norm": False,
-            "attention_layer_norm": False,
-            "input_emb_norm": False,
-            "scale_logits": False,
+            "block_type": "llama", "layer_norm_type": "rms", "layer_norm_with_affine": True, "rope": True, "alibi": False,
+            "activation_type": "silu", "include_bias": False, "include_qkv_bias": False, "bias_for_layer_norm": False,
+            "attention_layer_norm": False, "input_emb_norm": False, "scale_logits": False,
         },
+        flags={"block_group_size": 1, "rope_full_precision": True},
+        ignores=(
+            "vocab_size", "alibi_bias_max", "attention_layer_norm_with_affine", "attention_dropout", "embedding_dropout",
+            "residual_dropout", "flash_attention", "flash_attn_varlen", "init_cutoff_factor", "init_device", "init_fn", "init_std",
+            "mlp_ratio", "precision",
+        ),
         # `ff_out` occurs at two levels: the head, and the down projection of every block.
         keys=(
             (r"model\.transformer\.wte\.weight", "model.embed_tokens.weight"),
@@ -52,5 +52,6 @@ LLADA = register_adapter(
             (_BLOCK + r"ff_out\.weight", _LAYER + "mlp.down_proj.weight"),
         ),
         tie_flag="weight_tying",
+        tokenizer_class=PreTrainedTokenizerFast,
     )
-)
+)  # fmt: skip

@@ -2,7 +2,12 @@
 
 from transformers import LlamaForCausalLM
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, arm_spec, register_adapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.registry import register_adapter
+from hooked_diffusion.checkpoints.specs import arm_spec
+
+#: A buffer that old versions of transformers saved with the weights; it follows from rope_theta.
+ROTARY_BUFFER = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"
 
 LLAMA = register_adapter(
     CheckpointAdapter(
@@ -12,7 +17,7 @@ LLAMA = register_adapter(
         architectures=("LlamaForCausalLM",),
         read_spec=arm_spec,
         base="itself: the keys and the config are native",
-        # A buffer that old versions of transformers saved with the weights; it follows from rope_theta.
-        drop=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),
+        evidence="[R]",
+        drop=(ROTARY_BUFFER,),
     )
 )

@@ -3,27 +3,32 @@
 1. find the files (a hub id is fetched first: configs, safetensors and tokenizer files alone);
 2. read the config, pick the family's adapter, translate to a native config and a `DiffusionSpec`;
 3. build the native model without memory for its weights, and check that the stored keys are exactly its own;
-4. read the tensors one by one, in the wanted dtype and on the wanted device, straight into their places.
+4. read the tensors one by one, the largest first, in the wanted dtype and on the wanted device, straight into their places.
 
-Everything that can be wrong is found before step 4.
+Everything that can be wrong is found before step 4. At no time is more held than the weights themselves and one stored tensor.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, adapter_for
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
 from hooked_diffusion.checkpoints.gguf import GgufReader
 from hooked_diffusion.checkpoints.hub import locate
 from hooked_diffusion.checkpoints.matching import check, is_tied, rename
+from hooked_diffusion.checkpoints.placement import DeviceMap, Placement
 from hooked_diffusion.checkpoints.readers import CheckpointReader, FolderReader, weight_hash
+from hooked_diffusion.checkpoints.registry import adapter_for, lookalikes
 from hooked_diffusion.spec import DiffusionSpec
 
 
@@ -50,23 +55,56 @@ class OpenCheckpoint:
     config: PretrainedConfig
     spec: DiffusionSpec
     reader: CheckpointReader
+    notes: tuple[str, ...] = ()
 
     def load(
-        self, *, tokenizer: Any = "auto", dtype: torch.dtype | str | None = None, device: str | torch.device | None = None
+        self,
+        *,
+        tokenizer: Any = "auto",
+        dtype: torch.dtype | str | None = None,
+        device: str | torch.device | None = None,
+        device_map: DeviceMap | None = None,
     ) -> LoadedCheckpoint:
         """Read tokenizer and weights; parameters as in `load_checkpoint`."""
-        target, kept = torch.device(device or "cpu"), floating_dtype(dtype)
+        if device is not None and device_map is not None:
+            raise ValueError(f"both device={device!r} and device_map were given; a device map says where everything goes, leave device out")
+        kept = floating_dtype(dtype)
         tokenizer = self._tokenizer() if isinstance(tokenizer, str) and tokenizer == "auto" else tokenizer
         model, names = self._skeleton()
-        kept = kept or self.reader.load(names[self.adapter.embedding]).dtype
-        tensors = {name: self.reader.load(key).to(target, kept) for name, key in names.items()}
+        stored = Counter(self.reader.dtype(key) for key in names.values())
+        cast_to = Counter() if kept else stored
+        kept = kept or self.reader.dtype(names[self.adapter.embedding])
+        place = Placement.of(device) if device_map is None else Placement.from_map(device_map, model, kept)
+        on_disk = self._on_disk(names, place)
+        tensors = {name: torch.empty(self.reader.shapes[key], dtype=kept, device="meta") for name, (_, key) in on_disk.items()}
+        tensors |= self._read({name: key for name, key in names.items() if name not in on_disk}, place, kept)
         if self.config.tie_word_embeddings:
             tensors[self.adapter.head] = tensors[self.adapter.embedding]
         model.load_state_dict(tensors, assign=True)
         model.tie_weights()
         model.config.dtype = kept
-        cast(nn.Module, model).to(target)  # the buffers of RoPE, which keep their own dtype
-        return LoadedCheckpoint(model.eval(), tokenizer, self.spec, self._source(kept))
+        if place.whole is not None:
+            cast(nn.Module, model).to(place.whole)  # the buffers of RoPE, which keep their own dtype
+        else:
+            place.dispatch(model, on_disk, kept)
+        return LoadedCheckpoint(model.eval(), tokenizer, self.spec, self._source(kept, cast_to))
+
+    def _read(self, names: Mapping[str, str], place: Placement, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Native name → tensor. What is copied anyway (another dtype or device) is read so that the file's pages are given back."""
+        shapes, tensors = self.reader.shapes, {}
+        for name, key in sorted(names.items(), key=lambda item: -prod(shapes[item[1]])):
+            target = torch.device(place[name])
+            copied = (self.reader.dtype(key), "cpu") != (dtype, target.type)
+            tensors[name] = self.reader.load(key, fresh=copied).to(target, dtype)
+        return tensors
+
+    def _on_disk(self, names: Mapping[str, str], place: Placement) -> dict[str, tuple[Path, str]]:
+        """Native name → file and key of the weights that a device map leaves on disk."""
+        staying = {name: (self.reader.file_of(key), key) for name, key in names.items() if place[name] == "disk"}
+        found = {name: (path, key) for name, (path, key) in staying.items() if path is not None}
+        if len(found) < len(staying):
+            raise ValueError(f"{self.name}: device_map leaves weights on disk, which needs safetensors; `mechshift convert` writes them")
+        return found
 
     def _skeleton(self) -> tuple[PreTrainedModel, dict[str, str]]:
         """The native model, parameters on the meta device and buffers computed, and native name → stored key for every tensor it wants."""
@@ -90,27 +128,32 @@ class OpenCheckpoint:
         tokenizer_class = self.adapter.tokenizer_class or AutoTokenizer
         return tokenizer_class.from_pretrained(**self.reader.tokenizer_args, local_files_only=True, trust_remote_code=False)
 
-    def _source(self, dtype: torch.dtype) -> dict[str, Any]:
+    def _source(self, dtype: torch.dtype, stored: Counter[torch.dtype]) -> dict[str, Any]:
+        cast_to = [f"stored in {_name(other)} and cast: {n} of {stored.total()}" for other, n in stored.items() if other != dtype]
         return {
             "name": self.name,
             "revision": self.revision,
             "family": self.adapter.family,
             "sha256": weight_hash(self.reader.files),
-            "dtype": str(dtype).removeprefix("torch."),
-            "notes": list(self.reader.notes),
+            "dtype": _name(dtype),
+            "notes": [*self.reader.notes, *self.notes, *cast_to],
         }
 
 
-def open_checkpoint(name_or_path: str | Path, *, family: str | None = None, revision: str | None = None) -> OpenCheckpoint:
-    """Read and translate a checkpoint's config; errors as in `load_checkpoint`, but for those of the weights themselves."""
+def open_checkpoint(
+    name_or_path: str | Path, *, family: str | None = None, revision: str | None = None, config: Mapping[str, Any] | None = None
+) -> OpenCheckpoint:
+    """Read and translate a checkpoint's config; parameters and errors as in `load_checkpoint`, but for those of the weights themselves."""
     path, revision = locate(name_or_path, revision)
     reader: CheckpointReader = GgufReader(path) if path.suffix == ".gguf" else FolderReader(path)
+    reader.config |= config or {}
     where = str(path if path.suffix == ".gguf" else path / "config.json")
-    adapter = reader.adapt(adapter_for(reader.config, family, where))
-    config = adapter.native_config(reader.config, where)
-    spec = adapter.spec(reader.config, config.vocab_size, where)
-    config.is_causal = spec.attention == "causal"
-    return OpenCheckpoint(str(name_or_path), revision, adapter, config, spec, reader)
+    adapter = reader.adapt(adapter_for(reader.config, family, where, repository_name(name_or_path)))
+    notes = (*adapter.notes, *lookalikes(reader.config, adapter), *_overridden(config), *_take_rows(reader, adapter))
+    native = adapter.native_config(reader.config, where)
+    spec = adapter.spec(reader.config, native.vocab_size, where)
+    native.is_causal = spec.attention == "causal"
+    return OpenCheckpoint(str(name_or_path), revision, adapter, native, spec, reader, notes)
 
 
 def load_checkpoint(
@@ -119,23 +162,54 @@ def load_checkpoint(
     family: str | None = None,
     tokenizer: Any = "auto",
     revision: str | None = None,
+    config: Mapping[str, Any] | None = None,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
 ) -> LoadedCheckpoint:
     """Open a checkpoint as a native model whose attention already points as its spec says.
 
-    - `name_or_path`: a folder with config.json and safetensors (whole or in shards), a `.gguf` file, or a hub id `org/name@revision`.
+    - `name_or_path`: a folder with config.json and weights (safetensors or `.bin`, whole or in shards), a `.gguf` file, or a hub id
+      `org/name@revision`.
     - `family`: a registered family, instead of the one that the config matches.
     - `tokenizer`: "auto" loads the checkpoint's own, None leaves it out, an object is passed through.
+    - `config`: fields that `config.json` leaves out or has wrong; None takes one out. Recorded in `source["notes"]`.
     - `dtype`: of every parameter; None keeps the one that the embedding is stored in (float32 for GGUF). RoPE's buffers stay float32.
-    - `device`: None is the CPU.
+    - `device`: None is the CPU. `device_map` places modules one by one, "cpu" and "disk" included: see `placement.py`.
 
     Raises FileNotFoundError for a path without a config, weights or (under "auto") tokenizer files; ValueError for an unknown family, a
-    config that leaves out what must be stated, a tied flag with an untied head, a mask token outside the vocabulary, or a file cut short;
-    `CheckpointMismatch` (a ValueError) naming missing, extra and misshaped keys; OSError when the hub does not give the checkpoint.
+    config that leaves out what must be stated or says what nobody knows, a tied flag with an untied head, a mask token outside the
+    vocabulary, or a file cut short; `CheckpointMismatch` (a ValueError) naming missing, extra and misshaped keys; OSError when the hub does
+    not give the checkpoint.
     """
-    opened = open_checkpoint(name_or_path, family=family, revision=revision)
-    return opened.load(tokenizer=tokenizer, dtype=dtype, device=device)
+    opened = open_checkpoint(name_or_path, family=family, revision=revision, config=config)
+    return opened.load(tokenizer=tokenizer, dtype=dtype, device=device, device_map=device_map)
+
+
+def repository_name(name_or_path: str | Path) -> str:
+    """The last part of a hub id or path, without its revision."""
+    return Path(str(name_or_path).partition("@")[0]).name
+
+
+def _overridden(config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    return (f"config overridden by the caller: {', '.join(f'{key} = {value!r}' for key, value in config.items())}",) if config else ()
+
+
+def _take_rows(reader: CheckpointReader, adapter: CheckpointAdapter) -> tuple[str, ...]:
+    """Let the stored embedding say how large the vocabulary is, where the family's configs do not; the note of a difference."""
+    if not adapter.rows_from_embedding:
+        return ()
+    names, _ = rename(reader.shapes, adapter)
+    field = adapter.fields.get("vocab_size", "vocab_size")
+    stated, rows = reader.config.get(field), reader.shapes.get(names.get(adapter.embedding, ""), (None,))[0]
+    if rows is None or rows == stated:
+        return ()
+    reader.config[field] = rows
+    return (f"vocabulary of {rows}, the rows of the embedding; the config says {stated}",)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def floating_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -2,7 +2,12 @@
 
 from transformers import Qwen2ForCausalLM
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, arm_spec, register_adapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.registry import register_adapter
+from hooked_diffusion.checkpoints.specs import arm_spec
+
+#: What the configs of Qwen's kin say for every layer to attend alike.
+EXPECTS = {"use_sliding_window": False}
 
 QWEN2 = register_adapter(
     CheckpointAdapter(
@@ -12,6 +17,7 @@ QWEN2 = register_adapter(
         architectures=("Qwen2ForCausalLM",),
         read_spec=arm_spec,
         base="itself: the keys and the config are native",
-        expects={"use_sliding_window": False},
+        evidence="[R]",
+        expects=EXPECTS,
     )
 )

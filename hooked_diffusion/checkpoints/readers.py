@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.weights import LAYOUTS, READ, SafetensorsFiles, TorchFiles
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
@@ -30,8 +31,16 @@ class CheckpointReader(Protocol):
     notes: tuple[str, ...]
     tokenizer_args: dict[str, Any] | None
 
-    def load(self, key: str) -> Float[Tensor, "*shape"]:
-        """One stored tensor."""
+    def dtype(self, key: str) -> torch.dtype:
+        """What `load` gives; ValueError when it cannot: packed weights are not read."""
+        ...
+
+    def load(self, key: str, fresh: bool = False) -> Float[Tensor, "*shape"]:
+        """One stored tensor; `fresh` gives its memory back with it, at the cost of opening its file again."""
+        ...
+
+    def file_of(self, key: str) -> Path | None:
+        """The safetensors file that a stored tensor lies in as it is used, None where there is none."""
         ...
 
     def adapt(self, adapter: CheckpointAdapter) -> CheckpointAdapter:
@@ -40,7 +49,7 @@ class CheckpointReader(Protocol):
 
 
 class FolderReader:
-    """A folder with `config.json` and safetensors weights: `model.safetensors`, or shards listed in `model.safetensors.index.json`.
+    """A folder with `config.json` and weights: `model.safetensors` or `pytorch_model.bin`, whole or in the shards that an index lists.
 
     Raises FileNotFoundError naming what the folder lacks, ValueError on a file that is cut short.
     """
@@ -53,23 +62,28 @@ class FolderReader:
         self.notes: tuple[str, ...] = ()
         has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
         self.tokenizer_args = {"pretrained_model_name_or_path": str(folder)} if has_tokenizer else None
-        self._handles: dict[str, Any] = {}
-        for path in self.files:
-            handle = _open_weights(path)
-            self._handles |= dict.fromkeys(handle.keys(), handle)
-        self.shapes = {key: tuple(handle.get_slice(key).get_shape()) for key, handle in self._handles.items()}
+        self._weights = (TorchFiles if self.files[0].suffix == ".bin" else SafetensorsFiles)(self.files)
+        self.shapes = self._weights.shapes
+        if self.config.get("mask_token_id") is None and (mask := _mask_of_tokenizer(folder)) is not None:
+            self.config["mask_token_id"] = mask
 
-    def load(self, key: str) -> Float[Tensor, "*shape"]:
-        """One stored tensor, in its stored dtype. Raises ValueError when it holds integers: packed weights are not read."""
-        tensor: Tensor = self._handles[key].get_tensor(key)
-        if not tensor.is_floating_point():
-            raise ValueError(
-                f"{self.files[0].parent}: {key} holds {tensor.dtype}; packed weights are not read, give unquantised ones or a GGUF"
-            )
-        return tensor
+    def dtype(self, key: str) -> torch.dtype:
+        """The dtype that a tensor is stored in. Raises ValueError unless it is a plain floating one: packed weights are not read."""
+        dtype = self._weights.get(key).dtype
+        if dtype not in READ:
+            raise ValueError(f"{self.files[0].parent}: {key} holds {dtype}; packed weights are not read, give unquantised ones or a GGUF")
+        return dtype
+
+    def load(self, key: str, fresh: bool = False) -> Float[Tensor, "*shape"]:
+        """One stored tensor, in its stored dtype."""
+        return self._weights.get(key, fresh)
+
+    def file_of(self, key: str) -> Path | None:
+        """The safetensors file that holds a stored tensor; None for `.bin`."""
+        return self._weights.where[key] if isinstance(self._weights, SafetensorsFiles) else None
 
     def adapt(self, adapter: CheckpointAdapter) -> CheckpointAdapter:
-        """The adapter as it is: its patterns name the keys of safetensors files."""
+        """The adapter as it is: its patterns name the keys of these files."""
         return adapter
 
 
@@ -86,26 +100,32 @@ def weight_hash(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
-            while block := file.read(1 << 24):
+            while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return (single,)
-    if not index.is_file():
-        raise FileNotFoundError(f"{folder} holds no model.safetensors (nor an index of shards); pickled weights are not read: convert them")
-    shards = tuple(sorted({folder / name for name in read_json(index)["weight_map"].values()}))
-    absent = [path.name for path in shards if not path.is_file()]
-    if absent:
-        raise FileNotFoundError(f"{folder} lacks {len(absent)} of its {len(shards)} shards: {', '.join(absent)}")
-    return shards
+    for whole, index in LAYOUTS:
+        if (folder / whole).is_file():
+            return (folder / whole,)
+        if (folder / index).is_file():
+            shards = tuple(sorted({folder / name for name in read_json(folder / index)["weight_map"].values()}))
+            absent = [path.name for path in shards if not path.is_file()]
+            if absent:
+                raise FileNotFoundError(f"{folder} lacks {len(absent)} of its {len(shards)} shards: {', '.join(absent)}")
+            return shards
+    raise FileNotFoundError(f"{folder} holds no weights: none of {', '.join(name for layout in LAYOUTS for name in layout)}")
 
 
-def _open_weights(path: Path) -> Any:
-    try:
-        return safe_open(path, "pt")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); fetch it again") from error
+def _mask_of_tokenizer(folder: Path) -> int | None:
+    """The id of the mask token that the checkpoint's own tokenizer files name."""
+    settings, added, words, whole = (
+        read_json(path) if (path := folder / name).is_file() else {}
+        for name in ("tokenizer_config.json", "added_tokens.json", "vocab.json", "tokenizer.json")
+    )
+    mask = settings.get("mask_token")
+    mask = mask.get("content") if isinstance(mask, dict) else mask
+    listed = {token["content"]: token["id"] for token in whole.get("added_tokens", ())}
+    stated = {token["content"]: int(number) for number, token in settings.get("added_tokens_decoder", {}).items()}
+    return {**words, **listed, **added, **stated}.get(mask) if mask else None

@@ -1,15 +1,22 @@
-"""Writing a native model and its spec so that `from_pretrained`, here or in transformers, opens it with bit-equal logits."""
+"""Writing a native model and its spec so that `from_pretrained`, here or in transformers, opens it with bit-equal logits.
+
+Attention that is block-causal is the exception: `DiffusionSpec` keeps it, but transformers reads no such thing from a config, so there the
+mask must be passed with every call.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
+from hooked_diffusion.checkpoints.loading import LoadedCheckpoint, open_checkpoint
 from hooked_diffusion.checkpoints.readers import read_json
 from hooked_diffusion.spec import DiffusionSpec
 
@@ -38,3 +45,22 @@ def save_checkpoint(hf_model: PreTrainedModel, folder: str | Path, spec: Diffusi
         for path in Path(partial).iterdir():
             os.replace(path, folder / path.name)
     return folder
+
+
+def convert(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    family: str | None = None,
+    revision: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> LoadedCheckpoint:
+    """Write any checkpoint that can be opened as a native folder: safetensors, config, spec, and its tokenizer if it has one.
+
+    Parameters and errors as in `load_checkpoint`; all weights pass through memory. Returns what was written.
+    """
+    opened = open_checkpoint(source, family=family, revision=revision, config=config)
+    loaded = opened.load(tokenizer="auto" if opened.reader.tokenizer_args else None, dtype=dtype)
+    save_checkpoint(loaded.hf_model, folder, loaded.spec, loaded.tokenizer)
+    return loaded

@@ -17,6 +17,8 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, An
 
     def snapshot(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
         calls.append((repo, revision, allow_patterns))
+        (tmp_path / "0c5a").mkdir(exist_ok=True)
+        (tmp_path / "0c5a" / "model.safetensors").touch()
         return str(tmp_path / "0c5a")
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot)
@@ -35,6 +37,14 @@ def test_only_data_is_fetched(asked: list[Any]) -> None:
     patterns = asked[0][2]
     assert "*.safetensors" in patterns and "*.json" in patterns
     assert not any(pattern.endswith((".py", ".bin", ".pt")) or pattern == "*" for pattern in patterns)
+
+
+def test_pickles_are_fetched_only_where_there_is_nothing_better(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(hub, "snapshot_download", lambda repo, revision, allow_patterns: asked.append(allow_patterns) or str(tmp_path))
+    hub.locate("org/name")
+    assert [any(pattern.endswith(".bin") for pattern in patterns) for patterns in asked] == [False, True]
+    assert not any(pattern.endswith((".py", ".pt")) or pattern == "*" for pattern in asked[1])
 
 
 def test_two_revisions_are_refused(asked: list[Any]) -> None:

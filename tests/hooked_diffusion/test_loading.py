@@ -1,4 +1,4 @@
-"""Checkpoints into native models: parity of logits, and one clear error for everything that can be wrong with a folder."""
+"""Checkpoints into native models: parity of logits, provenance, and one clear error for a folder that holds none."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from hooked_diffusion.checkpoints import CheckpointMismatch, load_checkpoint, save_checkpoint
-from hooked_diffusion.checkpoints.llada import LLADA
 
 TOKENS = torch.tensor([[3, 17, 5, 40, 8, 8, 1], [0, 9, 30, 2, 22, 47, 11]])
 Native = Callable[..., Any]
@@ -41,56 +40,16 @@ def folder(native: Native, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gpt2"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_native_folder_gives_the_same_logits(native: Native, tmp_path: Path, family: str, tied: bool) -> None:
     model = native(family, tie_word_embeddings=tied)
     model.save_pretrained(tmp_path)
     loaded = load_checkpoint(tmp_path, tokenizer=None)
     assert torch.equal(logits(loaded.hf_model), logits(model))
-    assert (loaded.hf_model.lm_head.weight is loaded.hf_model.model.embed_tokens.weight) == tied
+    assert (loaded.hf_model.lm_head.weight is loaded.hf_model.get_input_embeddings().weight) == tied
     assert not loaded.hf_model.training
     assert loaded.spec == DiffusionSpec()
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize(("name", "spec"), [("dream", DiffusionSpec("full", 1, 60)), ("llada", DiffusionSpec("full", 0, 2))])
-def test_mdm_families_reproduce_the_original_code(shared: Path, name: str, spec: DiffusionSpec) -> None:
-    golden = shared / "goldens" / f"{name}-tiny"
-    reference = load_file(golden / "reference.safetensors")
-    loaded = load_checkpoint(golden, tokenizer=None)
-    assert (loaded.spec, loaded.source["family"]) == (spec, name)
-    near = {"atol": 1e-5 * reference["logits"].abs().max().item(), "rtol": 0}
-    with torch.no_grad():
-        torch.testing.assert_close(loaded.hf_model(reference["input_ids"]).logits, reference["logits"], **near)
-        hooked = HookedDiffusionTransformer.from_pretrained(golden, tokenizer=None)
-        torch.testing.assert_close(hooked(reference["input_ids"]), reference["logits"], **near)
-
-
-def test_llada_keys_load_into_llama(native: Native, tmp_path: Path) -> None:
-    model = native("llama", num_key_value_heads=4)
-    model.config.is_causal = False
-    to_native = {key: LLADA.native_key(key) for key in _llada_keys(layers=2)}
-    assert sorted(to_native.values()) == sorted(model.state_dict())
-    weights = model.state_dict()
-    save_file({key: weights[name].clone() for key, name in to_native.items()}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(_llada_config()))
-    loaded = load_checkpoint(tmp_path, tokenizer=None)
-    assert torch.equal(logits(loaded.hf_model), logits(model))
-
-
-def _llada_keys(layers: int) -> list[str]:
-    parts = ["attn_norm", "ff_norm", "q_proj", "k_proj", "v_proj", "attn_out", "ff_proj", "up_proj", "ff_out"]
-    blocks = [f"blocks.{i}.{part}" for i in range(layers) for part in parts]
-    return [f"model.transformer.{part}.weight" for part in ["wte", "ln_f", "ff_out", *blocks]]
-
-
-def _llada_config() -> dict[str, Any]:
-    return {
-        **LLADA.expects, "model_type": "llada", "embedding_size": 48, "vocab_size": 44, "d_model": 32, "mlp_hidden_size": 64, "n_layers": 2,
-        "n_heads": 4, "n_kv_heads": 4, "max_sequence_length": 64, "activation_type": "silu", "rms_norm_eps": 1e-5, "rope_theta": 5e5,
-        "weight_tying": False, "mask_token_id": 43,
-    }  # fmt: skip
 
 
 def test_shards_are_read_as_one(native: Native, tmp_path: Path) -> None:
@@ -162,12 +121,6 @@ def test_a_dropped_buffer_is_no_extra_key(folder: Path, native: Native) -> None:
     assert torch.equal(logits(load_checkpoint(folder, tokenizer=None).hf_model), logits(native("llama")))
 
 
-def test_a_tied_flag_with_an_untied_head_is_refused(folder: Path) -> None:
-    edit(folder, tie_word_embeddings=True)
-    with pytest.raises(ValueError, match="tie_word_embeddings = true, but its lm_head.weight differs from model.embed_tokens.weight"):
-        load_checkpoint(folder, tokenizer=None)
-
-
 def test_a_tied_flag_with_a_bit_equal_head_ties(folder: Path) -> None:
     edit(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]}), tie_word_embeddings=True)
     model = load_checkpoint(folder, tokenizer=None).hf_model
@@ -188,19 +141,6 @@ def test_without_a_flag_the_weights_decide(folder: Path, native: Native) -> None
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-def test_integer_weights_are_refused(folder: Path) -> None:
-    edit(folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(32, dtype=torch.int8)}))
-    with pytest.raises(ValueError, match="model.norm.weight holds torch.int8; packed weights are not read"):
-        load_checkpoint(folder, tokenizer=None)
-
-
-def test_a_file_cut_short_is_named(folder: Path) -> None:
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="model.safetensors is not a whole safetensors file"):
-        load_checkpoint(folder, tokenizer=None)
-
-
 def test_paths_that_hold_no_checkpoint(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no config.json"):
         load_checkpoint(tmp_path)
@@ -212,17 +152,11 @@ def test_paths_that_hold_no_checkpoint(tmp_path: Path, folder: Path) -> None:
         load_checkpoint(folder / "config.json")
     with pytest.raises(ValueError, match="is local and has no revisions"):
         load_checkpoint(folder, revision="main")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="pickled weights are not read"):
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+    with pytest.raises(FileNotFoundError, match="holds no weights: none of model.safetensors, model.safetensors.index.json, pytorch_model"):
         load_checkpoint(folder, tokenizer=None)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is not valid JSON"):
-        load_checkpoint(folder, tokenizer=None)
-
-
-def test_config_errors_name_the_file(folder: Path) -> None:
-    edit(folder, rope_parameters=None)
-    with pytest.raises(ValueError, match="model/config.json leaves out rope_theta;"):
         load_checkpoint(folder, tokenizer=None)
 
 

@@ -3,46 +3,99 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from transformer_lens.model_bridge.sources import build_bridge_from_module
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 
-SIZES = {
-    "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}  # fmt: skip
-CLASSES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
+Native = Callable[..., Any]
+FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
 
 
-def make(family: str, seed: int = 0):
-    config, model = CLASSES[family]
-    torch.manual_seed(seed)
-    return model(config(**SIZES)).eval()
+def spec_of(attention: Any, shift: Any = 1) -> DiffusionSpec:
+    return DiffusionSpec(attention, shift, mask_token_id=47 if attention == "full" else None)
 
 
-def spec_of(attention: str, shift: int = 1) -> DiffusionSpec:
-    return DiffusionSpec(attention, shift, mask_token_id=39 if attention == "full" else None)
-
-
-@pytest.mark.parametrize("family", CLASSES)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("attention", ["causal", "full"])
-def test_logits_are_the_native_models(family, attention):
-    native = make(family)
-    native.config.is_causal = attention == "causal"
-    expected = native(input_ids=TOKENS, use_cache=False).logits.detach()
-    model = HookedDiffusionTransformer.from_hf(native, spec=spec_of(attention))
-    torch.testing.assert_close(model(TOKENS), expected, atol=1e-6, rtol=1e-5)
+@torch.no_grad()
+def test_logits_are_the_native_models(native: Native, family: str, attention: Any):
+    hf_model = native(family)
+    hf_model.config.is_causal = attention == "causal"
+    expected = hf_model(input_ids=TOKENS, use_cache=False).logits
+    model = HookedDiffusionTransformer.from_hf(hf_model, spec=spec_of(attention))
+    torch.testing.assert_close(model(TOKENS), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_the_directions_differ(native: Native, family: str):
+    causal, full = (HookedDiffusionTransformer.from_hf(native(family), spec=spec_of(attention))(TOKENS) for attention in ("causal", "full"))
+    assert (causal - full).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_block_causal_native_model_is_told_by_a_mask(native: Native, family: str):
+    """Hugging Face and TransformerLens agree on a four-dimensional mask, whichever way the model was built."""
+    blocks = torch.arange(TOKENS.shape[1]) // 4
+    mask = (blocks[None, :] <= blocks[:, None])[None, None].expand(len(TOKENS), 1, -1, -1)
+    expected = native(family)(input_ids=TOKENS, attention_mask=mask, use_cache=False).logits
+    for attention in ("causal", "full"):
+        model = HookedDiffusionTransformer.from_hf(native(family), spec=spec_of(attention))
+        torch.testing.assert_close(model(TOKENS, attention_mask=mask), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("block_length", [1, 4, 5, 32])
+@torch.no_grad()
+def test_a_block_causal_model_needs_no_mask_from_its_caller(native: Native, family: str, block_length: int):
+    blocks = torch.arange(TOKENS.shape[1]) // block_length
+    mask = (blocks[None, :] <= blocks[:, None])[None, None].expand(len(TOKENS), 1, -1, -1)
+    expected = native(family)(input_ids=TOKENS, attention_mask=mask, use_cache=False).logits
+    spec = DiffusionSpec("block", 0, mask_token_id=47, block_length=block_length)
+    model = HookedDiffusionTransformer.from_hf(native(family), spec=spec)
+    torch.testing.assert_close(model(TOKENS), expected, atol=1e-5, rtol=0)
+
+
+def test_bos_is_put_in_front_as_the_spec_says(native: Native, word_tokenizer: Any):
+    for bos, expected in (("tokenizer", [0, 5, 6]), ("required", [0, 5, 6]), ("none", [5, 6])):
+        model = HookedDiffusionTransformer.from_hf(native("llama"), word_tokenizer, DiffusionSpec("full", 1, 2, bos=bos))
+        assert model.to_tokens("w5 w6")[0].tolist() == expected, bos
+
+
+def test_bos_never_stands_twice(native: Native, word_tokenizer: Any):
+    model = HookedDiffusionTransformer.from_hf(native("llama"), word_tokenizer, DiffusionSpec("full", 1, 2, bos="required"))
+    with pytest.raises(ValueError, match="BOS would stand twice: the text '<s> w5' begins with '<s>'; take it out, or pass"):
+        model.to_tokens(["w5", "<s> w5"])
+    assert model.to_tokens("<s> w5", prepend_bos=False)[0].tolist() == [0, 5]
+
+
+def test_a_tokenizer_that_does_not_belong_is_refused(native: Native, word_tokenizer: Any):
+    with pytest.raises(ValueError, match="the tokenizer does not belong to it: 'w47' is id 47, and the model has 40 rows"):
+        HookedDiffusionTransformer.from_hf(native("llama", vocab_size=40), word_tokenizer)
+    with pytest.raises(ValueError, match="its mask token '<mask>' is id 2, and the model's masks are 3; pass the checkpoint's own"):
+        HookedDiffusionTransformer.from_hf(native("llama"), word_tokenizer, DiffusionSpec("full", 1, 3))
+
+
+def test_gpt2_keeps_one_tensor_for_embedding_and_head(native: Native):
+    hf_model = native("gpt2")
+    HookedDiffusionTransformer.from_hf(hf_model, spec=spec_of("full"))
+    assert hf_model.lm_head.weight is hf_model.transformer.wte.weight
 
 
 @pytest.mark.parametrize("attention", ["causal", "full"])
-def test_every_hook_of_a_causal_bridge_fires(attention):
-    plain = build_bridge_from_module(make("llama"), "LlamaForCausalLM", hf_config=LlamaConfig(**SIZES))
-    model = HookedDiffusionTransformer.from_hf(make("llama"), spec=spec_of(attention))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_hook_of_a_causal_bridge_fires(native: Native, family: str, attention: Any):
+    hf_model = native(family)
+    plain = build_bridge_from_module(hf_model, type(hf_model).__name__, hf_config=hf_model.config)
+    model = HookedDiffusionTransformer.from_hf(native(family), spec=spec_of(attention))
     _, expected = plain.run_with_cache(TOKENS)
     _, cache = model.run_with_cache(TOKENS)
     assert set(cache.keys()) == set(expected.keys())
@@ -51,36 +104,38 @@ def test_every_hook_of_a_causal_bridge_fires(attention):
 
 
 @pytest.mark.parametrize(("attention", "shift"), [("causal", 1), ("causal", 0), ("full", 1), ("full", 0)])
-def test_token_logits_are_aligned(attention, shift):
-    model = HookedDiffusionTransformer.from_hf(make("llama"), spec=spec_of(attention, shift))
+def test_token_logits_are_aligned(native: Native, attention: Any, shift: Any):
+    model = HookedDiffusionTransformer.from_hf(native("llama"), spec=spec_of(attention, shift))
     raw, aligned = model(TOKENS), model.token_logits(TOKENS)
     assert aligned.shape == raw.shape and torch.isfinite(aligned).all()
     assert torch.equal(aligned[:, 1:], raw[:, 1 - shift : raw.shape[1] - shift])
 
 
-def test_position_0_of_a_shifted_model_repeats_raw_row_0():
-    model = HookedDiffusionTransformer.from_hf(make("llama"), spec=spec_of("full"))
+def test_position_0_of_a_shifted_model_repeats_raw_row_0(native: Native):
+    model = HookedDiffusionTransformer.from_hf(native("llama"), spec=spec_of("full"))
     assert torch.equal(model.token_logits(TOKENS)[:, 0], model(TOKENS)[:, 0])
 
 
-def test_a_spec_that_contradicts_the_attention_is_refused(monkeypatch):
+def test_a_spec_that_contradicts_the_attention_is_refused(native: Native, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("hooked_diffusion.model._direct_attention", lambda spec: lambda adapter: None)
     with pytest.raises(ValueError, match="full attention, but editing the last token"):
-        HookedDiffusionTransformer.from_hf(make("llama"), spec=spec_of("full"))
+        HookedDiffusionTransformer.from_hf(native("llama"), spec=spec_of("full"))
 
 
-def test_mask_id_outside_the_vocabulary_is_refused():
-    with pytest.raises(ValueError, match="mask token id 40 lies outside the vocabulary of 40"):
-        HookedDiffusionTransformer.from_hf(make("llama"), spec=DiffusionSpec("full", mask_token_id=40))
+def test_mask_id_outside_the_vocabulary_is_refused(native: Native):
+    with pytest.raises(ValueError, match="mask token id 48 lies outside the vocabulary of 48"):
+        HookedDiffusionTransformer.from_hf(native("llama"), spec=DiffusionSpec("full", mask_token_id=48))
 
 
 def test_another_class_is_refused():
-    with pytest.raises(TypeError, match="GPT2LMHeadModel"):
-        HookedDiffusionTransformer.from_hf(GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=10)))
+    config = GPTNeoXConfig(num_hidden_layers=1, num_attention_heads=2, hidden_size=8, intermediate_size=8, vocab_size=10)
+    with pytest.raises(TypeError, match="Qwen3ForCausalLM, got GPTNeoXForCausalLM"):
+        HookedDiffusionTransformer.from_hf(GPTNeoXForCausalLM(config))
 
 
-def test_a_deep_copy_is_whole():
-    model = HookedDiffusionTransformer.from_hf(make("llama"), spec=spec_of("full"))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_deep_copy_is_whole(native: Native, family: str):
+    model = HookedDiffusionTransformer.from_hf(native(family), spec=spec_of("full"))
     twin = copy.deepcopy(model)
     assert type(twin) is HookedDiffusionTransformer and twin.spec == model.spec
     assert torch.equal(twin(TOKENS), model(TOKENS))

@@ -94,3 +94,25 @@ def test_brackets_in_an_error_are_printed(tmp_path):
     folder.mkdir()
     (folder / "kept.txt").write_text("mine")
     assert "a[b]c is not empty" in invoke("run", "--pair", "tiny", "--out", folder).output
+
+
+def test_models_lists_every_natural_pair_with_licence_and_memory():
+    from hooked_diffusion.known import KNOWN_PAIRS, models
+
+    frame = models()
+    assert list(frame["name"]) == sorted(KNOWN_PAIRS, key=lambda name: KNOWN_PAIRS[name].parameters)
+    assert frame.set_index("name")["GiB (bf16)"]["dream-7b"] == 28.4
+    result = runner.invoke(cli.app, ["models"], env={"COLUMNS": "250"})
+    assert result.exit_code == 0, result.output
+    assert "dream-7b" in result.output and "Apache-2.0" in result.output and "tiny" in result.output
+
+
+def test_convert_writes_a_native_folder(tmp_path):
+    source = files("hooked_diffusion") / "pretrained" / "tiny" / "mdm"
+    result = invoke("convert", source, tmp_path / "out", "--dtype", "bfloat16")
+    assert result.exit_code == 0, result.output
+    assert "LlamaForCausalLM, full attention, logit shift 1, mask 2" in result.output
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    again = invoke("convert", source, tmp_path / "out")
+    assert again.exit_code == 2 and "is not empty" in " ".join(again.output.split())
+    assert invoke("convert", tmp_path / "none", tmp_path / "new").exit_code == 2 and not (tmp_path / "new").exists()

@@ -1,0 +1,105 @@
+"""A family's `config.json` as a native config: strict, because a default that is right for one checkpoint is silently wrong for the next.
+
+Every field falls into one of five lots, and anything else is an error:
+
+1. *required*: the native class would fill it with a default of its own, so it must be stated (under the family's name for it);
+2. *optional*: derived from the rest, contradicted by the keys if wrong, or without effect on logits; passed on where stated;
+3. *expected*: must be stated, with the one value for which the native class computes the same function;
+4. *flags*: may be left out, and mean that value then; stated, they must have it;
+5. *inert*: says nothing about what the model computes (paths, dtypes, settings of training and generation).
+
+A field that nobody knows is passed over only while it is switched off (false, null, 0, empty).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from transformers import GenerationConfig, PretrainedConfig
+
+if TYPE_CHECKING:
+    from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+
+Config = Mapping[str, Any]
+
+TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+#: Required and optional fields by the `model_type` of the native config; all but GPT2 share the first row.
+REQUIRED = {
+    "": (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+        "max_position_embeddings", "hidden_act", "rms_norm_eps", "rope_theta",
+    ),
+    "gpt2": ("vocab_size", "n_embd", "n_layer", "n_head", "n_positions", "layer_norm_epsilon", "activation_function"),
+}  # fmt: skip
+OPTIONAL = {
+    "": (
+        "head_dim", "attention_bias", "mlp_bias", "attention_dropout", "initializer_range", "rope_parameters", "rope_scaling", *TOKEN_IDS,
+    ),
+    "gpt2": ("n_inner", "attn_pdrop", "embd_pdrop", "resid_pdrop", "initializer_range", *TOKEN_IDS),
+}  # fmt: skip
+#: What every family may state without effect; `sliding_window` has none while `use_sliding_window` is false, as families demand.
+INERT = {
+    *PretrainedConfig().to_dict(), *GenerationConfig().to_dict(), "model_type", "auto_map", "torch_dtype", "dtype", "use_cache",
+    "is_causal", "mask_token_id", "diffusion_spec", "quantization_config", "tie_word_embeddings", "pretraining_tp", "sliding_window",
+    "max_window_layers", "task_specific_params", "attn_implementation", "_attn_implementation", "tokenizer_class", "model_max_length",
+}  # fmt: skip
+#: What holds for every family: no layer attends in a window.
+COMMON_FLAGS = {"layer_types": "full_attention"}
+
+
+def native_config(adapter: CheckpointAdapter, config: Config, where: str) -> PretrainedConfig:
+    """The native config, untied until the weights have been seen.
+
+    Raises ValueError naming every field that `config` leaves out, one that says what the family does not, or one that nobody knows.
+    """
+    native_class: Any = adapter.model_class.config_class
+    kind = native_class.model_type
+    names = {native: adapter.fields.get(native, native) for native in REQUIRED.get(kind, REQUIRED[""])}
+    values = {native: config.get(name) for native, name in names.items()}
+    if "rope_theta" in names:
+        values["rope_theta"] = _theta(config, names["rope_theta"], where)
+    missing = [names[native] for native, value in values.items() if value is None]
+    missing += [key for key in adapter.expects if key not in config]
+    if missing:
+        raise ValueError(
+            f"{where} leaves out {', '.join(dict.fromkeys(missing))}; state it there or pass config={{{missing[0]!r}: …}}: "
+            f"a {adapter.family} default would be a guess"
+        )
+    if config.get("quantization_config"):
+        raise ValueError(f"{where} says the weights are quantised; give the unquantised checkpoint, or a GGUF file")
+    _check_flags(adapter, config, where)
+    optional = OPTIONAL.get(kind, OPTIONAL[""])
+    _check_unknown(adapter, config, {*names.values(), *optional}, where)
+    values |= {name: config[name] for name in optional if config.get(name) is not None}
+    return native_class(**values, tie_word_embeddings=False, architectures=[adapter.model_class.__name__])
+
+
+def _check_flags(adapter: CheckpointAdapter, config: Config, where: str) -> None:
+    """Refuse a flag of another value than the family's; a list agrees when each of its entries does."""
+    for key, wanted in {**COMMON_FLAGS, **adapter.flags, **adapter.expects}.items():
+        stated = config.get(key, wanted)
+        if any(value != wanted for value in (stated if isinstance(stated, list) else [stated])):
+            raise ValueError(f"{where} says {key} = {stated!r}; {adapter.family} checkpoints are read with {wanted!r} alone")
+
+
+def _check_unknown(adapter: CheckpointAdapter, config: Config, known: set[str], where: str) -> None:
+    known = known | INERT | {adapter.tie_flag, *COMMON_FLAGS, *adapter.expects, *adapter.flags, *adapter.ignores}
+    unknown = {key: value for key, value in config.items() if key not in known and value}
+    if unknown:
+        listed = ", ".join(f"{key} = {value!r}" for key, value in unknown.items())
+        raise ValueError(
+            f"{where} says {listed}, which nothing here knows for {adapter.family} checkpoints; if it does not change what the model "
+            f"computes, take it out there or pass config={{{next(iter(unknown))!r}: None}}"
+        )
+
+
+def _theta(config: Config, name: str, where: str) -> float | None:
+    """RoPE's base, from its own field (transformers 4) or from `rope_parameters` (transformers 5)."""
+    nested = (config.get("rope_parameters") or {}).get("rope_theta")
+    own = config.get(name)
+    if None not in (own, nested) and own != nested:
+        raise ValueError(
+            f"{where} says {name} = {own} and rope_parameters.rope_theta = {nested}; keep the one that the weights were trained with"
+        )
+    return own if nested is None else nested

@@ -1,0 +1,147 @@
+"""Public pairs that are known by name: which checkpoints they are, and the shape of their backbone.
+
+Nothing here loads weights: a checkpoint's own `config.json` decides, and differs where these rows are wrong. `evidence` says how a row's
+shape is known: "P" from public code (transformers' own defaults), "T" from third parties, "U" unverified; only "P" counts as confirmed.
+Licences are as third parties report them: read the model's own page before you rely on one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import transformers
+from accelerate import init_empty_weights
+from transformers import PretrainedConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Evidence = Literal["P", "T", "U"]
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class KnownPair:
+    """A public ARM and the MDM post-trained from it: hub ids, the MDM's checkpoint `family`, the native class, and the backbone's shape.
+
+    `arm` is None for an MDM trained from scratch: no pair, but a model that opens. `vocab` counts the MDM's rows. `arm_config` has what
+    the ARM's `config.json` leaves out and its authors' code fixes.
+    """
+
+    name: str
+    arm: str | None
+    mdm: str
+    family: str
+    architecture: str
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    tied: bool
+    licence: str
+    evidence: Evidence
+    arm_config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the shape was read in public code."""
+        return self.evidence == "P"
+
+    def config(self) -> PretrainedConfig:
+        """The native config of this shape. What does not shape a model (θ, ε) has the class's default: good for planning alone."""
+        config_class: Any = getattr(transformers, self.architecture).config_class
+        if self.architecture == "GPT2LMHeadModel":
+            shape = {"n_layer": self.layers, "n_embd": self.width, "n_head": self.heads, "n_inner": self.intermediate}
+        else:
+            shape = {
+                "num_hidden_layers": self.layers, "hidden_size": self.width, "num_attention_heads": self.heads, "head_dim": self.head_dim,
+                "num_key_value_heads": self.kv_heads, "intermediate_size": self.intermediate,
+            }  # fmt: skip
+        return config_class(**shape, vocab_size=self.vocab, tie_word_embeddings=self.tied, architectures=[self.architecture])
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters of one model of the pair, counted on a native model without memory."""
+        with init_empty_weights():
+            model = getattr(transformers, self.architecture)(self.config())
+        model.tie_weights()
+        return sum(parameter.numel() for parameter in model.parameters())
+
+    def memory(self, dtype: str = "bfloat16") -> float:
+        """GiB that the weights of the pair take in `dtype`, "float32" or "bfloat16"; activations come on top."""
+        return self.parameters * BYTES[dtype] * (2 if self.arm else 1) / 2**30
+
+
+LLAMA, QWEN2, QWEN3, GPT2 = "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel"
+APACHE, MIT = "Apache-2.0", "MIT"
+#: Fixed in Llama 2's own code, and left out of its config.
+LLAMA2_THETA = {"rope_theta": 10000.0}
+
+# name, ARM, MDM, family, class, layers, width, heads, KV heads, head width, MLP width, vocabulary, tied, licence, evidence
+# fmt: off
+_ROWS = (
+    KnownPair("diffugpt-s", "openai-community/gpt2", "diffusionfamily/diffugpt-s", "diffugpt", GPT2,
+              12, 768, 12, 12, 64, 3072, 50257, True, "MIT; " + APACHE, "P"),
+    KnownPair("diffugpt-m", "openai-community/gpt2-medium", "diffusionfamily/diffugpt-m", "diffugpt", GPT2,
+              24, 1024, 16, 16, 64, 4096, 50258, True, "MIT; " + APACHE, "T"),
+    KnownPair("qwen2.5-coder-0.5b-a2d", "Qwen/Qwen2.5-Coder-0.5B-Instruct", "dllm-hub/Qwen2.5-Coder-0.5B-Instruct-diffusion-mdlm-v0.1",
+              "a2d-qwen2", QWEN2, 24, 896, 14, 2, 64, 4864, 151936, True, APACHE, "T"),
+    KnownPair("qwen3-0.6b-a2d", "Qwen/Qwen3-0.6B", "dllm-hub/Qwen3-0.6B-diffusion-mdlm-v0.1", "a2d-qwen3", QWEN3,
+              28, 1024, 16, 8, 128, 3072, 151936, True, APACHE, "T"),
+    KnownPair("qwen3-0.6b-a2d-bd3lm", "Qwen/Qwen3-0.6B", "dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1", "a2d-qwen3-bd3lm", QWEN3,
+              28, 1024, 16, 8, 128, 3072, 151936, True, APACHE, "T"),
+    KnownPair("fast-dllm-v2-1.5b", "Qwen/Qwen2.5-1.5B-Instruct", "Efficient-Large-Model/Fast_dLLM_v2_1.5B", "fast-dllm-v2", QWEN2,
+              28, 1536, 12, 2, 128, 8960, 151936, True, APACHE, "T"),
+    KnownPair("sdar-1.7b", "Qwen/Qwen3-1.7B-Base", "JetLM/SDAR-1.7B-Chat", "sdar", QWEN3,
+              28, 2048, 16, 8, 128, 6144, 151936, False, APACHE, "T"),
+    KnownPair("sdar-4b", "Qwen/Qwen3-4B-Base", "JetLM/SDAR-4B-Chat", "sdar", QWEN3,
+              36, 2560, 32, 8, 128, 9728, 151936, False, APACHE, "U"),
+    KnownPair("sdar-8b", "Qwen/Qwen3-8B-Base", "JetLM/SDAR-8B-Chat", "sdar", QWEN3,
+              36, 4096, 32, 8, 128, 12288, 151936, False, APACHE, "U"),
+    KnownPair("diffullama-7b", "meta-llama/Llama-2-7b-hf", "diffusionfamily/diffullama", "diffullama", LLAMA,
+              32, 4096, 32, 32, 128, 11008, 32000, False, "Llama 2; " + APACHE, "T", arm_config=LLAMA2_THETA),
+    KnownPair("dream-7b", "Qwen/Qwen2.5-7B", "Dream-org/Dream-v0-Base-7B", "dream", QWEN2,
+              28, 3584, 28, 4, 128, 18944, 152064, False, APACHE, "T"),
+    KnownPair("dream-7b-instruct", "Qwen/Qwen2.5-7B", "Dream-org/Dream-v0-Instruct-7B", "dream", QWEN2,
+              28, 3584, 28, 4, 128, 18944, 152064, False, APACHE, "T"),
+    KnownPair("dream-coder-7b", "Qwen/Qwen2.5-Coder-7B", "Dream-org/Dream-Coder-v0-Base-7B", "dream", QWEN2,
+              28, 3584, 28, 4, 128, 18944, 152064, False, APACHE, "T"),
+    KnownPair("diffucoder-7b", "Qwen/Qwen2.5-Coder-7B", "apple/DiffuCoder-7B-Base", "dream", QWEN2,
+              28, 3584, 28, 4, 128, 18944, 152064, False, APACHE, "T"),
+    KnownPair("fast-dllm-v2-7b", "Qwen/Qwen2.5-7B-Instruct", "Efficient-Large-Model/Fast_dLLM_v2_7B", "fast-dllm-v2", QWEN2,
+              28, 3584, 28, 4, 128, 18944, 152064, False, APACHE, "T"),
+    KnownPair("llada-8b", None, "GSAI-ML/LLaDA-8B-Base", "llada", LLAMA,
+              32, 4096, 32, 32, 128, 12288, 126464, False, MIT, "T"),
+    KnownPair("llada-8b-instruct", None, "GSAI-ML/LLaDA-8B-Instruct", "llada", LLAMA,
+              32, 4096, 32, 32, 128, 12288, 126464, False, MIT, "T"),
+    KnownPair("llada-1.5", None, "GSAI-ML/LLaDA-1.5", "llada", LLAMA,
+              32, 4096, 32, 32, 128, 12288, 126464, False, MIT, "T"),
+)
+# fmt: on
+KNOWN_PAIRS: dict[str, KnownPair] = {row.name: row for row in _ROWS}
+
+
+def models() -> pd.DataFrame:
+    """One row per known pair, in order of size: names, hub ids, licence, parameters in millions, GiB of the pair's weights in bfloat16."""
+    import pandas as pd
+
+    rows = [
+        {
+            "name": row.name,
+            "ARM": row.arm or "none",
+            "MDM": row.mdm,
+            "family": row.family,
+            "licence": row.licence,
+            "M parameters": round(row.parameters / 1e6),
+            "GiB (bf16)": round(row.memory(), 1),
+            "evidence": row.evidence,
+        }
+        for row in sorted(_ROWS, key=lambda row: row.parameters)
+    ]
+    return pd.DataFrame(rows)
