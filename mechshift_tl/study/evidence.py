@@ -55,10 +55,12 @@ class Evidence:
     def grid(self) -> pd.DataFrame:
         """Faithfulness as text: a row per circuit, a column per model it ran in, cells "value [95 % over prompts], random value"."""
 
-        def cell(row: Any) -> str:
-            return "no meaning here" if row.note else f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]\nrandom {row.random:.2f}"
+        def cell(row: dict[Any, Any]) -> str:
+            if row["note"]:
+                return "no meaning here"
+            return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]\nrandom {row['random']:.2f}"
 
-        cells = {(row.circuit, f"in {row.model}"): cell(row) for row in self.faithfulness.itertuples()}
+        cells = {(row["circuit"], f"in {row['model']}"): cell(row) for row in self.faithfulness.to_dict("records")}
         return pd.Series(cells).unstack(sort=False).rename_axis("circuit of").reset_index()
 
     def save(self, folder: Path) -> None:
