@@ -14,6 +14,7 @@ layer's heads and each MLP. Linear in rows and in `ig_steps`. Exact patching tak
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -209,10 +210,11 @@ class _Engine:
     def _walk(self, batch: Batch, source: Source, logits: Tensor) -> list[ReaderPath]:
         """The readers of each metric over one path."""
         paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
-        wanted, watched = paths[0].wanted, paths[0].watched
-        for weight, seen, gradients in walk(self.model, batch, self.metrics, logits, source, self.points, wanted, watched):
-            for path, found in zip(paths, gradients, strict=True):
-                path.add(seen, found, weight)
+        hooks = paths[0].wanted, paths[0].watched, paths[0].splits
+        with closing(walk(self.model, batch, self.metrics, logits, source, self.points, *hooks)) as points:
+            for weight, seen, gradients in points:
+                for path, found in zip(paths, gradients, strict=True):
+                    path.add(seen, found, weight)
         return paths
 
     def _nodes(self, batch: Batch, clean: WriterOutputs, corrupt: WriterOutputs, logits: Tensor) -> list[Tensor]:

@@ -11,6 +11,7 @@ embeddings' path is the sum of its outgoing edges' scores.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,15 +97,21 @@ def node_scores(
     scores = [clean_logits.new_zeros(*pieces.shape, sites[-1].nodes.stop) for _ in metrics]
     for source, met in walks:
         sums: list[Kept] = [{} for _ in metrics]
-        for weight, _, gradients in walk(model, batch, metrics, clean_logits, source, points, [site.name for site in met]):
-            for total, found in zip(sums, gradients, strict=True):
-                for name, gradient in found.items():
-                    total[name] = total[name].add_(gradient, alpha=weight) if name in total else gradient * weight
+        with closing(walk(model, batch, metrics, clean_logits, source, points, [site.name for site in met])) as along:
+            for weight, _, gradients in along:
+                _add_point(sums, gradients, weight)
         for total, score in zip(sums, scores, strict=True):
             for site in met:
-                along = ((site.clean - site.corrupt) * total[site.name].reshape(site.clean.shape)).sum(-1)
-                _add_parts(score[..., site.nodes], along.flatten(0, 1), pieces)
+                met_by = ((site.clean - site.corrupt) * total[site.name].reshape(site.clean.shape)).sum(-1)
+                _add_parts(score[..., site.nodes], met_by.flatten(0, 1), pieces)
     return scores
+
+
+def _add_point(sums: Sequence[Kept], gradients: Sequence[Kept], weight: float) -> None:
+    """Add one point of the path, per metric and site."""
+    for total, found in zip(sums, gradients, strict=True):
+        for name, gradient in found.items():
+            total[name] = total[name].add_(gradient, alpha=weight) if name in total else gradient * weight
 
 
 def _add_parts(score: Float[Tensor, "rows spans node"], values: Float[Tensor, "tok node"], pieces: Pieces) -> None:
