@@ -68,11 +68,11 @@ def neuron_sites(model: Any, batch: Batch, *, zero: bool) -> list[Site]:
             batch.logits(model, "corrupt")
     sites = []
     for i, name in enumerate(names):
-        acts = clean[name].float()
-        others = torch.zeros_like(acts) if zero else corrupt[name].float()
+        acts = clean[name].float().reshape(*batch.clean.shape, -1)
+        others = torch.zeros_like(acts) if zero else corrupt[name].float().reshape(acts.shape)
         for side, mask in ((acts, batch.clean_mask), (others, batch.corrupt_mask)):
             if mask is not None:
-                side.mul_(mask[..., None])
+                side.masked_fill_(~mask[..., None], 0)
         width = acts.shape[-1]
         sites.append(Site(name, acts[..., None], others[..., None], slice(i * width, (i + 1) * width)))
     return sites
@@ -123,17 +123,16 @@ def _add_parts(score: Float[Tensor, "rows spans node"], values: Float[Tensor, "t
 def _patched(
     model: Any, batch: Batch, metrics: Sequence[Metric], clean_logits: Tensor, sites: Sequence[Site], pieces: Pieces
 ) -> list[Float[Tensor, "rows spans nodes"]]:
-    """One forward per node (and span): metric(clean) − metric(node at its corrupt value), times the positions read."""
+    """One forward per node (and per span): metric(clean) − metric(node at its corrupt value), times the positions read."""
     base = [metric.values(clean_logits, batch, clean_logits) for metric in metrics]
-    scores = [clean_logits.new_zeros(len(batch), pieces.n_spans or 1, sites[-1].nodes.stop) for _ in metrics]
+    scores = [clean_logits.new_zeros(len(batch), pieces.shape[1], sites[-1].nodes.stop) for _ in metrics]
     for site in sites:
         for node in range(site.clean.shape[2]):
-            for i in range(pieces.n_spans or 1):
-                where = slice(None) if pieces.n_spans is None or batch.span is None else batch.span == i
+            for i, where in enumerate(pieces.patches):
                 value = site.clean.clone()
                 value[:, :, node][where] = site.corrupt[:, :, node][where]
                 with model.hooks(fwd_hooks=inject(site.name, {site.name: value})):
                     logits = batch.logits(model)
                 for metric, clean, score in zip(metrics, base, scores, strict=True):
                     score[:, i, site.nodes.start + node] = (clean - metric.values(logits, batch, clean_logits)) * batch.k
-    return scores if pieces.per_row else [score.sum(0, keepdim=True) for score in scores]
+    return [pieces.of_patches(score) for score in scores]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def norm_weight(norm: Any) -> Float[Tensor, " d"]:
-    """What the norm multiplies x̂ with, float32: its weight, 1 + weight where it is stored as an offset (Gemma), 1 where it has none (OLMo)."""
+    """What the norm multiplies x̂ with, float32: its weight, 1 + weight where that is stored as an offset (Gemma), 1 without one (OLMo)."""
     weight = getattr(norm, "weight", None)
     if weight is None:
         return torch.ones(norm.config.d_model, device=norm.config.device)
