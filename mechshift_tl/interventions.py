@@ -74,7 +74,7 @@ def run_both_sides(model: Any, batch: Batch) -> tuple[tuple[WriterOutputs, Tenso
 
 def _shown(output: Float[Tensor, "b pos *d"], mask: Bool[Tensor, "b pos"] | None) -> Float[Tensor, "b pos *d"]:
     """What stands at hidden tokens counts as nothing."""
-    return output if mask is None else output * mask.view(*mask.shape, *[1] * (output.ndim - 2))
+    return output if mask is None else output.masked_fill(~mask.view(*mask.shape, *[1] * (output.ndim - 2)), 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mechshift_tl.readouts import Readouts, aligned_logits, readouts
+from mechshift_tl.readouts import Readouts, readouts
 from mechshift_tl.tasks.task import Examples, Task
 
 
@@ -93,7 +93,7 @@ def read_correctly(model: Any, made: Readouts, *, batch_tokens: int = 8192) -> B
     right = torch.ones(made.n_examples, dtype=torch.bool)
     for batch in made.batches(batch_tokens):
         batch = batch.to(model.cfg.device)
-        first = batch.at_targets(aligned_logits(model, batch.clean)).argmax(-1)
+        first = batch.logits(model).argmax(-1)
         wrong = ~(first == batch.answer_ids).all(1).cpu()
         right[made.example[batch.index][wrong]] = False
     return right

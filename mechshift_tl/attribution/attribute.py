@@ -14,6 +14,7 @@ layer's heads and each MLP. Linear in rows and in `ig_steps`. Exact patching tak
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hooked_diffusion.gradients import frozen
-from mechshift_tl.attribution.check import check_writers_sum, locate_not_finite
+from mechshift_tl.attribution.check import check_neurons, check_readers_sum, check_writers_sum, locate_not_finite
 from mechshift_tl.attribution.exact import check_edges, patched_scores
 from mechshift_tl.attribution.gradients import Source, sources, walk
 from mechshift_tl.attribution.hooks import EMBED, inject
@@ -73,14 +74,14 @@ def attribute(
     - `intervention`: what a writer's output is held against: its "counterfactual" on the corrupt row, "zero", or its "mean" or
       "mean_positional" over other prompts (`means`, see `interventions`); the path then starts at that embedding.
     - `edges`: which edges exact patching measures, by default all that can exist; the others score 0.
-    - `per_position`: keep also the share of each of the readouts' named spans.
+    - `per_position`: keep also the share of each of the readouts' named spans (exact patching: the effect of patching that span alone).
     - `batch_tokens`: tokens per batch, at least one row; by default what keeps a batch's activations within 1 GiB.
     - `keep_per_example`: True keeps each example's own scores, for intervals over prompts: 4 · examples · scores bytes, at most 2 GiB;
       "moments" streams what standard errors need.
 
     `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks. Scores do not depend on batching.
-    Raises ValueError on unknown or contradictory settings, on readouts that do not fit the model, on blocks whose writers do not sum to the
-    residual; FloatingPointError, naming layer and hook, when a run or a metric is not finite.
+    Raises ValueError on unknown or contradictory settings, on readouts that do not fit the model, on a metric without a gradient, on an
+    architecture whose writers or readers are not known; FloatingPointError, naming layer and hook, when a run or a metric is not finite.
     """
     steps = _steps(method, ig_steps)
     engine = _Engine(
@@ -153,6 +154,8 @@ class _Engine:
             raise ValueError(f"attribute: of is {self.of!r}; choose 'edges', 'nodes' or 'neurons'")
         if self.n_spans == 0:
             raise ValueError("attribute: per_position=True needs readouts with named spans; give them as Readouts.from_tokens(spans=…)")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"attribute: batch_tokens must be at least 1, got {self.batch_tokens}; leave it out to be chosen")
         if self.of == "neurons" and self.intervention.startswith("mean"):
             raise ValueError(f"attribute: neurons have no means; choose 'counterfactual' or 'zero', not {self.intervention!r}")
         if self.method != "exact" and all(alpha == 1 for alpha, _ in self.points):
@@ -166,7 +169,12 @@ class _Engine:
         readouts.check(self.model)
         visible = (readouts.clean >= 0) if readouts.clean_mask is None else readouts.clean_mask
         check_intervention(self.model, self.intervention, self.means, visible)
-        check_writers_sum(self.model, next(iter(readouts.batches(1))).to(self.model.cfg.device))
+        row = next(iter(readouts.batches(1))).to(self.model.cfg.device)
+        check_writers_sum(self.model, row)
+        if self.of == "neurons":
+            check_neurons(self.model, row)
+        if self.of == "edges" and self.method != "exact":
+            check_readers_sum(self.model, row, self.graph)
 
     def parts(self, batch: Batch) -> list[Part]:
         """One part per metric. Raises FloatingPointError naming where a run stopped being finite."""
@@ -209,10 +217,11 @@ class _Engine:
     def _walk(self, batch: Batch, source: Source, logits: Tensor) -> list[ReaderPath]:
         """The readers of each metric over one path."""
         paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
-        wanted, watched = paths[0].wanted, paths[0].watched
-        for weight, seen, gradients in walk(self.model, batch, self.metrics, logits, source, self.points, wanted, watched):
-            for path, found in zip(paths, gradients, strict=True):
-                path.add(seen, found, weight)
+        hooks = paths[0].wanted, paths[0].watched, paths[0].splits
+        with closing(walk(self.model, batch, self.metrics, logits, source, self.points, *hooks)) as points:
+            for weight, seen, gradients in points:
+                for path, found in zip(paths, gradients, strict=True):
+                    path.add(seen, found, weight)
         return paths
 
     def _nodes(self, batch: Batch, clean: WriterOutputs, corrupt: WriterOutputs, logits: Tensor) -> list[Tensor]:

@@ -1,52 +1,130 @@
-"""Is the model one that edges describe, and where did a run stop being finite?"""
+"""Is the model one that edges describe, and where did a run stop being finite?
+
+Edges are known where two sums hold: the writers' outputs add up to the residual stream, and the readers' gradients add up to the gradient
+of the stream. Each is looked at on one row, once per model; an architecture that norms, scales or attends in a way unknown here is refused.
+"""
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from mechshift_tl.attribution.hooks import Kept, capture
-from mechshift_tl.interventions import run_writers
+from hooked_diffusion.gradients import frozen
+from mechshift_tl.attribution.gradients import sources, walk
+from mechshift_tl.attribution.hooks import EMBED, Kept, capture
+from mechshift_tl.attribution.metrics import Metric
+from mechshift_tl.attribution.readers import ReaderPath
+from mechshift_tl.attribution.scoring import Pieces, edge_scores
+from mechshift_tl.graph import KV, Graph
+from mechshift_tl.interventions import WriterOutputs, run_writers
 from mechshift_tl.readouts import Batch, Side
 
-#: Models whose writers have been summed; the sum depends on the architecture alone.
-_SUMMED: WeakSet[Any] = WeakSet()
+#: Models whose writers, and K/V readers of a kind, have been summed; the sums depend on the architecture alone.
+SUMMED: WeakSet[Any] = WeakSet()
+READ: WeakKeyDictionary[Any, set[KV]] = WeakKeyDictionary()
+#: Share of what a block adds, and of the gradient's square, that may be missed.
 TOLERANCE = 2e-2
 #: Where to look, layer by layer; attention scores are left out, for masked positions are −∞ by design.
 IN_LAYER = (
     "hook_resid_pre", "ln1.hook_normalized", "attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_pattern", "attn.hook_z",
-    "ln2.hook_normalized", "mlp.hook_post", "hook_mlp_out",
+    "hook_attn_out", "ln2.hook_normalized", "mlp.hook_post", "hook_mlp_out",
 )  # fmt: skip
 
 
 @torch.no_grad()
 def check_writers_sum(model: Any, batch: Batch) -> None:
-    """Raise ValueError unless input, heads and MLPs sum to the final residual: blocks with norms behind attention or MLP do not.
+    """Raise ValueError unless every block adds its heads and MLP to the residual: blocks with norms behind attention or MLP do not.
 
-    Looked at once per model, on one row. The tolerance, 2 % of the residual, is bfloat16's.
+    A run that is not finite is left for the attribution to refuse, which says where.
     """
-    if model in _SUMMED:
+    if model in SUMMED or _weightless(model):
         return
-    last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
-    seen: Kept = {}
     row = batch.rows(slice(0, 1))
-    with model.hooks(fwd_hooks=capture([last], seen)):
+    stream = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in ("hook_resid_pre", "hook_resid_post")]
+    seen: Kept = {}
+    with model.hooks(fwd_hooks=capture(stream, seen)):
         outputs, _ = run_writers(model, row, "clean")
-    total = outputs.input
-    for block, z, mlp in zip(model.blocks, outputs.z, outputs.mlp, strict=True):
-        total = total + torch.einsum("bphe,hed->bpd", z, block.attn.W_O.detach().float()) + mlp
-        bias = getattr(block.attn.o, "bias", None)
-        total = total if bias is None else total + bias.detach().float()
     shown = torch.ones_like(row.clean, dtype=torch.bool) if row.clean_mask is None else row.clean_mask
-    wanted = seen[last].float()[shown]
-    if (total[shown] - wanted).norm() > TOLERANCE * wanted.norm():
+    shares = [_missed(model, layer, outputs, seen, shown) for layer in range(model.cfg.n_layers)]
+    if max(shares) > TOLERANCE:
         raise ValueError(
-            f"{model.cfg.model_name}: input, heads and MLPs do not sum to the final residual (post-norms, parallel or scaled blocks?); "
-            "edges of such a model are not known here"
+            f"{model.cfg.model_name}: heads and MLP miss {max(shares):.0%} of what block {shares.index(max(shares))} adds to the residual "
+            "(post-norms, parallel or scaled blocks?); edges of such a model are not known here"
         )
-    _SUMMED.add(model)
+    if torch.tensor(shares).isfinite().all():
+        SUMMED.add(model)
+
+
+def _missed(model: Any, layer: int, outputs: WriterOutputs, seen: Kept, shown: Bool[Tensor, "1 pos"]) -> float:
+    """How much of what a block adds is not its writers', as a share, beyond what its two additions round away in the model's precision."""
+    block, mlp = model.blocks[layer], outputs.mlp[layer]
+    before, after = (seen[f"blocks.{layer}.{name}"] for name in ("hook_resid_pre", "hook_resid_post"))
+    written = torch.einsum("bphe,hed->bpd", outputs.z[layer], block.attn.W_O.detach().float()) + mlp
+    bias = getattr(block.attn.o, "bias", None)
+    written = written if bias is None else written + bias.detach().float()
+    rounding = torch.finfo(after.dtype).eps * (2 * after.float().abs() + mlp.abs())
+    beyond = ((after.float() - before.float() - written).abs() - rounding).clamp_min(0)
+    return float(beyond[shown].norm() / written[shown].norm().clamp_min(torch.finfo().tiny))
+
+
+def check_readers_sum(model: Any, batch: Batch, graph: Graph) -> None:
+    """Raise ValueError unless the readers' gradients sum to that of the residual stream: every reader is known, and known rightly.
+
+    The gradient g of the answers' logits at the embedding stands for the input's Δ: row `input` of the scores must then sum to ‖g‖².
+    """
+    if graph.kv in READ.setdefault(model, set()) or _weightless(model):
+        return
+    row = batch.rows(slice(0, 1))
+    with frozen(model):
+        gradient, path, outputs = _at_the_clean_end(model, row, graph)
+    deltas = WriterOutputs(gradient, outputs.z, outputs.mlp)
+    total = edge_scores(model, graph, deltas, path, Pieces(row, False, None), slice(0, 1)).sum()
+    wanted = gradient.square().sum()
+    if (total - wanted).abs() > TOLERANCE * wanted:
+        raise ValueError(
+            f"{model.cfg.model_name}: the gradients of all readers sum to {float(total / wanted):.3f} of the residual stream's "
+            "(norms or attention of another kind?); edges of such a model are not known here"
+        )
+    if total.isfinite():
+        READ[model].add(graph.kv)
+
+
+@torch.no_grad()
+def check_neurons(model: Any, batch: Batch) -> None:
+    """Raise ValueError unless the MLPs hold `d_mlp` activations per token at `mlp.hook_post`; those of a mixture of experts do not."""
+    name, row = "blocks.0.mlp.hook_post", batch.rows(slice(0, 1))
+    seen: Kept = {}
+    if name in model.hook_dict:
+        with model.hooks(fwd_hooks=capture([name], seen)):
+            row.logits(model)
+    found = seen[name].numel() // row.clean.numel() if seen else 0
+    if found != model.cfg.d_mlp:
+        raise ValueError(
+            f"{model.cfg.model_name}: {name} holds {found} activations per token, not d_mlp = {model.cfg.d_mlp} neurons (mixture of "
+            "experts?); attribute its nodes instead"
+        )
+
+
+def _at_the_clean_end(model: Any, row: Batch, graph: Graph) -> tuple[Float[Tensor, "1 pos d"], ReaderPath, WriterOutputs]:
+    """Gradient of the answers' mean logit at the embedding, the readers' gradients, and the writers' outputs."""
+    outputs, logits = run_writers(model, row)
+    path, source = ReaderPath(model, graph), sources(outputs, outputs, graph, activations=False)[0]
+    answers = Metric("answer", lambda logits, answers, foils: logits.gather(2, answers[..., None]).mean((1, 2)))
+    hooks = [EMBED, *path.wanted], path.watched, path.splits
+    with closing(walk(model, row, [answers], logits, source, [(1.0, 1.0)], *hooks)) as points:
+        weight, seen, (gradients,) = next(points)
+        path.add(seen, gradients, weight)
+    return gradients[EMBED], path, outputs
+
+
+def _weightless(model: Any) -> bool:
+    """On the meta device there is nothing to sum."""
+    return next(model.parameters()).is_meta
 
 
 @torch.no_grad()

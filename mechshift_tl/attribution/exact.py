@@ -67,19 +67,18 @@ def patched_scores(
 
     `most_tokens`: edges × tokens that run at once, at least one edge.
     """
-    shape = (len(batch), pieces.n_spans or 1, *edges.shape)
+    shape = (len(batch), pieces.shape[1], *edges.shape)
     scores = [clean_logits.new_zeros(shape) for _ in metrics]
     most = max(1, most_tokens // batch.clean.shape[1])
     for i in range(len(batch)):
         row = _Row.of(model, graph, batch, i, clean_logits)
-        for j in range(shape[1]):
-            where = None if batch.span is None or pieces.n_spans is None else batch.span[i] == j
-            written = _Written(model, graph, deltas, i, where)
+        for j, where in enumerate(pieces.patches):
+            written = _Written(model, graph, deltas, i, where[i])
             for writers, readers in together(graph, edges, most):
                 values = row.patched(written.by(writers), readers, metrics)
                 for score, clean, patched in zip(scores, row.values(clean_logits[i : i + 1], metrics), values, strict=True):
                     score[i, j, writers, readers] = (clean - patched) * batch.k
-    return scores if pieces.per_row else [score.sum(0, keepdim=True) for score in scores]
+    return [pieces.of_patches(score) for score in scores]
 
 
 def together(graph: Graph, edges: Bool[Tensor, "n_writers n_readers"], most: int) -> Iterator[tuple[Int[Tensor, " m"], Int[Tensor, " m"]]]:
@@ -93,18 +92,17 @@ def together(graph: Graph, edges: Bool[Tensor, "n_writers n_readers"], most: int
 
 @dataclass(frozen=True)
 class _Written:
-    """Δ of one row's writers at the residual's width, at the positions `where` (None: all)."""
+    """Δ of one row's writers at the residual's width, at the positions `where`."""
 
     model: Any
     graph: Graph
     deltas: WriterOutputs
     row: int
-    where: Bool[Tensor, " pos"] | None
+    where: Bool[Tensor, " pos"]
 
     def by(self, writers: Int[Tensor, " m"]) -> Float[Tensor, "m pos d"]:
         """The Δ of each of `writers`."""
-        written = torch.stack([self._one(writer) for writer in writers.tolist()])
-        return written if self.where is None else written * self.where[:, None]
+        return torch.stack([self._one(writer) for writer in writers.tolist()]) * self.where[:, None]
 
     def _one(self, writer: int) -> Float[Tensor, "pos d"]:
         if writer == 0:

@@ -6,7 +6,7 @@ keeps the clean run's values; only what comes after it has a gradient. Parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from mechshift_tl.attribution.hooks import EMBED, Kept, capture, inject
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.path import Points
+from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import WriterOutputs
 from mechshift_tl.readouts import Batch
@@ -62,23 +63,41 @@ def walk(
     points: Points,
     wanted: Sequence[str],
     watched: Sequence[str] = (),
-) -> Iterator[tuple[float, Kept, list[Kept]]]:
+    splits: Sequence[Split] = (),
+) -> Generator[tuple[float, Kept, list[Kept]], None, None]:
     """Per point of the path its weight, the activations at `wanted` and `watched`, and per metric the gradients at `wanted`, in float32.
 
     The objective is the sum over rows of metric × positions read, so that rows may be pooled over batches. Several metrics share the
-    forward.
+    forward. `splits` add the gradients at K and V per query head. The model keeps its hooks until the generator is closed.
     """
     seen: Kept = {}
     live: Kept = {}
     at: Kept = {}
-    hooks = [*inject(source.name, at), *capture(wanted, live, live=True), *capture(watched, seen)]
+    asked = [*wanted, *(name for split in splits for name in split.wanted)]
+    shared = [name for split in splits for name in split.shared]
+    hooks = [*inject(source.name, at), *capture([*asked, *shared], live, live=True), *capture(watched, seen)]
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         for alpha, weight in points:
             at[source.name] = source.at(alpha).detach().requires_grad_(True)
             logits = batch.logits(model)
             gradients = []
             for i, metric in enumerate(metrics):
-                objective = (metric.values(logits, batch, clean_logits) * batch.k).sum()
-                found = torch.autograd.grad(objective, [live[name] for name in wanted], retain_graph=i + 1 < len(metrics))
-                gradients.append({name: gradient.float() for name, gradient in zip(wanted, found, strict=True)})
+                again = bool(splits) or i + 1 < len(metrics)
+                found = _differentiate(_objective(metric, logits, batch, clean_logits), live, asked, retain_graph=again)
+                for split in splits:
+                    found |= split.gradients(live, found)
+                gradients.append({name: found[name].float() for name in (*wanted, *shared)})
             yield weight, seen | {name: tensor.detach() for name, tensor in live.items()}, gradients
+
+
+def _objective(metric: Metric, logits: Tensor, batch: Batch, clean_logits: Tensor) -> Float[Tensor, ""]:
+    """What is differentiated. Raises ValueError on a metric that has no gradient, such as accuracy."""
+    objective = (metric.values(logits, batch, clean_logits) * batch.k).sum()
+    if not objective.requires_grad:
+        raise ValueError(f"metric {metric.name!r} has no gradient; choose one that has, or method='exact'")
+    return objective
+
+
+def _differentiate(objective: Tensor, live: Kept, names: Sequence[str], *, retain_graph: bool) -> Kept:
+    gradients = torch.autograd.grad(objective, [live[name] for name in names], retain_graph=retain_graph)
+    return dict(zip(names, gradients, strict=True))

@@ -11,6 +11,7 @@ embeddings' path is the sum of its outgoing edges' scores.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,11 +68,11 @@ def neuron_sites(model: Any, batch: Batch, *, zero: bool) -> list[Site]:
             batch.logits(model, "corrupt")
     sites = []
     for i, name in enumerate(names):
-        acts = clean[name].float()
-        others = torch.zeros_like(acts) if zero else corrupt[name].float()
+        acts = clean[name].float().reshape(*batch.clean.shape, -1)
+        others = torch.zeros_like(acts) if zero else corrupt[name].float().reshape(acts.shape)
         for side, mask in ((acts, batch.clean_mask), (others, batch.corrupt_mask)):
             if mask is not None:
-                side.mul_(mask[..., None])
+                side.masked_fill_(~mask[..., None], 0)
         width = acts.shape[-1]
         sites.append(Site(name, acts[..., None], others[..., None], slice(i * width, (i + 1) * width)))
     return sites
@@ -96,15 +97,21 @@ def node_scores(
     scores = [clean_logits.new_zeros(*pieces.shape, sites[-1].nodes.stop) for _ in metrics]
     for source, met in walks:
         sums: list[Kept] = [{} for _ in metrics]
-        for weight, _, gradients in walk(model, batch, metrics, clean_logits, source, points, [site.name for site in met]):
-            for total, found in zip(sums, gradients, strict=True):
-                for name, gradient in found.items():
-                    total[name] = total[name].add_(gradient, alpha=weight) if name in total else gradient * weight
+        with closing(walk(model, batch, metrics, clean_logits, source, points, [site.name for site in met])) as along:
+            for weight, _, gradients in along:
+                _add_point(sums, gradients, weight)
         for total, score in zip(sums, scores, strict=True):
             for site in met:
-                along = ((site.clean - site.corrupt) * total[site.name].reshape(site.clean.shape)).sum(-1)
-                _add_parts(score[..., site.nodes], along.flatten(0, 1), pieces)
+                met_by = ((site.clean - site.corrupt) * total[site.name].reshape(site.clean.shape)).sum(-1)
+                _add_parts(score[..., site.nodes], met_by.flatten(0, 1), pieces)
     return scores
+
+
+def _add_point(sums: Sequence[Kept], gradients: Sequence[Kept], weight: float) -> None:
+    """Add one point of the path, per metric and site."""
+    for total, found in zip(sums, gradients, strict=True):
+        for name, gradient in found.items():
+            total[name] = total[name].add_(gradient, alpha=weight) if name in total else gradient * weight
 
 
 def _add_parts(score: Float[Tensor, "rows spans node"], values: Float[Tensor, "tok node"], pieces: Pieces) -> None:
@@ -116,17 +123,16 @@ def _add_parts(score: Float[Tensor, "rows spans node"], values: Float[Tensor, "t
 def _patched(
     model: Any, batch: Batch, metrics: Sequence[Metric], clean_logits: Tensor, sites: Sequence[Site], pieces: Pieces
 ) -> list[Float[Tensor, "rows spans nodes"]]:
-    """One forward per node (and span): metric(clean) − metric(node at its corrupt value), times the positions read."""
+    """One forward per node (and per span): metric(clean) − metric(node at its corrupt value), times the positions read."""
     base = [metric.values(clean_logits, batch, clean_logits) for metric in metrics]
-    scores = [clean_logits.new_zeros(len(batch), pieces.n_spans or 1, sites[-1].nodes.stop) for _ in metrics]
+    scores = [clean_logits.new_zeros(len(batch), pieces.shape[1], sites[-1].nodes.stop) for _ in metrics]
     for site in sites:
         for node in range(site.clean.shape[2]):
-            for i in range(pieces.n_spans or 1):
-                where = slice(None) if pieces.n_spans is None or batch.span is None else batch.span == i
+            for i, where in enumerate(pieces.patches):
                 value = site.clean.clone()
                 value[:, :, node][where] = site.corrupt[:, :, node][where]
                 with model.hooks(fwd_hooks=inject(site.name, {site.name: value})):
                     logits = batch.logits(model)
                 for metric, clean, score in zip(metrics, base, scores, strict=True):
                     score[:, i, site.nodes.start + node] = (clean - metric.values(logits, batch, clean_logits)) * batch.k
-    return scores if pieces.per_row else [score.sum(0, keepdim=True) for score in scores]
+    return [pieces.of_patches(score) for score in scores]

@@ -24,9 +24,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mechshift_tl.attribution import ungrouped
 from mechshift_tl.attribution.hooks import Kept
 from mechshift_tl.attribution.reading import norm_weight
+from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.graph import Graph
 
 KINDS = "qkv"
@@ -63,6 +63,11 @@ class ReaderPath:
         """Hooks whose activations `add` needs besides."""
         return [name for readers in self.all for name in readers.watched]
 
+    @property
+    def splits(self) -> list[Split]:
+        """Layers whose K and V gradients are wanted per query head."""
+        return [split for readers in self.attention.values() for split in readers.splits]
+
     def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
         """Add one point of the path with its quadrature weight."""
         for readers in self.all:
@@ -74,11 +79,10 @@ class AttentionReaders:
 
     def __init__(self, block: Any, layer: int, graph: Graph) -> None:
         self.block, self.graph, self.attn, self.norm = block, graph, f"blocks.{layer}.attn", f"blocks.{layer}.ln1"
-        self.separate = graph.n_kv_readers != graph.n_kv_heads
-        mine = ("hook_q", *(ungrouped.LIVE if self.separate else ("hook_k", "hook_v")))
-        self.wanted = [f"{self.attn}.{name}" for name in mine]
-        extra = ungrouped.seen_names(block) if self.separate else ()
-        self.watched = [*(f"{self.norm}.{name}" for name in ("hook_scale", "hook_normalized")), *(f"{self.attn}.{name}" for name in extra)]
+        separate = graph.n_kv_readers // graph.n_kv_heads
+        self.splits = [Split(self.attn, separate)] if separate > 1 else []
+        self.wanted = [f"{self.attn}.hook_{kind}" for kind in ("q" if self.splits else KINDS)]
+        self.watched = [f"{self.norm}.{name}" for name in ("hook_scale", "hook_normalized")]
         self.at_zero = torch.cat([_at_zero(block, kind, graph) for kind in KINDS])
         self.sums: Float[Tensor, "tok reader d_head"] | None = None
         self.scalars: list[Float[Tensor, "tok reader"]] = []
@@ -86,7 +90,8 @@ class AttentionReaders:
 
     def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
         """Add one point: Σ weight·r·∂m/∂(q, k, v) and the rank-one term's factors."""
-        values, slopes = self._values(seen), self._slopes(seen, gradients)
+        values = self._values(seen)
+        slopes = torch.cat([gradients[f"{self.attn}.hook_{kind}"] for kind in KINDS], 2).flatten(0, 1)
         scale, normalized = _norm_at(self.norm, seen)
         inverse = (weight / scale)[..., None]
         self.sums = slopes * inverse if self.sums is None else self.sums.addcmul_(slopes, inverse)
@@ -112,14 +117,6 @@ class AttentionReaders:
         values = (seen[f"{self.attn}.hook_{kind}"].float().repeat_interleave(repeats[kind], 2) for kind in KINDS)
         return torch.cat(list(values), 2).flatten(0, 1)
 
-    def _slopes(self, seen: Kept, gradients: Kept) -> Float[Tensor, "tok reader d_head"]:
-        query = gradients[f"{self.attn}.hook_q"]
-        if self.separate:
-            others = ungrouped.key_value_gradients(self.block, self.attn, self.graph, seen, gradients)
-        else:
-            others = tuple(gradients[f"{self.attn}.hook_{kind}"] for kind in "kv")
-        return torch.cat([query, *others], 2).flatten(0, 1)
-
 
 class SingleReader:
     """The one reader behind a norm: an MLP's input, or the unembedding's."""
@@ -133,7 +130,7 @@ class SingleReader:
 
     def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
         """Add one point: Σ weight·r·∂m/∂n, and Σ of the rank-one terms."""
-        slope = gradients[self.hook].flatten(0, 1)
+        slope = gradients[self.hook].reshape(-1, len(self.weight))
         scale, normalized = _norm_at(self.name, seen)
         inverse = weight / scale
         along = (slope * self.weight).mul_(normalized).mean(-1, keepdim=True) * inverse
@@ -160,7 +157,7 @@ def centers(norm: Any) -> bool:
 def _norm_at(name: str, seen: Kept) -> tuple[Float[Tensor, "tok 1"], Float[Tensor, "tok d"]]:
     """A norm's scale and its normalised input at one point."""
     scale, normalized = seen[f"{name}.hook_scale"], seen[f"{name}.hook_normalized"]
-    return scale.float().flatten(0, 1), normalized.float().flatten(0, 1)
+    return scale.float().flatten(0, -2), normalized.float().flatten(0, -2)
 
 
 def _weights(block: Any, kind: str, graph: Graph) -> Float[Tensor, "reader d d_head"]:

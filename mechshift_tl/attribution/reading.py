@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
 def norm_weight(norm: Any) -> Float[Tensor, " d"]:
-    """The norm's elementwise weight, float32; some norms store it as an offset from 1."""
-    weight = norm.weight.detach().float()
-    return 1 + weight if getattr(norm, "uses_weight_offset", False) else weight
+    """What the norm multiplies x̂ with, float32: its weight, 1 + weight where that is stored as an offset (Gemma), 1 without one (OLMo)."""
+    weight = getattr(norm, "weight", None)
+    if weight is None:
+        return torch.ones(norm.config.d_model, device=norm.config.device)
+    return weight.detach().float() + float(norm.uses_weight_offset)
 
 
 def normed(residual: Float[Tensor, "*rows pos d"], norm: Any, eps: float) -> Float[Tensor, "*rows pos d"]:

@@ -29,7 +29,8 @@ class Scores:
     - `per_example (n_examples, …)`, where kept: each example's *sums* over its `read_per_example` positions, and `ends_per_example
       (2, n_examples)` the metric's clean and corrupt sums; any resample of prompts follows from them.
     - `moments (2, …)`, where streamed: Σ s² and Σ r·s over examples of sums s and positions read r, for standard errors.
-    - `per_span (spans, …)`, where asked: the share of `matrix` that passes at the positions of each of `spans`.
+    - `per_span (spans, …)`, where asked: the share of `matrix` that passes at the positions of each of `spans`; with exact
+      patching, the effect of that span alone, which need not add up.
     """
 
     matrix: Float[Tensor, ...]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechshift_tl.attribution.readers import ReaderPath, Tokens
@@ -27,7 +27,7 @@ LEAST_TOKENS = 32
 
 @dataclass(frozen=True)
 class Pieces:
-    """How a batch's tokens are divided: one part per row or one for all, one per span or one for all."""
+    """How a batch's tokens are divided: one part per row or one for all, one per span and one for the rest, or one for all."""
 
     batch: Batch
     per_row: bool
@@ -35,17 +35,33 @@ class Pieces:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Parts over rows and over spans."""
-        return len(self.batch) if self.per_row else 1, self.n_spans or 1
+        """Parts over rows and over spans; where there are spans, the last part is what lies in none of them."""
+        return len(self.batch) if self.per_row else 1, 1 if self.n_spans is None else self.n_spans + 1
+
+    @property
+    def names(self) -> Int[Tensor, "b pos"]:
+        """Which of the parts over spans each token belongs to."""
+        if self.n_spans is None or self.batch.span is None:
+            return torch.zeros_like(self.batch.clean)
+        return torch.where(self.batch.span < 0, self.n_spans, self.batch.span)
+
+    @property
+    def patches(self) -> list[Bool[Tensor, "b pos"]]:
+        """Where exact patching patches: each span by itself, then everywhere."""
+        everywhere = torch.ones_like(self.batch.clean, dtype=torch.bool)
+        return [*(self.names == i for i in range(self.n_spans or 0)), everywhere]
+
+    def of_patches(self, effects: Float[Tensor, "b patches ..."]) -> Float[Tensor, "rows spans ..."]:
+        """Effects of `patches` as parts: their sum is the effect of patching everywhere, though effects of spans do not add up to it."""
+        effects = effects if self.per_row else effects.sum(0, keepdim=True)
+        return torch.cat([effects[:, :-1], effects[:, -1:] - effects[:, :-1].sum(1, keepdim=True)], 1)
 
     def of(self, limit: int, live: Bool[Tensor, "b pos"] | None = None) -> Iterator[tuple[tuple[int, int], Tokens]]:
         """(part, tokens) with at most `limit` tokens each; tokens that are not `live` are left out."""
-        rows, length = self.batch.clean.shape
-        wanted = torch.ones_like(self.batch.clean, dtype=torch.bool) if live is None else live
-        parts = torch.zeros_like(self.batch.clean) if self.n_spans is None or self.batch.span is None else self.batch.span
+        parts = self.names
         if self.per_row:
-            parts = torch.where(parts < 0, -1, parts + torch.arange(rows, device=parts.device)[:, None] * self.shape[1])
-        parts = torch.where(wanted, parts, -1).flatten()
+            parts = parts + torch.arange(len(parts), device=parts.device)[:, None] * self.shape[1]
+        parts = (parts if live is None else torch.where(live, parts, -1)).flatten()
         for part in range(self.shape[0] * self.shape[1]):
             for tokens in (parts == part).nonzero()[:, 0].split(limit):
                 if len(tokens):

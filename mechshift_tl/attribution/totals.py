@@ -25,7 +25,7 @@ Keep = Literal[False, True, "moments"]
 
 @dataclass(frozen=True)
 class Part:
-    """What one batch adds: `scores (rows or 1, spans or 1, …)`, and the metric's value at both ends, `(rows,)`."""
+    """What one batch adds: `scores (rows or 1, spans and the rest or 1, …)`, and the metric's value at both ends, `(rows,)`."""
 
     scores: Float[Tensor, "rows spans *score"]
     clean: Float[Tensor, " rows"]
@@ -50,7 +50,7 @@ class Totals:
         self.block = n if keep is not _MOMENTS else max(1, MOMENT_BYTES // size)
         self.steps: dict[int, Tensor] = defaultdict(lambda: torch.zeros(shape, dtype=torch.float64))
         self.n_read: dict[int, int] = defaultdict(int)
-        self.spans = torch.zeros(max(1, len(readouts.spans)), *shape, dtype=torch.float64)
+        self.spans = torch.zeros(len(readouts.spans), *shape, dtype=torch.float64)
         self.ends = torch.zeros(2, n, dtype=torch.float64)
         self.read = torch.zeros(n, dtype=torch.long).index_add(0, readouts.example, readouts.n_read)
         self.table: Tensor | None = None
@@ -75,8 +75,8 @@ class Totals:
         whole = part.scores.sum(1)
         self.steps[batch.step] += whole.double().sum(0)
         self.n_read[batch.step] += batch.k * len(batch)
-        if part.scores.shape[1] == len(self.spans):
-            self.spans += part.scores.double().sum(0)
+        if part.scores.shape[1] > 1:
+            self.spans += part.scores.double().sum(0)[:-1]
         self.ends.index_add_(1, example + self.start, batch.k * torch.stack([part.clean, part.corrupt]).double())
         if self.table is not None:
             self.table.index_add_(0, example, whole)

@@ -1,69 +1,55 @@
-"""Gradients at K and V per query head, which no hook of a grouped-query model holds.
+"""Gradients at K and V per query head, which no hook of a grouped-query model holds: a group's gradient, told apart by who asked.
 
-With pattern A = softmax(S), z[h] = A[h]·v[g(h)] and S[h] = rot(q[h])·rot(k[g(h)])ᵀ/√d_head:
+With S the attention scores and z the heads' outputs, ∂m/∂k of a KV head is the sum over its query heads h of (∂S[h]/∂k)ᵀ ∂m/∂S[h], and
+∂m/∂v the sum of (∂z[h]/∂v)ᵀ ∂m/∂z[h]. Each term is asked for alone: ∂m/∂S, zero but at one head of every group, goes back through the
+model's own graph from the scores to k; ∂m/∂z from z to v. What lies between (rotation, a norm of the keys, scale, cap, mask) is the
+model's, so any architecture that scores keys by heads is served, and the terms sum to the gradients of the shared K and V.
 
-    ∂m/∂v[h] = A[h]ᵀ ∂m/∂z[h]          ∂m/∂rot(k)[h] = (∂m/∂S[h])ᵀ rot(q[h]) / √d_head
-
-and ∂m/∂k[h] is the latter rotated back. Where keys pass a norm of their own before the rotation (Qwen3), it is taken through that norm's
-Jacobian as well. Summed over a group they equal the gradients of the shared K and V.
+Cost: as many backward passes through these two products as a group has heads; none through projections, MLPs or norms of the residual.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from mechshift_tl.graph import Graph
-
-LIVE = ("hook_attn_scores", "hook_z")
-SEEN = ("hook_k", "hook_v", "hook_pattern", "hook_rot_q", "hook_cos", "hook_sin")
-SEEN_OF_NORM = ("k_norm.hook_scale", "k_norm.hook_normalized")
+from mechshift_tl.attribution.hooks import Kept
 
 
-def seen_names(block: Any) -> tuple[str, ...]:
-    """Hooks of a layer's attention whose activations are needed."""
-    return (*SEEN, *(SEEN_OF_NORM if _normalises_keys(block) else ()))
+@dataclass(frozen=True)
+class Split:
+    """How one layer's K and V are told apart: `attn` is its attention's hook prefix, `group_size` the query heads that share a K/V head."""
 
+    attn: str
+    group_size: int
 
-def key_value_gradients(
-    block: Any, attn: str, graph: Graph, seen: dict[str, Tensor], gradients: dict[str, Tensor]
-) -> tuple[Float[Tensor, "b pos head d_head"], Float[Tensor, "b pos head d_head"]]:
-    """∂m/∂k and ∂m/∂v per query head at one layer (`attn` is its hook prefix), float32."""
-    query, pattern = seen[f"{attn}.hook_rot_q"].float(), seen[f"{attn}.hook_pattern"].float()
-    at_scores, at_z = gradients[f"{attn}.hook_attn_scores"], gradients[f"{attn}.hook_z"].reshape(query.shape)
-    value = einsum(pattern, at_z, "b h q k, b q h e -> b k h e")
-    rotated = einsum(at_scores, query, "b h q k, b q h e -> b k h e") * query.shape[-1] ** -0.5
-    key = rotate_back(rotated, seen[f"{attn}.hook_cos"].float(), seen[f"{attn}.hook_sin"].float())
-    if _normalises_keys(block):
-        key = _through_key_norm(key, block, attn, graph, seen)
-    return key, value
+    @property
+    def wanted(self) -> list[str]:
+        """Hooks at which the metric must be differentiated."""
+        return [f"{self.attn}.hook_attn_scores", f"{self.attn}.hook_z"]
 
+    @property
+    def shared(self) -> list[str]:
+        """Hooks of the shared K and V, which must lie on the gradient path."""
+        return [f"{self.attn}.hook_k", f"{self.attn}.hook_v"]
 
-def rotate_back(
-    gradient: Float[Tensor, "b pos head d_head"], cos: Float[Tensor, "#b pos d_head"], sin: Float[Tensor, "#b pos d_head"]
-) -> Float[Tensor, "b pos head d_head"]:
-    """Transpose of the rotary map x ↦ x·cos + rotate_half(x)·sin with rotate_half(x₁, x₂) = (−x₂, x₁)."""
-    cos, sin = cos[:, :, None], sin[:, :, None]
-    first, second = (gradient * sin).chunk(2, -1)
-    return gradient * cos + torch.cat([second, -first], -1)
+    def gradients(self, live: Kept, found: Kept) -> dict[str, Float[Tensor, "b pos head d_head"]]:
+        """∂m/∂k and ∂m/∂v per query head under the names of `shared`, from those `found` at `wanted`, while the graph is alive."""
+        heads_at = (1, 2)  # scores (b, head, query, key); z (b, pos, head, d_head)
+        parts = zip(self.shared, self.wanted, heads_at, strict=True)
+        return {shared: self._by_member(live[shared], live[asked], found[asked], axis) for shared, asked, axis in parts}
 
-
-def _normalises_keys(block: Any) -> bool:
-    return hasattr(block.attn, "hook_k_normed")
-
-
-def _through_key_norm(
-    gradient: Float[Tensor, "b pos head d_head"], block: Any, attn: str, graph: Graph, seen: dict[str, Tensor]
-) -> Float[Tensor, "b pos head d_head"]:
-    """Jᵀ·gradient for the RMSNorm that every KV head's keys pass."""
-    b, pos = gradient.shape[:2]
-    scale, normalized = (
-        seen[f"{attn}.k_norm.{name}"].float().reshape(b, pos, graph.n_kv_heads, -1).repeat_interleave(graph.n_heads // graph.n_kv_heads, 2)
-        for name in ("hook_scale", "hook_normalized")
-    )
-    weighted = gradient * block.attn.k_norm.weight.detach().float()
-    return (weighted - normalized * (weighted * normalized).mean(-1, keepdim=True)) / scale
+    def _by_member(self, shared: Tensor, asked: Tensor, gradient: Tensor, axis: int) -> Float[Tensor, "b pos head d_head"]:
+        if gradient.ndim == 3:
+            gradient = gradient.unflatten(-1, (shared.shape[2] * self.group_size, -1))
+        alone = gradient.new_zeros(self.group_size, *gradient.shape)
+        for member in range(self.group_size):
+            mine: list[Any] = [slice(None)] * 4
+            mine[axis] = slice(member, None, self.group_size)
+            alone[member][tuple(mine)] = gradient[tuple(mine)]
+        (parts,) = torch.autograd.grad(asked, shared, alone.reshape(-1, *asked.shape), retain_graph=True, is_grads_batched=True)
+        return parts.movedim(0, 3).flatten(2, 3)

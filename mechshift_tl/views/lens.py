@@ -107,7 +107,7 @@ class _Table:
 def _read_batch(model: Any, graph: Graph, norm: Norm, batch: Batch, table: _Table, numbers: Int[Tensor, " reads"]) -> float:
     """Fill the batch's columns of `table`; returns by how much the terms' sum misses the logits, as a share of the largest, or raises."""
     names = [f"blocks.{i}.{name}" for i in range(graph.n_layers) for name in ("attn.hook_z", "hook_mlp_out")]
-    seen, logits = run_at(model, batch.clean, predicting_positions(model, batch), [EMBED, SCALE, *names])
+    seen, logits = run_at(model, batch, predicting_positions(model, batch), [EMBED, SCALE, *names])
     projection, residual = Projection.of(model), torch.zeros_like(seen[EMBED])
     scale = None if norm == "own" else seen[SCALE]
     for ids, vectors in terms(model, graph, seen):

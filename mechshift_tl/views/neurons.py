@@ -173,7 +173,7 @@ def example_activations(
         for batch in readouts.batches(batch_tokens or default_batch_tokens(model)):
             batch, example = batch.to(model.cfg.device), readouts.example[batch.index]
             at = predicting_positions(model, batch) if position == "target" else fixed_position(batch, position)
-            values = run_at(model, batch.clean, at, [name])[0][name].unflatten(0, at.shape).sum(1).double().cpu()
+            values = run_at(model, batch, at, [name])[0][name].unflatten(0, at.shape).sum(1).double().cpu()
             sums = values.new_zeros(readouts.n_examples, values.shape[1]) if sums is None else sums
             sums.index_add_(0, example, values)
             reads.index_add_(0, example, torch.full((len(example),), at.shape[1], dtype=torch.double))
@@ -202,11 +202,18 @@ def grouping(groups: Sequence[str], n_examples: int) -> tuple[list[str], Int[Ten
 def _check(model: Any, readouts: Readouts, layer: int, position: Position, shuffles: int) -> None:
     if not 0 <= layer < model.cfg.n_layers:
         raise ValueError(f"neuron_activations: layer {layer} does not exist; the model has layers 0 … {model.cfg.n_layers - 1}")
-    shortest = int((readouts.clean != ABSENT).sum(1).min())
+    lengths = (readouts.clean != ABSENT).sum(1)
+    shortest = int(lengths.min())
     if position != "target" and (isinstance(position, str) or not -shortest <= position < shortest):
         raise ValueError(
             f"neuron_activations: position is {position!r}; say 'target', or an index into the shortest row's {shortest} tokens"
         )
+    if position != "target" and readouts.clean_mask is not None:
+        hidden = ~readouts.clean_mask.gather(1, (torch.full_like(lengths, int(position)) % lengths)[:, None])[:, 0]
+        if hidden.any():
+            raise ValueError(
+                f"neuron_activations: position {position} is masked in row {int(hidden.nonzero()[0])}; say one that every row shows"
+            )
     if shuffles < 20:
         raise ValueError(f"neuron_activations: {shuffles} shuffles are too few for a 95 % point; take at least 20")
     readouts.check(model)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mechshift_tl.attribution.hooks import Kept
 from mechshift_tl.readouts import Batch, Readouts, spec_of
+from mechshift_tl.readouts.alignment import hidden_tokens
 
 #: Default bounds on one batch: its tokens, and the bytes of its logits.
 BATCH_TOKENS = 8192
@@ -43,12 +44,10 @@ def read_numbers(readouts: Readouts, batch: Batch) -> Int[Tensor, " reads"]:
 
 
 @torch.no_grad()
-def run_at(
-    model: Any, tokens: Int[Tensor, "rows pos"], positions: Int[Tensor, "rows k"], names: Sequence[str]
-) -> tuple[Kept, Float[Tensor, "reads d_vocab"]]:
-    """Run `tokens` once: each named activation `(reads, …)` and the raw logits, at `positions` (rows × k flattened), in float32."""
+def run_at(model: Any, batch: Batch, positions: Int[Tensor, "rows k"], names: Sequence[str]) -> tuple[Kept, Float[Tensor, "reads d_vocab"]]:
+    """Run the clean rows once: each named activation `(reads, …)` and the raw logits, at `positions` (rows × k flattened), in float32."""
     seen: Kept = {}
-    rows = torch.arange(len(tokens), device=positions.device)[:, None]
+    rows = torch.arange(len(batch), device=positions.device)[:, None]
 
     def hook_for(name: str) -> Callable:
         def hook_fn(tensor: Tensor, hook: Any) -> None:
@@ -57,5 +56,5 @@ def run_at(
         return hook_fn
 
     with model.hooks(fwd_hooks=[(name, hook_for(name)) for name in names]):
-        logits = model(tokens)[rows, positions].flatten(0, 1).float()
+        logits = model(batch.clean, **hidden_tokens(model, batch.clean_mask))[rows, positions].flatten(0, 1).float()
     return seen, logits
