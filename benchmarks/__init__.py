@@ -1,0 +1,1 @@
+"""What the analyses cost, measured: `python -m benchmarks.attribution`, or `make bench`."""
