@@ -1,51 +1,75 @@
-"""`python -m benchmarks.attribution`: what `mechshift_tl.attribute` costs beside the passes it cannot do without.
+"""`python -m benchmarks.attribution`: what `mechshift_tl.attribute` costs, as Markdown.
 
-One process, one thread, float32 on the CPU, random Llama weights. At each target size, in turns:
-
-- a floor: m plain forwards and activation-only backwards of the Hugging Face model (`floor`);
-- b attribute: `mechshift_tl.attribute` with m EAP-IG steps;
-- c published: EAP-IG done literally, with TransformerLens' split hooks, on K and V per query head as published (`literal`).
+One process, one thread, float32 on the CPU, random Llama weights. First each size beside the floor and beside how others do it
+(`comparison`), then how time and memory grow (`growth`). Targets stand beside their figures; a missed one is said, not an error.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 import typer
 
-from benchmarks.floor import floor
-from benchmarks.literal import literal
-from benchmarks.measure import Variants, costs
-from benchmarks.sizes import Size, hooked, native, prompts, ungrouped
-from mechshift_tl import attribute
+from benchmarks.comparison import Comparison, Target, compare
+from benchmarks.growth import FACTORS, Growth, growth
+from benchmarks.sizes import Size
 
-SIZES = {"small": Size(8, 256, 8, 8), "large": Size(12, 512, 16, 4)}
-
-
-def variants(size: Size) -> Variants:
-    """What is run at one size, by name."""
-    model, readouts, m = native(size), prompts(size), size.ig_steps
-    bridge, expanded = hooked(model), hooked(ungrouped(model))
-    return {
-        "floor": lambda: floor(model, readouts, m),
-        "attribute": lambda: attribute(bridge, readouts, ig_steps=m),
-        "published": lambda: literal(expanded, readouts, m),
-    }
+SIZES = {"small": Size(8, 256, 8, 8), "large": Size(12, 512, 16, 4), "tiny": Size(2, 64, 4, 4, prompts=2, tokens=9)}
+#: Most that attribution may take, as a multiple of the floor.
+FLOOR_LIMITS = {"small": 1.55, "large": 1.35, "tiny": float("inf")}
 
 
 def main(
-    size: Annotated[list[str], typer.Option(help="Sizes to measure.")] = list(SIZES),
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each variant.")] = 5,
+    size: Annotated[list[str] | None, typer.Option(help=f"Sizes to measure, of {', '.join(SIZES)}; default small and large.")] = None,
+    factor: Annotated[list[str] | None, typer.Option(help=f"Factors to double, of {', '.join(FACTORS)}; default all; or none.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each variant.")] = 7,
+    out: Annotated[Path | None, typer.Option("--json", help="File for every measured figure.")] = None,
 ) -> None:
-    """Measure and print."""
+    """Measure attribution and print the tables."""
+    sizes, factors = size or ["small", "large"], factor or list(FACTORS)
+    check(sizes, factors)
     torch.set_num_threads(1)
-    for name in size:
-        measured = costs(variants(SIZES[name]), repeats)
-        print(SIZES[name])
-        for variant, cost in measured.items():
-            ratio = cost.least / measured["floor"].least
-            print(f"  {variant:10} least {cost.least:7.3f} s  median {cost.median:7.3f} s  {cost.mib:8.1f} MiB  {ratio:6.2f} × floor")
+    print(f"PyTorch {torch.__version__}, one thread of {cpu()}, float32; random Llama models.\n")
+    figures: dict[str, Any] = {"torch": torch.__version__, "cpu": cpu(), "sizes": {}, "growth": {}}
+    for name in sizes:
+        measured = compare(SIZES[name], repeats)
+        show(str(measured.size), measured, measured.targets(FLOOR_LIMITS[name]))
+        figures["sizes"][name] = asdict(measured)
+    for name in (f for f in factors if f != "none"):
+        grown = growth(name, repeats)
+        show(f"Growth with {name}", grown, grown.targets())
+        figures["growth"][name] = asdict(grown)
+    if out is not None:
+        out.write_text(json.dumps(figures, indent=1))
+
+
+def check(sizes: list[str], factors: list[str]) -> None:
+    """Refuse a size or a factor that there is not."""
+    for name, known in ((sizes, SIZES), (factors, (*FACTORS, "none"))):
+        for value in name:
+            if value not in known:
+                raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}")
+
+
+def show(title: str, measured: Comparison | Growth, targets: list[Target]) -> None:
+    """Print one section as soon as it is measured."""
+    print(f"### {title}\n\n{measured.markdown()}\n", flush=True)
+    for target in targets:
+        print(f"- {target}")
+    print(flush=True)
+
+
+def cpu() -> str:
+    """The processor's name, where the system says it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

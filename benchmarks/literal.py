@@ -4,7 +4,10 @@ As in the EAP-IG code of Hanna et al.: one run of each side gives the writers' d
 every head's result in the residual's width; then per path point a forward in which each layer gives every head its own copy of the
 residual for q, k and v, and a backward whose hooks score all writers so far against each layer's copies.
 
-Two things are easier on it than the original is: parameters take no gradient, and all prompts form one batch.
+Two versions, both in one batch of all prompts. `split_hooks` is TransformerLens 4's own: results per head by one product, and parameters
+frozen. `published` does what the published code does on the TransformerLens it was written for (2 and 3): each head's result is
+(z · W_O).sum over d_head, a broadcast product `(b, pos, head, d_head, d)`, and the backward also fills the parameters' gradients, which
+nothing reads.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from mechshift_tl.attribution.hooks import EMBED, frozen
+from mechshift_tl.attribution.hooks import EMBED, Hooks, frozen
 from mechshift_tl.attribution.metrics import logit_diff
 from mechshift_tl.attribution.path import quadrature
 from mechshift_tl.graph import Graph
@@ -27,20 +30,59 @@ from mechshift_tl.readouts import Batch, Readouts, aligned_logits
 FLAGS = ("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in")
 
 
-def literal(model: Any, readouts: Readouts, ig_steps: int) -> Float[Tensor, "n_writers n_readers"]:
+def split_hooks(model: Any, readouts: Readouts, ig_steps: int) -> Float[Tensor, "n_writers n_readers"]:
     """Scores of every edge of a TransformerLens bridge, per KV head; on a model without groups, per query head."""
+    with frozen(model):
+        return _scores(model, readouts, ig_steps, [])
+
+
+def published(model: Any, readouts: Readouts, ig_steps: int) -> Float[Tensor, "n_writers n_readers"]:
+    """The same scores with the published code's arithmetic: broadcast results, gradients of all parameters."""
+    with frozen(model):
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
+        scores = _scores(model, readouts, ig_steps, broadcast_results(model))
+        for parameter in model.parameters():
+            parameter.grad = None
+    return scores
+
+
+def _scores(model: Any, readouts: Readouts, ig_steps: int, results: Hooks) -> Float[Tensor, "n_writers n_readers"]:
     (batch,) = readouts.batches(readouts.clean.numel())
     graph = Graph.of(model)
     scores = torch.zeros(len(graph.writers), len(graph.readers))
-    with split(model), frozen(model):
-        written, clean, corrupt = differences(model, graph, batch)
-        hooks = score_hooks(graph, written, scores)
+    with split(model):
+        written, clean, corrupt = differences(model, graph, batch, results)
         for alpha, _ in quadrature("midpoint", ig_steps):
             point = (corrupt + alpha * (clean - corrupt)).requires_grad_(True)
-            with model.hooks(fwd_hooks=[(EMBED, lambda tensor, hook, point=point: point)], bwd_hooks=hooks):
+            embedded = (EMBED, lambda tensor, hook, point=point: point)
+            with model.hooks(fwd_hooks=[embedded, *results], bwd_hooks=score_hooks(graph, written, scores)):
                 value = logit_diff(batch.at_targets(aligned_logits(model, batch.clean)), batch.answer_ids, batch.foil_ids)
                 value.sum().backward()
     return scores / (ig_steps * len(readouts))
+
+
+def broadcast_results(model: Any) -> Hooks:
+    """Hooks that put every head's result, as a broadcast product, in the place of TransformerLens' own."""
+
+    def pair(attn: Any) -> tuple[Callable, Callable]:
+        kept: dict[str, Tensor] = {}
+
+        def keep_z(z: Tensor, hook: Any) -> Tensor:
+            kept["z"] = z
+            return z
+
+        def product(result: Tensor, hook: Any) -> Tensor:
+            return (kept["z"].reshape(*result.shape[:-1], -1, 1) * attn.W_O).sum(-2)
+
+        return keep_z, product
+
+    names = ("hook_z", "hook_result")
+    return [
+        (f"blocks.{layer}.attn.{name}", hook)
+        for layer, block in enumerate(model.blocks)
+        for name, hook in zip(names, pair(block.attn), strict=True)
+    ]
 
 
 @contextmanager
@@ -56,16 +98,16 @@ def split(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def differences(model: Any, graph: Graph, batch: Batch) -> tuple[Float[Tensor, "b pos n_writers d"], Tensor, Tensor]:
+def differences(model: Any, graph: Graph, batch: Batch, results: Hooks) -> tuple[Float[Tensor, "b pos n_writers d"], Tensor, Tensor]:
     """Clean − corrupt output of every writer, and the clean and corrupt embeddings."""
     written = torch.zeros(*batch.clean.shape, len(graph.writers), model.cfg.d_model)
     ends = []
     for tokens, sign in ((batch.clean, 1), (batch.corrupt, -1)):
-        model.run_with_hooks(tokens, fwd_hooks=_writer_hooks(graph, written, sign, ends))
+        model.run_with_hooks(tokens, fwd_hooks=[*results, *_writer_hooks(graph, written, sign, ends)])
     return written, ends[0], ends[1]
 
 
-def _writer_hooks(graph: Graph, written: Tensor, sign: int, ends: list[Tensor]) -> list[tuple[str, Callable]]:
+def _writer_hooks(graph: Graph, written: Tensor, sign: int, ends: list[Tensor]) -> Hooks:
     def add(columns: slice) -> Callable:
         def hook_fn(tensor: Tensor, hook: Any) -> None:
             written[:, :, columns] += sign * tensor.reshape(*tensor.shape[:2], -1, tensor.shape[-1])
@@ -83,7 +125,7 @@ def _writer_hooks(graph: Graph, written: Tensor, sign: int, ends: list[Tensor]) 
     return hooks
 
 
-def score_hooks(graph: Graph, written: Float[Tensor, "b pos n_writers d"], scores: Tensor) -> list[tuple[str, Callable]]:
+def score_hooks(graph: Graph, written: Float[Tensor, "b pos n_writers d"], scores: Tensor) -> Hooks:
     """Backward hooks on every reader's input that add its scores."""
 
     def add(n_writers: int, columns: slice) -> Callable:

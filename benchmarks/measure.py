@@ -1,7 +1,8 @@
 """Time and memory of a callable, measured so that two of them can be compared.
 
-- Time: every variant runs once to warm up, then all run in turns, so that a slow spell of the machine falls on each of them. The minimum
-  is what the work costs; the median says how much the machine disturbed it.
+- Time: processor seconds of this process, which on one thread are the wall clock's less what other programs took. Every variant runs once
+  to warm up, then all run in turns, so that a slow spell of the machine falls on each of them. The minimum is what the work costs; the
+  median says how much the machine disturbed it.
 - Memory: the peak of what PyTorch's CPU allocator hands out during one call, above what was held before it, from the profiler's record of
   every allocation and release. It repeats to the byte. Peak resident memory does not: glibc keeps freed pages, and what an earlier variant
   freed, a later one gets without the peak moving.
@@ -9,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +18,9 @@ from statistics import median
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
+
+# The profiler's library announces every start and stop on stderr.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 MIB = 2**20
 Variants = Mapping[str, Callable[[], Any]]
@@ -44,21 +49,25 @@ class Cost:
         return self.peak_bytes / MIB
 
 
-def costs(variants: Variants, repeats: int) -> dict[str, Cost]:
-    """Cost of each variant: one profiled run, which also warms it up, then `repeats` timed runs in turns."""
+def costs(variants: Variants, repeats: int, patience: float = 30.0) -> dict[str, Cost]:
+    """Cost of each variant: one profiled run, which also warms it up, then timed runs in turns.
+
+    A variant rests after `repeats` runs, or after the run that brings it past `patience` seconds in all.
+    """
     peaks = {name: peak_bytes(run) for name, run in variants.items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, run in variants.items():
-            seconds[name].append(timed(run))
+            if not seconds[name] or sum(seconds[name]) < patience:
+                seconds[name].append(timed(run))
     return {name: Cost(tuple(seconds[name]), peaks[name]) for name in variants}
 
 
 def timed(run: Callable[[], Any]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
+    """Processor seconds of one call."""
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
