@@ -11,8 +11,8 @@ from mechshift_tl.attribution.hooks import Kept, capture
 from mechshift_tl.interventions import run_writers
 from mechshift_tl.readouts import Batch, Side
 
-#: Models whose writers have been summed; the sum depends on the architecture alone.
-_SUMMED: WeakSet[Any] = WeakSet()
+#: Models whose writers have been summed, or need not be; the sum depends on the architecture alone.
+SUMMED: WeakSet[Any] = WeakSet()
 TOLERANCE = 2e-2
 #: Where to look, layer by layer; attention scores are left out, for masked positions are −∞ by design.
 IN_LAYER = (
@@ -27,7 +27,7 @@ def check_writers_sum(model: Any, batch: Batch) -> None:
 
     Looked at once per model, on one row. The tolerance, 2 % of the residual, is bfloat16's.
     """
-    if model in _SUMMED:
+    if model in SUMMED:
         return
     last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
     seen: Kept = {}
@@ -46,7 +46,7 @@ def check_writers_sum(model: Any, batch: Batch) -> None:
             f"{model.cfg.model_name}: input, heads and MLPs do not sum to the final residual (post-norms, parallel or scaled blocks?); "
             "edges of such a model are not known here"
         )
-    _SUMMED.add(model)
+    SUMMED.add(model)
 
 
 @torch.no_grad()
