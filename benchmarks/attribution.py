@@ -1,7 +1,8 @@
 """`python -m benchmarks.attribution`: what `mechshift_tl.attribute` costs, as Markdown.
 
 One process, one thread, float32 on the CPU, random Llama weights. First each size beside the floor and beside how others do it
-(`comparison`), then how time and memory grow (`growth`). Targets stand beside their figures; a missed one is said, not an error.
+(`comparison`), with what running a circuit costs there (`circuits`); then how time and memory grow (`growth`). Targets stand beside their
+figures; a missed one is said, not an error.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from benchmarks.circuits import CircuitCosts, circuit_costs
 from benchmarks.comparison import Comparison, Target, compare
 from benchmarks.growth import FACTORS, Growth, growth
 from benchmarks.sizes import Size
@@ -35,11 +37,14 @@ def main(
     check(sizes, factors)
     torch.set_num_threads(1)
     print(f"PyTorch {torch.__version__}, one thread of {cpu()}, float32; random Llama models.\n")
-    figures: dict[str, Any] = {"torch": torch.__version__, "cpu": cpu(), "sizes": {}, "growth": {}}
+    figures: dict[str, Any] = {"torch": torch.__version__, "cpu": cpu(), "sizes": {}, "circuits": {}, "growth": {}}
     for name in sizes:
         measured = compare(SIZES[name], repeats)
         show(str(measured.size), measured, measured.targets(FLOOR_LIMITS[name]))
         figures["sizes"][name] = asdict(measured)
+        runs = circuit_costs(SIZES[name], repeats)
+        show("Circuits at that size", runs, runs.targets())
+        figures["circuits"][name] = asdict(runs)
     for name in (f for f in factors if f != "none"):
         grown = growth(name, repeats)
         show(f"Growth with {name}", grown, grown.targets())
@@ -56,7 +61,7 @@ def check(sizes: list[str], factors: list[str]) -> None:
                 raise typer.BadParameter(f"{value!r} is not one of {', '.join(known)}")
 
 
-def show(title: str, measured: Comparison | Growth, targets: list[Target]) -> None:
+def show(title: str, measured: Comparison | CircuitCosts | Growth, targets: list[Target]) -> None:
     """Print one section as soon as it is measured."""
     print(f"### {title}\n\n{measured.markdown()}\n", flush=True)
     for target in targets:

@@ -10,6 +10,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from benchmarks import attribution
+from benchmarks.circuits import circuit_costs
 from benchmarks.floor import floor
 from benchmarks.growth import growth
 from benchmarks.literal import published, split_hooks
@@ -89,6 +90,12 @@ def test_growth_doubles_one_factor() -> None:
     assert [t.name for t in growth("prompts", 1, start=PLAIN, doublings=1).targets()] == ["time of attribute when prompts doubles"]
 
 
+def test_circuits_keep_the_shares_they_are_named_by() -> None:
+    measured = circuit_costs(PLAIN, 1, shares=(0.02, 1.0))
+    assert list(measured.alone) == [0.02, 1.0] and len(measured.targets()) == 2
+    assert "| 100 %" in measured.markdown()
+
+
 def test_the_command_prints_targets_and_writes_every_figure(tmp_path) -> None:
     app = Typer()
     app.command()(attribution.main)
@@ -96,7 +103,9 @@ def test_the_command_prints_targets_and_writes_every_figure(tmp_path) -> None:
     result = CliRunner().invoke(app, ["--size", "tiny", "--factor", "none", "--repeats", "1", "--json", str(tmp_path / "figures.json")])
     torch.set_num_threads(threads)
     assert result.exit_code == 0, result.output
-    assert all(word in result.output for word in ("attribute / floor", "published", "TransformerLens", "peak MiB", "target ≤"))
+    assert all(
+        word in result.output for word in ("attribute / floor", "published", "TransformerLens", "peak MiB", "target ≤", "kept edges")
+    )
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert set(figures["sizes"]["tiny"]["costs"]) == {"floor", "attribute", "split hooks", "published"}
     unknown = CliRunner().invoke(app, ["--size", "huge"])
