@@ -1,6 +1,7 @@
 # Every target creates $(VENV) on first use and reuses it until pyproject.toml or constraints.txt changes.
 #   make demo        the circuits of the bundled pair, as a report in $(OUT)
 #   make test        every test of seconds       make lint     ruff and pyright
+#   make bench       what attribution costs, as tables: minutes
 #   make check-slow  the tests of minutes: SmolLM2-135M, and a report in headless Chromium
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 QUICK := not slow and not browser
 
-.PHONY: demo test lint check-slow browser
+.PHONY: demo test lint bench check-slow browser
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -34,6 +35,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(INSTALLED)
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m benchmarks.attribution
 
 # One process with all threads: SmolLM2 is large enough for them, and tests/conftest.py fetches it once, into a cache.
 check-slow: $(INSTALLED) browser

@@ -1,4 +1,4 @@
-"""The command `mechshift`: a study of a pair, the circuit of one model, the accuracy of a pair.
+"""The command `mechshift`: a study of a pair, the circuit of one model, the accuracy of a pair, the cost of either beforehand.
 
 Settings and inputs are checked before any work. A bad one ends the command with one line and exit status 2; results are written beside the
 output folder first and moved there whole, so an interrupted run leaves nothing that looks finished.
@@ -188,6 +188,45 @@ def convert(
         console.print(f"Written: {out}")
 
 
+@app.command()
+def plan(
+    pair: Annotated[str, typer.Option("--pair", help="A public pair by name, a bundled one, a folder, a GGUF file, or a hub id.")],
+    task: Annotated[str, typer.Option(help="ioi or countdown.")] = "countdown",
+    n: Annotated[int, typer.Option(help="Prompts.")] = 500,
+    tokens: Annotated[int | None, typer.Option(help="Tokens per row; default counted, where a tokenizer is at hand.")] = None,
+    read: Annotated[int | None, typer.Option(help="Answer tokens read per prompt; default counted likewise, or 1.")] = None,
+    batch: Annotated[str, typer.Option(help="Rows at a time, separated by commas.")] = "8",
+    dtype: Annotated[str, typer.Option(help="Dtypes of the weights, separated by commas.")] = "float32,bfloat16",
+    flops: Annotated[float, typer.Option(help="Operations per second of the device, as it reaches them.")] = 1e14,
+    ig_steps: Steps = 5,
+    kv: KV = "grouped",
+    seed: Seed = 0,
+) -> None:
+    """Count what attributing a model will take, without its weights: edges, operations, time, memory, disk."""
+    with clear_errors():
+        from hooked_diffusion.shapes import find_shape
+        from mechshift_tl import plan as planning
+        from mechshift_tl.attribution.path import quadrature
+
+        settings: dict[str, Any] = {"ig_steps": ig_steps, "kv": kv, "rate": flops, "dtypes": _words(dtype)}
+        quadrature("midpoint", ig_steps)
+        batches = [_number(word, "--batch") for word in _words(batch)]
+        shape, chosen = find_shape(pair), _task_of(task, None)
+        tokenizer = None if tokens is not None else shape.tokenizer()
+        if tokens is None and tokenizer is None:
+            raise ValueError(f"no tokenizer of {pair} is at hand to count tokens with; state them with --tokens (and --read)")
+        if tokens is None:
+            work = planning.workload_of(chosen, tokenizer, n, seed)
+        else:
+            work = planning.Workload(n, n * (1 if read is None else read), tokens)
+        with console.status("running it without data"):
+            made = planning.plan(shape.config, work, name=shape.name, batches=batches, notes=shape.notes, **settings)
+        for note in made.notes:
+            console.print(f"Note: {note}")
+        _print_frame(f"Plan of {pair}: {task}, n = {n}", made.summary())
+        _print_frame("Memory", made.to_dataframe())
+
+
 @app.command("version")
 def print_version() -> None:
     """Print the versions that a result depends on."""
@@ -243,6 +282,16 @@ def _task_of(name: str, data: Path | None) -> Task:
     if not data.is_file():
         raise ValueError(f"data file {data} does not exist")
     return IOI.from_csv(data) if chosen is IOI else Countdown.from_jsonl(data)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _number(word: str, option: str) -> int:
+    if not word.isdigit():
+        raise ValueError(f"{option} holds {word!r}; give whole numbers, separated by commas")
+    return int(word)
 
 
 def _pair(name: str) -> Any:

@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from hooked_diffusion.gradients import frozen
 from mechshift_tl.attribution.gradients import sources, walk
@@ -123,8 +124,9 @@ def _at_the_clean_end(model: Any, row: Batch, graph: Graph) -> tuple[Float[Tenso
 
 
 def _weightless(model: Any) -> bool:
-    """On the meta device there is nothing to sum."""
-    return next(model.parameters()).is_meta
+    """Without data there is nothing to sum."""
+    first = next(model.parameters())
+    return first.is_meta or isinstance(first, FakeTensor)
 
 
 @torch.no_grad()
