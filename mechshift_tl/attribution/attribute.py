@@ -14,35 +14,23 @@ layer's heads and each MLP. Linear in rows and in `ig_steps`. Exact patching tak
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hooked_diffusion.gradients import frozen
-from mechshift_tl.attribution.check import check_neurons, check_readers_sum, check_writers_sum, locate_not_finite
-from mechshift_tl.attribution.exact import check_edges, patched_scores
-from mechshift_tl.attribution.gradients import Source, sources, walk
-from mechshift_tl.attribution.hooks import EMBED, inject
-from mechshift_tl.attribution.metrics import Metric, resolve_all
-from mechshift_tl.attribution.nodes import neuron_sites, node_scores, node_sites
-from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Points, Rule, path_points
-from mechshift_tl.attribution.readers import ReaderPath
+from mechshift_tl.attribution.engine import Engine, Of
+from mechshift_tl.attribution.metrics import resolve_all
+from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Rule, path_points
 from mechshift_tl.attribution.scores import EdgeScores, NodeScores
-from mechshift_tl.attribution.scoring import Pieces, edge_scores
-from mechshift_tl.attribution.totals import Keep, Part, Totals
+from mechshift_tl.attribution.sweep import sweep
+from mechshift_tl.attribution.totals import Keep, Totals
 from mechshift_tl.graph import KV, Graph
-from mechshift_tl.interventions import Intervention, WriterMeans, WriterOutputs, check_intervention, replaced, run_both_sides, run_writers
+from mechshift_tl.interventions import Intervention, WriterMeans
 from mechshift_tl.provenance import provenance
-from mechshift_tl.readouts import Batch, Readouts
-
-Of = Literal["edges", "nodes", "neurons"]
-#: Default bound on what one batch keeps: its activations and what the path adds to them. `batch_tokens` follows from it.
-ACTIVATION_BYTES = 2**30
+from mechshift_tl.readouts import Readouts
 
 
 def attribute(
@@ -61,6 +49,7 @@ def attribute(
     per_position: bool = False,
     batch_tokens: int | None = None,
     keep_per_example: Keep = False,
+    journal: Path | None = None,
 ) -> Any:
     """Scores of every edge `(n_writers, n_readers)`, node `(n_writers,)` or neuron `(n_layers · d_mlp,)` of `model` on `readouts`.
 
@@ -78,27 +67,33 @@ def attribute(
     - `batch_tokens`: tokens per batch, at least one row; by default what keeps a batch's activations within 1 GiB.
     - `keep_per_example`: True keeps each example's own scores, for intervals over prompts: 4 · examples · scores bytes, at most 2 GiB;
       "moments" streams what standard errors need.
+    - `journal`: a folder that keeps every finished batch, so that a killed call made again goes on from there and ends bit-equal
+      (`journal`; a batch takes 4 · scores bytes, or that per row under `keep_per_example`). Delete it when the scores are saved.
+
+    Processes launched together (`accelerate launch`, `torchrun`) share the examples and all return the whole result. A batch that memory
+    cannot hold is run in halves, with a warning.
 
     `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks. Scores do not depend on batching.
     Raises ValueError on unknown or contradictory settings, on readouts that do not fit the model, on a metric without a gradient, on an
-    architecture whose writers or readers are not known; FloatingPointError, naming layer and hook, when a run or a metric is not finite.
+    architecture whose writers or readers are not known; FloatingPointError, naming layer and hook, when a run or a metric is not finite;
+    MemoryError when one row does not fit; OSError when the journal cannot be written.
     """
     steps = _steps(method, ig_steps)
-    engine = _Engine(
+    engine = Engine(
         model, Graph.of(model, kv), of, method, path_points(method, rule, steps), resolve_all(metric), intervention, means,
         len(readouts.spans) if per_position else None, bool(keep_per_example), edges, batch_tokens,
     )  # fmt: skip
     engine.check(readouts)
-    totals = [Totals(readouts, engine.shape, keep_per_example) for _ in engine.metrics]
-    with frozen(model), tqdm(total=len(readouts), desc=f"attribute {of}", unit="row", delay=2, leave=False) as bar:
-        for blocks in zip(*(total.blocks() for total in totals), strict=True):
-            for batch in blocks[0].batches(engine.tokens):
-                for total, part in zip(totals, engine.parts(batch.to(model.cfg.device)), strict=True):
-                    total.add(batch, part)
-                bar.update(len(batch))
     integral = {"ig_steps": steps, "rule": rule} if method in INTEGRATED else {}
     settings = {"method": method, "of": of, **integral, "kv": kv, "intervention": intervention}
     made_from = provenance(model, readouts)
+    kept = {"keep_per_example": keep_per_example, "per_position": per_position, "batch_tokens": engine.tokens}
+    with frozen(model):
+        totals = sweep(
+            engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, keep_per_example) for _ in engine.metrics], engine.tokens,
+            device=model.cfg.device, label=f"attribute {of}", journal=None if journal is None else Path(journal),
+            work={**settings, **kept, **made_from, **engine.digests(readouts, weights=journal is not None)},
+        )  # fmt: skip
     kind = EdgeScores if of == "edges" else NodeScores
     results = {
         one.name: kind(
@@ -113,122 +108,3 @@ def _steps(method: str, ig_steps: int | None) -> int:
     if ig_steps is not None and method not in INTEGRATED:
         raise ValueError(f"attribute: method {method!r} takes no ig_steps (got {ig_steps}); leave it out, or choose an EAP-IG method")
     return DEFAULT_STEPS if ig_steps is None else ig_steps
-
-
-@dataclass(frozen=True)
-class _Engine:
-    """One attribution's settings, and what it makes of a batch."""
-
-    model: Any
-    graph: Graph
-    of: Of
-    method: Method
-    points: Points
-    metrics: list[Metric]
-    intervention: Intervention
-    means: WriterMeans | None
-    n_spans: int | None
-    per_row: bool
-    edges: Bool[Tensor, "n_writers n_readers"] | None
-    batch_tokens: int | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of one set of scores."""
-        if self.of == "edges":
-            return len(self.graph.writers), len(self.graph.readers)
-        return (len(self.graph.writers),) if self.of == "nodes" else (self.graph.n_layers * self.model.cfg.d_mlp,)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens per batch: as asked, or of which a batch keeps about `ACTIVATION_BYTES`."""
-        if self.batch_tokens:
-            return self.batch_tokens
-        cfg = self.model.cfg
-        per_layer = (16 + len(self.points)) * cfg.d_model + 4 * (getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
-        return max(1, ACTIVATION_BYTES // (4 * cfg.n_layers * per_layer))
-
-    def check(self, readouts: Readouts) -> None:
-        """Everything that can be wrong is said before any long work."""
-        if self.of not in ("edges", "nodes", "neurons"):
-            raise ValueError(f"attribute: of is {self.of!r}; choose 'edges', 'nodes' or 'neurons'")
-        if self.n_spans == 0:
-            raise ValueError("attribute: per_position=True needs readouts with named spans; give them as Readouts.from_tokens(spans=…)")
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ValueError(f"attribute: batch_tokens must be at least 1, got {self.batch_tokens}; leave it out to be chosen")
-        if self.of == "neurons" and self.intervention.startswith("mean"):
-            raise ValueError(f"attribute: neurons have no means; choose 'counterfactual' or 'zero', not {self.intervention!r}")
-        if self.method != "exact" and all(alpha == 1 for alpha, _ in self.points):
-            for metric in self.metrics:
-                if metric.needs_clean:
-                    raise ValueError(
-                        f"attribute: {metric.name!r} has no gradient at the clean run, the only point that EAP takes; use EAP-IG"
-                    )
-        if self.edges is not None:
-            check_edges(self.edges, self.graph, self.method, self.of)
-        readouts.check(self.model)
-        visible = (readouts.clean >= 0) if readouts.clean_mask is None else readouts.clean_mask
-        check_intervention(self.model, self.intervention, self.means, visible)
-        row = next(iter(readouts.batches(1))).to(self.model.cfg.device)
-        check_writers_sum(self.model, row)
-        if self.of == "neurons":
-            check_neurons(self.model, row)
-        if self.of == "edges" and self.method != "exact":
-            check_readers_sum(self.model, row, self.graph)
-
-    def parts(self, batch: Batch) -> list[Part]:
-        """One part per metric. Raises FloatingPointError naming where a run stopped being finite."""
-        try:
-            parts = self._parts(batch)
-            if not all(part.scores.isfinite().all() for part in parts):
-                raise FloatingPointError(f"{self.of} scores are not finite")
-            return parts
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{error}; {locate_not_finite(self.model, batch)}") from error
-
-    def _parts(self, batch: Batch) -> list[Part]:
-        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch)
-        scores = self._edges(batch, clean, corrupt, logits) if self.of == "edges" else self._nodes(batch, clean, corrupt, logits)
-        ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
-        return [Part(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
-
-    @torch.no_grad()
-    def _ends(self, batch: Batch) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
-        """Both ends of the path: the writers' outputs and the logits `(b, k, d_vocab)`, clean and what clean is held against."""
-        if self.intervention == "counterfactual":
-            return run_both_sides(self.model, batch)
-        outputs = replaced(self.model, batch, self.intervention, self.means)
-        with self.model.hooks(fwd_hooks=inject(EMBED, {EMBED: outputs.input})):
-            corrupt = outputs, batch.logits(self.model)
-        return run_writers(self.model, batch, "clean"), corrupt
-
-    def _edges(self, batch: Batch, clean: WriterOutputs, corrupt: WriterOutputs, logits: Tensor) -> list[Tensor]:
-        pieces, deltas = Pieces(batch, self.per_row, self.n_spans), clean - corrupt
-        if self.method == "exact":
-            edges = self.graph.possible if self.edges is None else self.edges
-            return patched_scores(self.model, self.graph, batch, self.metrics, logits, deltas, edges, pieces, self.tokens)
-        totals: list[Tensor] = []
-        for source in sources(clean, corrupt, self.graph, activations=self.method == "EAP-IG-activations"):
-            paths = self._walk(batch, source, logits)
-            scores = [edge_scores(self.model, self.graph, deltas, path, pieces, source.writers) for path in paths]
-            totals = [total + score for total, score in zip(totals, scores, strict=True)] if totals else scores
-        return totals
-
-    def _walk(self, batch: Batch, source: Source, logits: Tensor) -> list[ReaderPath]:
-        """The readers of each metric over one path."""
-        paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
-        hooks = paths[0].wanted, paths[0].watched, paths[0].splits
-        with closing(walk(self.model, batch, self.metrics, logits, source, self.points, *hooks)) as points:
-            for weight, seen, gradients in points:
-                for path, found in zip(paths, gradients, strict=True):
-                    path.add(seen, found, weight)
-        return paths
-
-    def _nodes(self, batch: Batch, clean: WriterOutputs, corrupt: WriterOutputs, logits: Tensor) -> list[Tensor]:
-        if self.of == "nodes":
-            sites = node_sites(self.model, clean, corrupt)
-        else:
-            sites = neuron_sites(self.model, batch, zero=self.intervention == "zero")
-        embeddings = sources(clean, corrupt, self.graph, activations=False)[0]
-        pieces = Pieces(batch, self.per_row, self.n_spans)
-        return node_scores(self.model, batch, self.metrics, logits, sites, embeddings, self.points, self.method, pieces)

@@ -80,14 +80,19 @@ def walk(
         for alpha, weight in points:
             at[source.name] = source.at(alpha).detach().requires_grad_(True)
             logits = batch.logits(model)
-            gradients = []
+            gradients: list[Kept] = []
+            found: Kept = {}
             for i, metric in enumerate(metrics):
                 again = bool(splits) or i + 1 < len(metrics)
                 found = _differentiate(_objective(metric, logits, batch, clean_logits), live, asked, retain_graph=again)
                 for split in splits:
                     found |= split.gradients(live, found)
                 gradients.append({name: found[name].float() for name in (*wanted, *shared)})
-            yield weight, seen | {name: tensor.detach() for name, tensor in live.items()}, gradients
+            observed = seen | {name: tensor.detach() for name, tensor in live.items()}
+            yield weight, observed, gradients
+            for kept in (observed, seen, live, found, *gradients):
+                kept.clear()  # the next point's forward needs the room
+            del logits
 
 
 def _objective(metric: Metric, logits: Tensor, batch: Batch, clean_logits: Tensor) -> Float[Tensor, ""]:

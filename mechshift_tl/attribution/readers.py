@@ -30,13 +30,14 @@ from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.graph import Graph
 
 KINDS = "qkv"
+NORM_HOOKS = ("hook_scale", "hook_in")
 Tokens = slice | Tensor
 
 
 class ReaderPath:
     """All readers downstream of a path, while it is walked: `add` each point, then ask for a layer's `attention`, an `mlp`, the `logits`.
 
-    `after` is the first stage downstream: 2·layer for attention, 2·layer + 1 for an MLP. Memory: (2·H + 4·KV)·d_head + 4·d floats per token
+    `after` is the first stage downstream: 2·layer for attention, 2·layer + 1 for an MLP. Memory: (H + 2·KV)·d_head + d floats per token
     and layer, and d more for every point.
     """
 
@@ -82,7 +83,7 @@ class AttentionReaders:
         separate = graph.n_kv_readers // graph.n_kv_heads
         self.splits = [Split(self.attn, separate)] if separate > 1 else []
         self.wanted = [f"{self.attn}.hook_{kind}" for kind in ("q" if self.splits else KINDS)]
-        self.watched = [f"{self.norm}.{name}" for name in ("hook_scale", "hook_normalized")]
+        self.watched = [f"{self.norm}.{name}" for name in NORM_HOOKS]
         self.at_zero = torch.cat([_at_zero(block, kind, graph) for kind in KINDS])
         self.sums: Float[Tensor, "tok reader d_head"] | None = None
         self.scalars: list[Float[Tensor, "tok reader"]] = []
@@ -92,7 +93,7 @@ class AttentionReaders:
         """Add one point: Σ weight·r·∂m/∂(q, k, v) and the rank-one term's factors."""
         values = self._values(seen)
         slopes = torch.cat([gradients[f"{self.attn}.hook_{kind}"] for kind in KINDS], 2).flatten(0, 1)
-        scale, normalized = _norm_at(self.norm, seen)
+        scale, normalized = _norm_at(self.norm, seen, centers(self.block.ln1))
         inverse = (weight / scale)[..., None]
         self.sums = slopes * inverse if self.sums is None else self.sums.addcmul_(slopes, inverse)
         self.scalars.append(slopes.mul_(values - self.at_zero).sum(-1) * (inverse[..., 0] / normalized.shape[-1]))
@@ -123,30 +124,25 @@ class SingleReader:
 
     def __init__(self, norm: Any, name: str, hook: str) -> None:
         self.norm, self.name, self.hook = norm, name, hook
-        self.wanted, self.watched = [hook], [f"{name}.hook_scale", f"{name}.hook_normalized"]
+        self.wanted, self.watched = [hook], [f"{name}.{hook}" for hook in NORM_HOOKS]
         self.weight = norm_weight(norm)
         self.sums: Float[Tensor, "tok d"] | None = None
-        self.rank_one: Float[Tensor, "tok d"] | None = None
 
     def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
-        """Add one point: Σ weight·r·∂m/∂n, and Σ of the rank-one terms."""
-        slope = gradients[self.hook].reshape(-1, len(self.weight))
-        scale, normalized = _norm_at(self.name, seen)
+        """Add one point: weight·r·(w∘∂m/∂n − x̂·⟨x̂, w∘∂m/∂n⟩/d)."""
+        slope = gradients[self.hook].reshape(-1, len(self.weight)) * self.weight
+        scale, normalized = _norm_at(self.name, seen, centers(self.norm))
         inverse = weight / scale
-        along = (slope * self.weight).mul_(normalized).mean(-1, keepdim=True) * inverse
-        if self.sums is None or self.rank_one is None:
-            self.sums, self.rank_one = slope * inverse, normalized * along
-        else:
-            self.sums.addcmul_(slope, inverse)
-            self.rank_one.addcmul_(normalized, along)
+        along = (slope * normalized).mean(-1, keepdim=True).mul_(inverse)
+        self.sums = slope.mul_(inverse) if self.sums is None else self.sums.addcmul_(slope, inverse)
+        self.sums.addcmul_(normalized, along, value=-1)
 
     def block_of(self, tokens: Tokens, out: Float[Tensor, "1 tok d"]) -> None:
-        """Write to `out` the gradient at the reader's residual input, on the chosen tokens."""
-        assert self.sums is not None and self.rank_one is not None
-        main = self.sums[tokens] * self.weight
+        """Write to `out` the gradient at the reader's residual input, on the chosen tokens; LayerNorm takes out its mean (x̂ has none)."""
+        assert self.sums is not None
+        out[0] = self.sums[tokens]
         if centers(self.norm):
-            main = main - main.mean(-1, keepdim=True)
-        torch.sub(main, self.rank_one[tokens], out=out[0])
+            out -= out.mean(-1, keepdim=True)
 
 
 def centers(norm: Any) -> bool:
@@ -154,10 +150,12 @@ def centers(norm: Any) -> bool:
     return not norm.uses_rms_norm
 
 
-def _norm_at(name: str, seen: Kept) -> tuple[Float[Tensor, "tok 1"], Float[Tensor, "tok d"]]:
-    """A norm's scale and its normalised input at one point."""
-    scale, normalized = seen[f"{name}.hook_scale"], seen[f"{name}.hook_normalized"]
-    return scale.float().flatten(0, -2), normalized.float().flatten(0, -2)
+def _norm_at(name: str, seen: Kept, centered: bool) -> tuple[Float[Tensor, "tok 1"], Float[Tensor, "tok d"]]:
+    """A norm's scale and x̂ at one point, made from its input: autograd holds that anyway, the hook's x̂ would come on top."""
+    scale, residual = (seen[f"{name}.{hook}"].float().flatten(0, -2) for hook in NORM_HOOKS)
+    if centered:
+        residual = residual - residual.mean(-1, keepdim=True)
+    return scale, residual / scale
 
 
 def _weights(block: Any, kind: str, graph: Graph) -> Float[Tensor, "reader d d_head"]:

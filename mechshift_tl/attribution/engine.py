@@ -1,0 +1,167 @@
+"""What an attribution makes of one batch: both ends, the walk along the path, and the scores; and what can be wrong before it starts.
+
+Memory of a batch: the activations of one forward with its backward, the writers' differences, and per point of the path what `readers`
+keeps.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mechshift_tl.attribution.check import check_neurons, check_readers_sum, check_writers_sum, locate_not_finite
+from mechshift_tl.attribution.exact import check_edges, patched_scores
+from mechshift_tl.attribution.gradients import Source, sources, walk
+from mechshift_tl.attribution.hooks import EMBED, inject
+from mechshift_tl.attribution.metrics import Metric
+from mechshift_tl.attribution.nodes import neuron_sites, node_scores, node_sites
+from mechshift_tl.attribution.path import Method, Points
+from mechshift_tl.attribution.readers import ReaderPath
+from mechshift_tl.attribution.scoring import Pieces, edge_scores
+from mechshift_tl.attribution.totals import Part
+from mechshift_tl.graph import Graph
+from mechshift_tl.interventions import Intervention, WriterMeans, WriterOutputs, check_intervention, replaced, run_both_sides, run_writers
+from mechshift_tl.provenance import digest
+from mechshift_tl.readouts import Batch, Readouts
+
+Of = Literal["edges", "nodes", "neurons"]
+#: Default bound on what one batch keeps: its activations and what the path adds to them. `batch_tokens` follows from it.
+ACTIVATION_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One attribution's settings, and what it makes of a batch."""
+
+    model: Any
+    graph: Graph
+    of: Of
+    method: Method
+    points: Points
+    metrics: list[Metric]
+    intervention: Intervention
+    means: WriterMeans | None
+    n_spans: int | None
+    per_row: bool
+    edges: Bool[Tensor, "n_writers n_readers"] | None
+    batch_tokens: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one set of scores."""
+        if self.of == "edges":
+            return len(self.graph.writers), len(self.graph.readers)
+        return (len(self.graph.writers),) if self.of == "nodes" else (self.graph.n_layers * self.model.cfg.d_mlp,)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per batch: as asked, or of which a batch keeps about `ACTIVATION_BYTES`."""
+        if self.batch_tokens:
+            return self.batch_tokens
+        cfg = self.model.cfg
+        per_layer = (16 + len(self.points)) * cfg.d_model + 4 * (getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
+        return max(1, ACTIVATION_BYTES // (4 * cfg.n_layers * per_layer))
+
+    def check(self, readouts: Readouts) -> None:
+        """Everything that can be wrong is said before any long work."""
+        if self.of not in ("edges", "nodes", "neurons"):
+            raise ValueError(f"attribute: of is {self.of!r}; choose 'edges', 'nodes' or 'neurons'")
+        if self.n_spans == 0:
+            raise ValueError("attribute: per_position=True needs readouts with named spans; give them as Readouts.from_tokens(spans=…)")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ValueError(f"attribute: batch_tokens must be at least 1, got {self.batch_tokens}; leave it out to be chosen")
+        if self.of == "neurons" and self.intervention.startswith("mean"):
+            raise ValueError(f"attribute: neurons have no means; choose 'counterfactual' or 'zero', not {self.intervention!r}")
+        if self.method != "exact" and all(alpha == 1 for alpha, _ in self.points):
+            for metric in self.metrics:
+                if metric.needs_clean:
+                    raise ValueError(
+                        f"attribute: {metric.name!r} has no gradient at the clean run, the only point that EAP takes; use EAP-IG"
+                    )
+        if self.edges is not None:
+            check_edges(self.edges, self.graph, self.method, self.of)
+        readouts.check(self.model)
+        visible = (readouts.clean >= 0) if readouts.clean_mask is None else readouts.clean_mask
+        check_intervention(self.model, self.intervention, self.means, visible)
+        row = next(iter(readouts.batches(1))).to(self.model.cfg.device)
+        check_writers_sum(self.model, row)
+        if self.of == "neurons":
+            check_neurons(self.model, row)
+        if self.of == "edges" and self.method != "exact":
+            check_readers_sum(self.model, row, self.graph)
+
+    def digests(self, readouts: Readouts, *, weights: bool) -> dict[str, Any]:
+        """What tells this attribution from another of the same settings; the weights' digest reads all of them."""
+        found = {"metrics": [metric.name for metric in self.metrics], "rows": digest(readouts.tensors().items())}
+        if self.means is not None:
+            found["means"] = digest((name, getattr(self.means, name)) for name in ("input", "z", "mlp", "count"))
+        return found | ({"weights": digest(self.model.named_parameters())} if weights else {})
+
+    def parts(self, batch: Batch) -> list[Part]:
+        """One part per metric. Raises FloatingPointError naming where a run stopped being finite."""
+        try:
+            parts = self._parts(batch)
+            if not all(part.scores.isfinite().all() for part in parts):
+                raise FloatingPointError(f"{self.of} scores are not finite")
+            return parts
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error}; {locate_not_finite(self.model, batch)}") from error
+
+    def _parts(self, batch: Batch) -> list[Part]:
+        scores, logits, corrupt_logits = self._edges(batch) if self.of == "edges" else self._nodes(batch)
+        ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
+        return [Part(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
+
+    @torch.no_grad()
+    def _ends(self, batch: Batch) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
+        """Both ends of the path: the writers' outputs and the logits `(b, k, d_vocab)`, clean and what clean is held against."""
+        if self.intervention == "counterfactual":
+            return run_both_sides(self.model, batch)
+        outputs = replaced(self.model, batch, self.intervention, self.means)
+        with self.model.hooks(fwd_hooks=inject(EMBED, {EMBED: outputs.input})):
+            corrupt = outputs, batch.logits(self.model)
+        return run_writers(self.model, batch, "clean"), corrupt
+
+    def _edges(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Per metric the scores of every edge; and the logits at both ends."""
+        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch)
+        pieces, deltas = Pieces(batch, self.per_row, self.n_spans), clean - corrupt
+        if self.method == "exact":
+            edges = self.graph.possible if self.edges is None else self.edges
+            found = patched_scores(self.model, self.graph, batch, self.metrics, logits, deltas, edges, pieces, self.tokens)
+            return found, logits, corrupt_logits
+        walks = sources(clean, corrupt, self.graph, activations=self.method == "EAP-IG-activations")
+        del clean, corrupt  # from here on the differences, and the two ends of what is walked, are enough
+        totals: list[Tensor] = []
+        for source in walks:
+            paths = self._walk(batch, source, logits)
+            scores = [edge_scores(self.model, self.graph, deltas, path, pieces, source.writers) for path in paths]
+            totals = [total + score for total, score in zip(totals, scores, strict=True)] if totals else scores
+        return totals, logits, corrupt_logits
+
+    def _walk(self, batch: Batch, source: Source, logits: Tensor) -> list[ReaderPath]:
+        """The readers of each metric over one path."""
+        paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
+        hooks = paths[0].wanted, paths[0].watched, paths[0].splits
+        with closing(walk(self.model, batch, self.metrics, logits, source, self.points, *hooks)) as points:
+            for weight, seen, gradients in points:
+                for path, found in zip(paths, gradients, strict=True):
+                    path.add(seen, found, weight)
+        return paths
+
+    def _nodes(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Per metric the scores of every node or neuron; and the logits at both ends."""
+        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch)
+        if self.of == "nodes":
+            sites = node_sites(self.model, clean, corrupt)
+        else:
+            sites = neuron_sites(self.model, batch, zero=self.intervention == "zero")
+        embeddings = sources(clean, corrupt, self.graph, activations=False)[0]
+        pieces = Pieces(batch, self.per_row, self.n_spans)
+        found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, self.points, self.method, pieces)
+        return found, logits, corrupt_logits
