@@ -20,11 +20,14 @@ from mechshift_tl import attribute
 from mechshift_tl.readouts import ABSENT, Readouts
 
 GOLDENS = Path(__file__).resolve().parents[2] / "goldens"
-METHODS = {
-    "EAP": {"ig_steps": 1, "rule": "right"},
+METHODS: dict[str, dict[str, Any]] = {
+    "EAP": {"method": "EAP"},
     "EAP-IG-inputs": {"ig_steps": 5, "rule": "left"},
     "EAP-IG-inputs-30": {"ig_steps": 30, "rule": "left"},
+    "clean-corrupted": {"method": "clean-corrupted"},
 }
+#: The reference's names. Both of its metrics are losses and its scores what corrupting an edge adds to them, so signs agree with ours.
+METRICS = {"nld": "logit_diff", "kl": "kl"}
 SLOT = 0
 
 
@@ -37,6 +40,17 @@ class Golden:
         self.model = HookedDiffusionTransformer.from_hf(native)
         self.tensors = load_file(folder / "reference.safetensors")
         self.reference = json.loads((folder / "reference.json").read_text())
+
+    def masked(self, lengths: Tensor) -> Readouts:
+        """The same rows as one rectangle: anything at all stands where `attention_mask` is 0, the slot included."""
+        shape = 2, len(lengths), self.tensors["clean"].shape[1] + 1
+        ids = torch.randint(0, self.model.cfg.d_vocab, shape, generator=torch.Generator().manual_seed(7))
+        visible = torch.arange(ids.shape[2]) < lengths[:, None]
+        clean, corrupt = (
+            torch.where(visible, torch.nn.functional.pad(self.tensors[name], (0, 1)), anything)
+            for name, anything in zip(("clean", "corrupted"), ids, strict=True)
+        )
+        return Readouts.from_tokens(clean, corrupt, lengths, *self.tensors["labels"].T, attention_mask=visible)
 
     def readouts(self, lengths: Tensor) -> Readouts:
         """Rows of `lengths` tokens, each followed by its slot and then by padding."""
@@ -74,13 +88,21 @@ def lengths_of(golden: Golden, kind: str) -> Tensor:
 @pytest.mark.parametrize("lengths", ["full", "padded"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_edge_agrees(golden: Golden, method: str, lengths: str) -> None:
-    settings: dict[str, Any] = METHODS[method]
-    scores = attribute(golden.model, golden.readouts(lengths_of(golden, lengths)), kv="ungrouped", **settings)
+    scores = attribute(golden.model, golden.readouts(lengths_of(golden, lengths)), kv="ungrouped", **METHODS[method])
     assert scores.writers == golden.reference["rows"]
     assert scores.readers == golden.reference["columns"]
     assert torch.equal(scores.graph.possible, golden.tensors["real_edge_mask"].bool())
     assert scores.graph.n_edges == golden.reference["n_edges"]
     assert disagreement(scores.matrix, golden.tensors[f"{method}.nld.{lengths}"]) < 1e-5
+
+
+@pytest.mark.parametrize("lengths", ["full", "padded"])
+@pytest.mark.parametrize("method", ["EAP-IG-inputs", "clean-corrupted"])
+def test_both_metrics_in_one_sweep_agree_through_a_mask(golden: Golden, method: str, lengths: str) -> None:
+    readouts = golden.masked(lengths_of(golden, lengths))
+    scores = attribute(golden.model, readouts, kv="ungrouped", metric=list(METRICS.values()), **METHODS[method])
+    for theirs, ours in METRICS.items():
+        assert disagreement(scores[ours].matrix, golden.tensors[f"{method}.{theirs}.{lengths}"]) < 1e-5, theirs
 
 
 @pytest.mark.parametrize("lengths", ["full", "padded"])
