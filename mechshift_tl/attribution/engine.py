@@ -79,8 +79,8 @@ class Engine:
             raise ValueError(f"attribute: neurons have no means; choose 'counterfactual' or 'zero', not {self.intervention!r}")
         if self.method != "exact" and self.intervention == "zero" and any(alpha == 0 for alpha, _ in self.points):
             raise ValueError(
-                "attribute: at an embedding of zero, norms have no direction and gradients no meaning; with intervention 'zero' choose EAP or "
-                "an EAP-IG rule that leaves out the corrupt end: 'midpoint', 'gauss-legendre' or 'right'"
+                "attribute: at an embedding of zero norms have no direction and gradients no meaning; with intervention 'zero' choose EAP, "
+                "or an EAP-IG rule that leaves out the corrupt end: 'midpoint', 'gauss-legendre' or 'right'"
             )
         if self.method != "exact" and all(alpha == 1 for alpha, _ in self.points):
             for metric in self.metrics:
