@@ -21,10 +21,13 @@ from transformer_lens.model_bridge.supported_architectures import (
 
 
 def direct_attention(adapter: Any, causal: bool) -> None:
-    """Tell an adapter, before its bridge exists, which way attention points; later writes would reach only the wrapped module."""
+    """Tell an adapter, before its bridge exists, which way attention points; later writes would reach only the wrapped module.
+
+    What attends ahead has no next-token loss and writes nothing from left to right: TransformerLens then refuses both.
+    """
     adapter.component_mapping["blocks"].submodules["attn"].is_causal = causal
     adapter.cfg.attention_dir = "causal" if causal else "bidirectional"
-    adapter.supports_causal_loss = causal
+    adapter.supports_causal_loss = adapter.supports_generation = causal
 
 
 class _Guard(ArchitectureAdapter):
