@@ -12,15 +12,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoTokenizer, PretrainedConfig
 
 from hooked_diffusion.checkpoints.hub import HUB_ID
-from hooked_diffusion.checkpoints.loading import open_checkpoint
+from hooked_diffusion.checkpoints.loading import open_checkpoint, repository_name
 from hooked_diffusion.checkpoints.registry import adapter_for
 from hooked_diffusion.known import KNOWN_PAIRS, KnownPair
 from hooked_diffusion.pairs import bundled_pairs
+
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Shape:
     files: str | None = None
 
     def tokenizer(self) -> Any:
-        """The tokenizer, where one is at hand without the network; else None."""
-        if self.files is None:
+        """The tokenizer, where its files are at hand without the network; else None."""
+        if self.files is None or not _holds_vocabulary(self.files):
             return None
         try:
             return AutoTokenizer.from_pretrained(self.files, local_files_only=True, trust_remote_code=False)
@@ -64,6 +66,13 @@ def find_shape(name: str) -> Shape:
     raise ValueError(f"{name!r} is no pair or model known here; name one of {known}, a folder, a .gguf file, or a hub id org/name@revision")
 
 
+def _holds_vocabulary(files: str) -> bool:
+    """Whether a folder, or the hub's cache of a repository, has a vocabulary: from a config alone transformers makes an empty tokenizer."""
+    if Path(files).is_dir():
+        return any((Path(files) / name).is_file() for name in VOCABULARIES)
+    return any(isinstance(try_to_load_from_cache(files, name), str) for name in VOCABULARIES)
+
+
 def _known(pair: KnownPair) -> Shape:
     note = f"shape of {pair.arm or pair.mdm} as reported, not confirmed [{pair.evidence}]: its config.json decides"
     return Shape(pair.name, pair.config(), () if pair.confirmed else (note,), pair.arm or pair.mdm)
@@ -76,7 +85,7 @@ def _folder(name: str, folder: Path) -> Shape:
     if not where.is_file():
         raise ValueError(f"{model} holds no config.json; give the folder of a checkpoint, or of a pair with arm in it")
     files = folder / "tokenizer" if (folder / "tokenizer").is_dir() else model
-    return Shape(name, _native(json.loads(where.read_text()), str(where)), files=str(files))
+    return Shape(name, _native(json.loads(where.read_text()), str(where), model), files=str(files))
 
 
 def _hub(name: str, repo: str, revision: str | None) -> Shape:
@@ -86,11 +95,11 @@ def _hub(name: str, repo: str, revision: str | None) -> Shape:
         raise OSError(
             f"{name} is no folder here, and the hub did not give its config.json ({type(error).__name__}): check the name and the network"
         ) from error
-    return Shape(name, _native(json.loads(Path(file).read_text()), f"{name}: config.json"), files=repo)
+    return Shape(name, _native(json.loads(Path(file).read_text()), f"{name}: config.json", repo), files=repo)
 
 
-def _native(config: dict[str, Any], where: str) -> PretrainedConfig:
-    adapter = adapter_for(config, where=where)
+def _native(config: dict[str, Any], where: str, checkpoint: str | Path) -> PretrainedConfig:
+    adapter = adapter_for(config, where=where, name=repository_name(checkpoint))
     native = adapter.native_config(config, where)
     native.tie_word_embeddings = bool(config.get(adapter.tie_flag, False))
     return native
