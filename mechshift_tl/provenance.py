@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -24,9 +25,14 @@ def provenance(model: Any, readouts: Readouts) -> dict[str, Any]:
     }
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in ("mechshift-tl", "torch", "transformer-lens", "transformers")}
+
+
 def versions() -> dict[str, str]:
     """Of the packages that numbers depend on."""
-    return {package: version(package) for package in ("mechshift-tl", "torch", "transformer-lens", "transformers")}
+    return dict(_versions())
 
 
 def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:

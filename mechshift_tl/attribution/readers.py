@@ -84,7 +84,7 @@ class AttentionReaders:
         self.splits = [Split(self.attn, separate)] if separate > 1 else []
         self.wanted = [f"{self.attn}.hook_{kind}" for kind in ("q" if self.splits else KINDS)]
         self.watched = [f"{self.norm}.{name}" for name in NORM_HOOKS]
-        self.at_zero = torch.cat([_at_zero(block, kind, graph) for kind in KINDS])
+        self.at_zero = _at_zero(block, graph)
         self.sums: Float[Tensor, "tok reader d_head"] | None = None
         self.scalars: list[Float[Tensor, "tok reader"]] = []
         self.normalized: list[Float[Tensor, "tok d"]] = []
@@ -96,7 +96,8 @@ class AttentionReaders:
         scale, normalized = _norm_at(self.norm, seen, centers(self.block.ln1))
         inverse = (weight / scale)[..., None]
         self.sums = slopes * inverse if self.sums is None else self.sums.addcmul_(slopes, inverse)
-        self.scalars.append(slopes.mul_(values - self.at_zero).sum(-1) * (inverse[..., 0] / normalized.shape[-1]))
+        values = values if self.at_zero is None else values - self.at_zero
+        self.scalars.append(slopes.mul_(values).sum(-1) * (inverse[..., 0] / normalized.shape[-1]))
         self.normalized.append(normalized)
 
     def block_of(self, tokens: Tokens, out: Float[Tensor, "reader tok d"]) -> None:
@@ -114,9 +115,12 @@ class AttentionReaders:
         out.transpose(0, 1).baddbmm_(*rank_one, alpha=-1)
 
     def _values(self, seen: Kept) -> Float[Tensor, "tok reader d_head"]:
-        repeats = {kind: self.graph.n_kv_readers // self.graph.n_kv_heads if kind != "q" else 1 for kind in KINDS}
-        values = (seen[f"{self.attn}.hook_{kind}"].float().repeat_interleave(repeats[kind], 2) for kind in KINDS)
+        values = (repeated(seen[f"{self.attn}.hook_{kind}"].float(), self._readers(kind), 2) for kind in KINDS)
         return torch.cat(list(values), 2).flatten(0, 1)
+
+    def _readers(self, kind: str) -> int:
+        """How many readers of one kind the layer has."""
+        return self.graph.n_heads if kind == "q" else self.graph.n_kv_readers
 
 
 class SingleReader:
@@ -158,20 +162,29 @@ def _norm_at(name: str, seen: Kept, centered: bool) -> tuple[Float[Tensor, "tok 
     return scale, residual / scale
 
 
+def repeated(tensor: Tensor, readers: int, dim: int) -> Tensor:
+    """Per reader what is there per head: itself, or repeated for the heads of a group. No copy where nothing is repeated."""
+    times = readers // tensor.shape[dim]
+    return tensor if times == 1 else tensor.repeat_interleave(times, dim)
+
+
 def _weights(block: Any, kind: str, graph: Graph) -> Float[Tensor, "reader d d_head"]:
     """W_Q, W_K or W_V per reader, K and V repeated when ungrouped."""
     weights = getattr(block.attn, f"W_{kind.upper()}").detach().float()
-    readers = graph.n_heads if kind == "q" else graph.n_kv_readers
-    return weights.repeat_interleave(readers // weights.shape[0], 0)
+    return repeated(weights, graph.n_heads if kind == "q" else graph.n_kv_readers, 0)
 
 
-def _at_zero(block: Any, kind: str, graph: Graph) -> Float[Tensor, "reader d_head"]:
-    """What q, k or v would be at x̂ = 0: the projection's bias, and the norm's bias through the projection."""
-    weights = _weights(block, kind, graph)
-    total = weights.new_zeros(weights.shape[0], weights.shape[2])
-    bias = getattr(getattr(block.attn, kind), "bias", None)
-    if bias is not None:
-        per_head = rearrange(bias.detach().float(), "(head e) -> head e", e=weights.shape[-1])
-        total = total + per_head.repeat_interleave(weights.shape[0] // per_head.shape[0], 0)
+def _at_zero(block: Any, graph: Graph) -> Float[Tensor, "reader d_head"] | None:
+    """What q, k and v would be at x̂ = 0: the projections' biases, and the norm's bias through the projections; None without biases."""
+    biases = {kind: getattr(getattr(block.attn, kind), "bias", None) for kind in KINDS}
     norm_bias = getattr(block.ln1, "bias", None)
-    return total if norm_bias is None else total + norm_bias.detach().float() @ weights
+    if norm_bias is None and all(bias is None for bias in biases.values()):
+        return None
+    parts = []
+    for kind, bias in biases.items():
+        weights = _weights(block, kind, graph)
+        total = weights.new_zeros(weights.shape[0], weights.shape[2])
+        if bias is not None:
+            total = total + repeated(rearrange(bias.detach().float(), "(head e) -> head e", e=weights.shape[-1]), len(weights), 0)
+        parts.append(total if norm_bias is None else total + norm_bias.detach().float() @ weights)
+    return torch.cat(parts)

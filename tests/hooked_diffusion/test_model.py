@@ -12,6 +12,7 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
+from hooked_diffusion.architectures import direct_attention
 
 Native = Callable[..., Any]
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
@@ -117,7 +118,11 @@ def test_position_0_of_a_shifted_model_repeats_raw_row_0(native: Native):
 
 
 def test_a_spec_that_contradicts_the_attention_is_refused(native: Native, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("hooked_diffusion.model._direct_attention", lambda spec: lambda adapter: None)
+    def causal_whatever_is_asked(adapter: Any, causal: bool) -> None:
+        direct_attention(adapter, True)
+
+    for module in ("model", "architectures"):  # the plugin's adapters direct attention too, where it is installed
+        monkeypatch.setattr(f"hooked_diffusion.{module}.direct_attention", causal_whatever_is_asked)
     with pytest.raises(ValueError, match="full attention, but editing the last token"):
         HookedDiffusionTransformer.from_hf(native("llama"), spec=spec_of("full"))
 
