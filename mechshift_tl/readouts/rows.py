@@ -67,7 +67,8 @@ class Readouts:
 
         - `target_pos` is the position of the predicted token, so an ARM's canvas has a slot for it; the slot itself may be masked.
         - `attention_mask` `(n, pos)`: 1 or True at visible tokens, padding left or right; one for both sides or `(clean, corrupt)`. Where
-          only one side is visible, positions still face each other by index, and the path of an attribution sees what clean sees.
+          only one side is visible, positions still face each other by index, and the path of an attribution sees what clean sees: it
+          starts elsewhere than the corrupt run, and completeness gaps need not close.
         - `spans`: name → positions, as `(start, stop)` or a mask `(n, pos)`; a position lies in one span at most.
 
         Raises ValueError, naming the tensor, on shapes that disagree, negative ids, a target outside the canvas, rows without a visible
@@ -161,7 +162,7 @@ class Readouts:
             mask = getattr(self, name)
             if mask is not None and (blind := ~mask[rows, targets - shift]).any():
                 at = int(targets[blind][0])
-                raise ValueError(f"{name} hides position {at - shift}, from which this model predicts its target {at}; unmask it")
+                raise ValueError(f"{name} hides position {at - shift}, from which this model predicts its target {at}; unmask it, or pad on the left")
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per read position: example, group, step, position, answer id, foil id."""
