@@ -202,6 +202,8 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         edited = tokens.clone()
         edited[0, -1] = (edited[0, -1] + 1) % self.cfg.d_vocab
         change = (self(tokens)[0, :-1] - self(edited)[0, :-1]).abs().amax(-1)
+        if not change.isfinite().all():
+            raise ValueError(f"{self.cfg.model_name}: its logits are not finite; its weights hold NaN or overflow: open it in float32")
         first = {"causal": len(change), "full": 0, "block": len(change) // length * length}[self.spec.attention]
         if change[:first].any() or not (change[first:] > 0).any() and first < len(change):
             raise ValueError(

@@ -77,12 +77,16 @@ def check_readers_sum(model: Any, batch: Batch, graph: Graph) -> None:
     """Raise ValueError unless the readers' gradients sum to that of the residual stream: every reader is known, and known rightly.
 
     The gradient g of the answers' logits at the embedding stands for the input's Δ: row `input` of the scores must then sum to ‖g‖².
+    As in `check_writers_sum`, a run that is not finite is left.
     """
     if graph.kv in READ.setdefault(model, set()) or _weightless(model):
         return
     row = batch.rows(slice(0, 1))
+    outputs, logits = run_writers(model, row)
+    if not logits.isfinite().all():
+        return
     with frozen(model):
-        gradient, path, outputs = _at_the_clean_end(model, row, graph)
+        gradient, path = _at_the_clean_end(model, row, graph, outputs, logits)
     deltas = WriterOutputs(gradient, outputs.z, outputs.mlp)
     total = edge_scores(model, graph, deltas, path, Pieces(row, False, None), slice(0, 1)).sum()
     wanted = gradient.square().sum()
@@ -111,16 +115,17 @@ def check_neurons(model: Any, batch: Batch) -> None:
         )
 
 
-def _at_the_clean_end(model: Any, row: Batch, graph: Graph) -> tuple[Float[Tensor, "1 pos d"], ReaderPath, WriterOutputs]:
-    """Gradient of the answers' mean logit at the embedding, the readers' gradients, and the writers' outputs."""
-    outputs, logits = run_writers(model, row)
+def _at_the_clean_end(
+    model: Any, row: Batch, graph: Graph, outputs: WriterOutputs, logits: Float[Tensor, "1 k d_vocab"]
+) -> tuple[Float[Tensor, "1 pos d"], ReaderPath]:
+    """Gradient of the answers' mean logit at the embedding, and the readers' gradients."""
     path, source = ReaderPath(model, graph), sources(outputs, outputs, graph, activations=False)[0]
     answers = Metric("answer", lambda logits, answers, foils: logits.gather(2, answers[..., None]).mean((1, 2)))
     hooks = [EMBED, *path.wanted], path.watched, path.splits
     with closing(walk(model, row, [answers], logits, source, [(1.0, 1.0)], *hooks)) as points:
         weight, seen, (gradients,) = next(points)
         path.add(seen, gradients, weight)
-    return gradients[EMBED], path, outputs
+    return gradients[EMBED], path
 
 
 def _weightless(model: Any) -> bool:
@@ -144,12 +149,13 @@ def locate_not_finite(model: Any, batch: Batch) -> str:
 def _first_not_finite(model: Any, batch: Batch, side: Side) -> tuple[str, int, int] | None:
     found: list[tuple[str, int, int]] = []
 
-    def look(tensor: torch.Tensor, hook: Any) -> None:
+    def look(name: str, tensor: Tensor) -> None:
         bad = ~tensor.isfinite()
         if not found and bad.any():
-            found.append((hook.name, int(bad.sum()), int(bad.nonzero()[0, 0]) if tensor.ndim > 1 else 0))
+            found.append((name, int(bad.sum()), int(bad.nonzero()[0, 0])))
 
     in_layers = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in IN_LAYER]
-    with model.hooks(fwd_hooks=[(name, look) for name in [*in_layers, "ln_final.hook_normalized", "unembed.hook_out"]]):
+    names = [*in_layers, "ln_final.hook_normalized", "unembed.hook_in", "unembed.hook_out"]
+    with model.hooks(fwd_hooks=[(name, lambda tensor, hook, name=name: look(name, tensor)) for name in names]):
         batch.logits(model, side)
     return found[0] if found else None

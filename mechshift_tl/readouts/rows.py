@@ -162,7 +162,9 @@ class Readouts:
             mask = getattr(self, name)
             if mask is not None and (blind := ~mask[rows, targets - shift]).any():
                 at = int(targets[blind][0])
-                raise ValueError(f"{name} hides position {at - shift}, from which this model predicts its target {at}; unmask it, or pad on the left")
+                raise ValueError(
+                    f"{name} hides position {at - shift}, from which this model predicts its target {at}; unmask it, or pad on the left"
+                )
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per read position: example, group, step, position, answer id, foil id."""

@@ -144,3 +144,10 @@ def test_a_deep_copy_is_whole(native: Native, family: str):
     twin = copy.deepcopy(model)
     assert type(twin) is HookedDiffusionTransformer and twin.spec == model.spec
     assert torch.equal(twin(TOKENS), model(TOKENS))
+
+
+def test_weights_that_are_no_numbers_are_not_taken_for_another_direction(native: Native):
+    hf_model = native("llama")
+    hf_model.lm_head.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="broken: its logits are not finite; its weights hold NaN or overflow"):
+        HookedDiffusionTransformer.from_hf(hf_model, name="broken")
