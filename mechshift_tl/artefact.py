@@ -1,24 +1,42 @@
-"""How results are kept: tensors in one safetensors file, everything else as JSON in its header, under the name of what it is."""
+"""How results are kept: tensors in one safetensors file, everything else as JSON in its header, under the name of what it is.
+
+A file appears whole or not at all: it is written beside its place and moved there once it is on the disk.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 
 def write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], side: Mapping[str, Any]) -> None:
-    """Write `tensors` and the JSON values of `side` to `path`, marked as a `kind` (such as "edge scores")."""
+    """Write `tensors` and the JSON values of `side` to `path`, marked as a `kind` (such as "edge scores").
+
+    Raises OSError, naming the path, when the disk is full or the folder cannot be written.
+    """
     own = {
         name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }  # safetensors takes no shared memory
-    save_file(own, path, metadata={kind: json.dumps(dict(side))})
+    with replacing(path) as draft:
+        try:
+            save_file(own, draft, metadata={kind: json.dumps(dict(side))})
+        except SafetensorError as error:
+            raise OSError(f"{path} could not be written: {error}") from error
+
+
+def write_json(path: str | Path, values: Any) -> None:
+    """Write JSON values to `path`, whole or not at all."""
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(values, indent=1), encoding="utf-8")
 
 
 def read(path: str | Path, kind: str, writer: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -28,3 +46,18 @@ def read(path: str | Path, kind: str, writer: str) -> tuple[dict[str, Tensor], d
         if kind not in header:
             raise ValueError(f"{path} holds no {kind}; give a file written by {writer}")
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header[kind])  # noqa: SIM118 (safe_open is no mapping)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Where to write what becomes `path` when the block ends well, and vanishes when it does not."""
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        yield draft
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        draft.replace(path)
+    finally:
+        with suppress(OSError):
+            draft.unlink()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from mechshift_tl.readouts import Readouts
 
@@ -15,5 +20,20 @@ def provenance(model: Any, readouts: Readouts) -> dict[str, Any]:
         "model": getattr(model, "source", {"name": getattr(model.cfg, "model_name", "model")}),
         "spec": spec.to_dict() if spec is not None else None,
         "readouts": readouts.info,
-        "versions": {package: version(package) for package in ("mechshift-tl", "torch", "transformer-lens", "transformers")},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on."""
+    return {package: version(package) for package in ("mechshift-tl", "torch", "transformer-lens", "transformers")}
+
+
+def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 of named tensors: names, types, shapes and bytes. Those on the meta device count without their bytes."""
+    found = hashlib.sha256()
+    for name, tensor in tensors:
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        if not tensor.is_meta:
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()

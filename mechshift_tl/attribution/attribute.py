@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hooked_diffusion.gradients import frozen
 from mechshift_tl.attribution.check import check_neurons, check_readers_sum, check_writers_sum, locate_not_finite
@@ -34,10 +34,11 @@ from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Poi
 from mechshift_tl.attribution.readers import ReaderPath
 from mechshift_tl.attribution.scores import EdgeScores, NodeScores
 from mechshift_tl.attribution.scoring import Pieces, edge_scores
+from mechshift_tl.attribution.sweep import sweep
 from mechshift_tl.attribution.totals import Keep, Part, Totals
 from mechshift_tl.graph import KV, Graph
 from mechshift_tl.interventions import Intervention, WriterMeans, WriterOutputs, check_intervention, replaced, run_both_sides, run_writers
-from mechshift_tl.provenance import provenance
+from mechshift_tl.provenance import digest, provenance
 from mechshift_tl.readouts import Batch, Readouts
 
 Of = Literal["edges", "nodes", "neurons"]
@@ -61,6 +62,7 @@ def attribute(
     per_position: bool = False,
     batch_tokens: int | None = None,
     keep_per_example: Keep = False,
+    journal: Path | None = None,
 ) -> Any:
     """Scores of every edge `(n_writers, n_readers)`, node `(n_writers,)` or neuron `(n_layers · d_mlp,)` of `model` on `readouts`.
 
@@ -78,10 +80,16 @@ def attribute(
     - `batch_tokens`: tokens per batch, at least one row; by default what keeps a batch's activations within 1 GiB.
     - `keep_per_example`: True keeps each example's own scores, for intervals over prompts: 4 · examples · scores bytes, at most 2 GiB;
       "moments" streams what standard errors need.
+    - `journal`: a folder that keeps every finished batch, so that a killed call made again goes on from there and ends bit-equal
+      (`journal`; a batch takes 4 · scores bytes, or that per row under `keep_per_example`). Delete it when the scores are saved.
+
+    Processes launched together (`accelerate launch`, `torchrun`) share the examples and all return the whole result. A batch that memory
+    cannot hold is run in halves, with a warning.
 
     `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks. Scores do not depend on batching.
     Raises ValueError on unknown or contradictory settings, on readouts that do not fit the model, on a metric without a gradient, on an
-    architecture whose writers or readers are not known; FloatingPointError, naming layer and hook, when a run or a metric is not finite.
+    architecture whose writers or readers are not known; FloatingPointError, naming layer and hook, when a run or a metric is not finite;
+    MemoryError when one row alone does not fit; OSError when the journal cannot be written.
     """
     steps = _steps(method, ig_steps)
     engine = _Engine(
@@ -89,16 +97,15 @@ def attribute(
         len(readouts.spans) if per_position else None, bool(keep_per_example), edges, batch_tokens,
     )  # fmt: skip
     engine.check(readouts)
-    totals = [Totals(readouts, engine.shape, keep_per_example) for _ in engine.metrics]
-    with frozen(model), tqdm(total=len(readouts), desc=f"attribute {of}", unit="row", delay=2, leave=False) as bar:
-        for blocks in zip(*(total.blocks() for total in totals), strict=True):
-            for batch in blocks[0].batches(engine.tokens):
-                for total, part in zip(totals, engine.parts(batch.to(model.cfg.device)), strict=True):
-                    total.add(batch, part)
-                bar.update(len(batch))
     integral = {"ig_steps": steps, "rule": rule} if method in INTEGRATED else {}
     settings = {"method": method, "of": of, **integral, "kv": kv, "intervention": intervention}
     made_from = provenance(model, readouts)
+    work = {**settings, "keep_per_example": keep_per_example, **made_from, **engine.digests(readouts, weights=journal is not None)}
+    with frozen(model):
+        totals = sweep(
+            engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, keep_per_example) for _ in engine.metrics],
+            engine.tokens, label=f"attribute {of}", journal=None if journal is None else Path(journal), work=work,
+        )  # fmt: skip
     kind = EdgeScores if of == "edges" else NodeScores
     results = {
         one.name: kind(
@@ -176,8 +183,20 @@ class _Engine:
         if self.of == "edges" and self.method != "exact":
             check_readers_sum(self.model, row, self.graph)
 
+    def digests(self, readouts: Readouts, *, weights: bool) -> dict[str, Any]:
+        """What tells this attribution from another of the same settings; the weights' digest reads all of them."""
+        names = [metric.name for metric in self.metrics]
+        found: dict[str, Any] = {"metrics": names, "spans": self.n_spans, "batch_tokens": self.tokens}
+        found["rows"] = digest(readouts.tensors().items())
+        if self.means is not None:
+            found["means"] = digest((name, getattr(self.means, name)) for name in ("input", "z", "mlp", "count"))
+        if self.edges is not None:
+            found["edges"] = digest([("edges", self.edges)])
+        return found | ({"weights": digest(self.model.named_parameters())} if weights else {})
+
     def parts(self, batch: Batch) -> list[Part]:
         """One part per metric. Raises FloatingPointError naming where a run stopped being finite."""
+        batch = batch.to(self.model.cfg.device)
         try:
             parts = self._parts(batch)
             if not all(part.scores.isfinite().all() for part in parts):

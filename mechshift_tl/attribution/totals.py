@@ -7,7 +7,7 @@ block of all of them, or, to stream moments, as many at a time as `MOMENT_BYTES`
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechshift_tl.processes import Team
 from mechshift_tl.readouts import Batch, Readouts
 
 PER_EXAMPLE_BYTES = 2 * 2**30
@@ -47,7 +48,7 @@ class Totals:
                 f"keep_per_example would take {n * size / 2**30:.1f} GiB, over 2 GiB; attribute fewer examples at a time, or keep 'moments'"
             )
         self.readouts, self.shape, self.keep = readouts, shape, keep
-        self.block = n if keep is not _MOMENTS else max(1, MOMENT_BYTES // size)
+        self.block = max(1, n if keep is not _MOMENTS else MOMENT_BYTES // size)
         self.steps: dict[int, Tensor] = defaultdict(lambda: torch.zeros(shape, dtype=torch.float64))
         self.n_read: dict[int, int] = defaultdict(int)
         self.spans = torch.zeros(len(readouts.spans), *shape, dtype=torch.float64)
@@ -80,6 +81,22 @@ class Totals:
         self.ends.index_add_(1, example + self.start, batch.k * torch.stack([part.clean, part.corrupt]).double())
         if self.table is not None:
             self.table.index_add_(0, example, whole)
+
+    def join(self, mine: Totals, examples: Sequence[int], team: Team) -> Totals:
+        """These totals, filled with those of every process; this one's, `mine`, are of `examples`."""
+        for step in self.readouts.steps:
+            self.steps[step] = team.add_up(mine.steps[step])
+            self.n_read[step] = int(self.readouts.n_read[self.readouts.step == step].sum())
+        self.spans = team.add_up(mine.spans)
+        self.moments = None if mine.moments is None else team.add_up(mine.moments)
+        self.ends[:, list(examples)] = mine.ends
+        team.add_up(self.ends)
+        if self.keep is True:
+            self.table = torch.zeros(self.readouts.n_examples, *self.shape)
+            if mine.table is not None:
+                self.table[list(examples)] = mine.table
+            team.add_up(self.table)
+        return self
 
     def fields(self, *, per_position: bool) -> dict[str, Any]:
         """The fields of a result: means over read positions."""

@@ -118,7 +118,7 @@ class Readouts:
         """The rows of the given examples (a list of distinct indices), renumbered in that order: for resampling and splitting prompts."""
         place = {e: i for i, e in enumerate(examples)}
         rows = torch.tensor([i for i, e in enumerate(self.example.tolist()) if e in place], dtype=torch.long)
-        tensors: dict[str, Any] = {name: tensor[rows] for name, tensor in self._tensors().items() if name != "example"}
+        tensors: dict[str, Any] = {name: tensor[rows] for name, tensor in self.tensors().items() if name != "example"}
         renumbered = torch.tensor([place[int(e)] for e in self.example[rows]], dtype=torch.long)
         groups = tuple(self.groups[e] for e in examples)
         return Readouts(**tensors, example=renumbered, groups=groups, info=self.info, spans=self.spans)
@@ -175,7 +175,7 @@ class Readouts:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file; `info`, groups and span names travel in its header."""
-        artefact.write(path, "readouts", self._tensors(), {"groups": self.groups, "info": self.info, "spans": self.spans})
+        artefact.write(path, "readouts", self.tensors(), {"groups": self.groups, "info": self.info, "spans": self.spans})
 
     @classmethod
     def load(cls, path: str | Path) -> Readouts:
@@ -183,7 +183,7 @@ class Readouts:
         tensors, side = artefact.read(path, "readouts", "Readouts.save")
         return cls(**tensors, groups=tuple(side["groups"]), info=side["info"], spans=tuple(side.get("spans", ())))
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """The tensors there are."""
         return {name: tensor for name in TENSORS if (tensor := getattr(self, name)) is not None}
 

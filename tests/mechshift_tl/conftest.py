@@ -1,12 +1,19 @@
-"""Attributions made by hand: a graph, and the score of each edge."""
+"""Attributions made by hand: a graph, and the score of each edge; and processes that share a job."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
+import threading
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
+from accelerate import PartialState
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from mechshift_tl.attribution import EdgeScores
 from mechshift_tl.graph import Graph
@@ -33,3 +40,48 @@ def scored() -> Callable[..., EdgeScores]:
         )
 
     return make
+
+
+@pytest.fixture
+def forked() -> Callable[..., Any]:
+    """`forked(work)`: a real process, started, that runs `work()`; to be killed or joined."""
+    return _fork
+
+
+@pytest.fixture
+def launched() -> Callable[..., list[int | None]]:
+    """`launched(count, work)`: exit codes of `count` real processes that gloo can join, each running `work()`."""
+
+    def launch(count: int, work: Callable[[], None], *, timeout: float = 120) -> list[int | None]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        processes = [_fork(work, _launched_as(rank, count, port)) for rank in range(count)]
+        for process in processes:
+            process.join(timeout)
+            process.kill()
+            process.join()
+        return [process.exitcode for process in processes]
+
+    return launch
+
+
+def _launched_as(rank: int, count: int, port: int) -> dict[str, str]:
+    """What `torchrun` tells each process."""
+    ranks, counts = ("RANK", "LOCAL_RANK"), ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    return dict.fromkeys(ranks, str(rank)) | dict.fromkeys(counts, str(count)) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def _fork(work: Callable[[], None], environment: Mapping[str, str] | None = None) -> Any:
+    """A fork imports nothing anew; what it cannot share with its parent is made afresh."""
+
+    def run() -> None:
+        torch.set_num_threads(1)  # its pool of threads was not forked
+        tqdm.set_lock(threading.RLock())  # a lock between processes stays taken when its holder is killed
+        PartialState._reset_state()
+        os.environ |= {"OMP_NUM_THREADS": "1", **(environment or {})}
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process

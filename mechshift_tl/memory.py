@@ -1,0 +1,24 @@
+"""Running out of memory, told apart from other errors: accelerators and the CPU say so in different ways."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+#: How PyTorch's allocators and the C++ library below them put it where they have no exception type of their own.
+SAID = ("DefaultCPUAllocator", "not enough memory", "out of memory", "bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on any device."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
+    )
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
