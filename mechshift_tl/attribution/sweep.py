@@ -116,7 +116,7 @@ class Halving:
                     raise
                 if rows == 1:
                     length = batch.clean.shape[1]
-                    raise MemoryError(f"out of memory on one row of {length} tokens; give attribute shorter rows, or more memory") from None
+                    raise MemoryError(f"out of memory on a single row of {length} tokens; take shorter prompts, or free memory") from None
             # Past the except block the failed run's tensors, which its traceback held, are gone.
             free_memory()
             self.rows = rows // 2
