@@ -45,7 +45,7 @@ class Team:
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
         if state.num_processes != launched:
             raise RuntimeError(
-                f"this is one of {launched} processes, but accelerate joins {state.num_processes} (no backend for {state.device}?); "
+                f"this is one of {launched} processes, but accelerate joins {state.num_processes} (is there a backend for its device?); "
                 "set ACCELERATE_USE_CPU=1, or give PartialState or Accelerator cpu=True"
             )
         return cls(state.process_index, launched)

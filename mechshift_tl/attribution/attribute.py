@@ -76,7 +76,7 @@ def attribute(
     `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks. Scores do not depend on batching.
     Raises ValueError on unknown or contradictory settings, on readouts that do not fit the model, on a metric without a gradient, on an
     architecture whose writers or readers are not known; FloatingPointError, naming layer and hook, when a run or a metric is not finite;
-    MemoryError when one row does not fit; OSError when the journal cannot be written.
+    MemoryError when one row alone does not fit; OSError when the journal cannot be written.
     """
     steps = _steps(method, ig_steps)
     engine = Engine(
@@ -87,12 +87,11 @@ def attribute(
     integral = {"ig_steps": steps, "rule": rule} if method in INTEGRATED else {}
     settings = {"method": method, "of": of, **integral, "kv": kv, "intervention": intervention}
     made_from = provenance(model, readouts)
-    kept = {"keep_per_example": keep_per_example, "per_position": per_position, "batch_tokens": engine.tokens}
+    work = {**settings, "keep_per_example": keep_per_example, **made_from, **engine.digests(readouts, weights=journal is not None)}
     with frozen(model):
         totals = sweep(
-            engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, keep_per_example) for _ in engine.metrics], engine.tokens,
-            device=model.cfg.device, label=f"attribute {of}", journal=None if journal is None else Path(journal),
-            work={**settings, **kept, **made_from, **engine.digests(readouts, weights=journal is not None)},
+            engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, keep_per_example) for _ in engine.metrics],
+            engine.tokens, label=f"attribute {of}", journal=None if journal is None else Path(journal), work=work,
         )  # fmt: skip
     kind = EdgeScores if of == "edges" else NodeScores
     results = {

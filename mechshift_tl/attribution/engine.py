@@ -102,13 +102,18 @@ class Engine:
 
     def digests(self, readouts: Readouts, *, weights: bool) -> dict[str, Any]:
         """What tells this attribution from another of the same settings; the weights' digest reads all of them."""
-        found = {"metrics": [metric.name for metric in self.metrics], "rows": digest(readouts.tensors().items())}
+        names = [metric.name for metric in self.metrics]
+        found: dict[str, Any] = {"metrics": names, "spans": self.n_spans, "batch_tokens": self.tokens}
+        found["rows"] = digest(readouts.tensors().items())
         if self.means is not None:
             found["means"] = digest((name, getattr(self.means, name)) for name in ("input", "z", "mlp", "count"))
+        if self.edges is not None:
+            found["edges"] = digest([("edges", self.edges)])
         return found | ({"weights": digest(self.model.named_parameters())} if weights else {})
 
     def parts(self, batch: Batch) -> list[Part]:
         """One part per metric. Raises FloatingPointError naming where a run stopped being finite."""
+        batch = batch.to(self.model.cfg.device)
         try:
             parts = self._parts(batch)
             if not all(part.scores.isfinite().all() for part in parts):

@@ -33,7 +33,6 @@ def sweep(
     totals: Callable[[Readouts], list[Totals]],
     batch_tokens: int,
     *,
-    device: Any,
     label: str,
     journal: Path | None,
     work: Mapping[str, Any],
@@ -51,21 +50,21 @@ def sweep(
     rows = readouts if team.count == 1 else readouts.select(mine)
     sums = whole if team.count == 1 else totals(rows)
     with tqdm(total=len(rows), desc=label, unit="row", delay=2, leave=False, disable=not team.is_first) as bar:
-        for done in team.in_step(_batches(Halving(run, bool(whole[0].keep)), sums, batch_tokens, device, kept)):
+        for done in team.in_step(_batches(Halving(run, bool(whole[0].keep)), sums, batch_tokens, kept)):
             bar.update(done)
     if team.count == 1:
         return sums
     return [total.join(part, mine, team) for total, part in zip(whole, sums, strict=True)]
 
 
-def _batches(run: Run, totals: Sequence[Totals], batch_tokens: int, device: Any, journal: Journal | None) -> Iterator[int]:
+def _batches(run: Run, totals: Sequence[Totals], batch_tokens: int, journal: Journal | None) -> Iterator[int]:
     """Add batch after batch to the totals; yields how many rows each had."""
     number = 0
     for blocks in zip(*(total.blocks() for total in totals), strict=True):
         for batch in blocks[0].batches(batch_tokens):
             parts = _replayed(journal, number)
             if parts is None:
-                parts = run(batch.to(device))
+                parts = run(batch)
                 if journal is not None:
                     journal.write(number, {f"{i}.{name}": value for i, part in enumerate(parts) for name, value in vars(part).items()})
             for total, part in zip(totals, parts, strict=True):
@@ -117,7 +116,7 @@ class Halving:
                     raise
                 if rows == 1:
                     length = batch.clean.shape[1]
-                    raise MemoryError(f"out of memory on one row of {length} tokens; give attribute shorter rows, or more memory") from None
+                    raise MemoryError(f"out of memory on a single row of {length} tokens; take shorter prompts, or free memory") from None
             # Past the except block the failed run's tensors, which its traceback held, are gone.
             free_memory()
             self.rows = rows // 2
