@@ -1,14 +1,18 @@
 """The command `mechshift`: a study of a pair, the circuit of one model, the accuracy of a pair, the cost of either beforehand.
 
 Settings and inputs are checked before any work. A bad one ends the command with one line and exit status 2; results are written beside the
-output folder first and moved there whole, so an interrupted run leaves nothing that looks finished.
+output folder first and moved there whole, so an interrupted run leaves nothing that looks finished, and started again goes on where it
+stopped (`workplace`). Of processes launched together only the first prints and writes.
 """
 
 from __future__ import annotations
 
 import shutil
+import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,10 +25,14 @@ from rich.text import Text
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mechshift_tl.circuits.circuit import Circuit
     from mechshift_tl.tasks import Task
+    from mechshift_tl.tasks.task import Examples
 
 SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
+#: How long a failed process leaves its launcher to end it, before it speaks for itself.
+LAUNCHER_SECONDS = 3
 console = Console(markup=False)  # what is printed may hold brackets of its own
 
 PairName = Annotated[str, typer.Option("--pair", help="Name of a bundled pair, or a folder that holds arm, mdm and tokenizer.")]
@@ -32,6 +40,7 @@ TaskNames = Annotated[str, typer.Option("--tasks", help="Tasks, separated by com
 Seed = Annotated[int, typer.Option(help="Seed of prompts, floors and intervals.")]
 Steps = Annotated[int, typer.Option(help="Points on the integration path.")]
 Rule = Annotated[str, typer.Option(help="Where they lie: midpoint, gauss-legendre, right or left.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what a stopped run into the same folder has finished.")]
 KV = Annotated[str, typer.Option(help="K and V readers per KV head (grouped) or per query head (ungrouped).")]
 
 
@@ -48,23 +57,24 @@ def run(
     rule: Rule = "midpoint",
     kv: KV = "grouped",
     seed: Seed = 0,
+    fresh: Fresh = False,
 ) -> None:
     """Compare the circuits of an ARM, its MDM and its control, task by task, and write a report."""
     with clear_errors():
+        from mechshift_tl.processes import Team
         from mechshift_tl.study import StudyConfig, run_study
 
         settings: dict[str, Any] = {"n": n, "seed": seed, "ig_steps": ig_steps, "rule": rule, "kv": kv, "held_out": held_out}
         config = StudyConfig(**settings, edges=edges, components=components)
         wanted = _tasks(tasks)
-        with whole_folder(out) as folder:
+        with _workplace(out, fresh, command="run", pair=pair, tasks=tasks, **config.to_dict()) as folder:
             models = _pair(pair)
             with console.status("starting") as status:
-                study = run_study(models, wanted, config, progress=lambda stage: _stage(status, stage))
+                study = run_study(models, wanted, config, folder=folder, progress=lambda stage: _stage(status, stage))
                 from mechshift_tl.report import write_report
 
                 _stage(status, "report")
-                study.save(folder)
-                write_report(study, folder / "report.html")
+                Team.here().once(lambda: (study.save(folder), write_report(study, folder / "report.html")))
         _print_frame("Held-out accuracy (decoded freely), and how the prompts were found", study.accuracy())
         _print_frame(
             "Edge overlap: Jaccard of circuits, 95 % interval over prompts, floor of random circuits, ceiling of one model",
@@ -93,37 +103,42 @@ def attribute(
     rule: Rule = "midpoint",
     kv: KV = "grouped",
     seed: Seed = 0,
+    fresh: Fresh = False,
 ) -> None:
     """Score the edges of one model on one task and cut its circuit."""
     with clear_errors():
         from hooked_diffusion import HookedDiffusionTransformer
+        from mechshift_tl.attribution import EdgeScores
         from mechshift_tl.attribution.attribute import attribute as attribute_edges
         from mechshift_tl.attribution.path import quadrature
         from mechshift_tl.circuits.circuit import Circuit
         from mechshift_tl.circuits.select import check_size
         from mechshift_tl.graph import Graph
-        from mechshift_tl.readouts import readouts
+        from mechshift_tl.processes import Team
+        from mechshift_tl.readouts import Readouts, readouts
+        from mechshift_tl.stages import Stages
 
         settings: dict[str, Any] = {"ig_steps": ig_steps, "rule": rule, "kv": kv}
         quadrature(settings["rule"], ig_steps)
         chosen = _task_of(task, data)
-        with whole_folder(out) as folder:
-            opened = HookedDiffusionTransformer.from_pretrained(model)
+        job = {"command": "attribute", "model": model, "task": task, "data": str(data), "n": n, "edges": edges, "seed": seed, **settings}
+        with _workplace(out, fresh, **job) as folder:
+            opened = HookedDiffusionTransformer.from_pretrained(model, device=Team.here().device)
             if edges is not None:
                 check_size(edges, Graph.of(opened, settings["kv"]))
             for note in opened.source.get("notes", []):
                 console.print(f"Note: {note}")
             examples = chosen.examples(opened.tokenizer, 200 if n is None and data is None else n, seed)
             console.print(f"{len(examples)} examples of {task}" + "".join(f"; {c} dropped: {why}" for why, c in examples.dropped.items()))
-            console.print(f"Accuracy, decoded freely: {chosen.accuracy(opened, examples):.3f} (n = {len(examples)})")
-            made = readouts(opened, examples, seed=seed)
-            scores = attribute_edges(opened, made, **settings)
+            stages, name = Stages(folder), "scores.safetensors"
+            decoded = stages.value("decoded.json", lambda: chosen.accuracy(opened, examples))
+            console.print(f"Accuracy, decoded freely: {decoded:.3f} (n = {len(examples)})")
+            made = stages.draft("readouts.safetensors", Readouts.load, lambda: readouts(opened, examples, seed=seed))
+            scoring = partial(attribute_edges, opened, made, **settings, journal=stages.journal(name))
+            scores: EdgeScores = stages.result(name, EdgeScores.load, scoring)
             circuit = Circuit.from_scores(scores, edges)
             if folder is not None:
-                scores.save(folder / "scores.safetensors")
-                circuit.save(folder / "circuit.safetensors")
-                circuit.to_dataframe().to_csv(folder / "circuit.csv", index=False)
-                examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
+                Team.here().once(lambda: _save_circuit(folder, circuit, examples))
         console.print(f"Logit difference: clean {scores.clean:.3f}, corrupt {scores.corrupt:.3f}")
         console.print(f"Completeness gap of the path: {100 * scores.completeness_gap:.1f} % of their difference")
         console.print(f"Circuit: {circuit.kept} edges kept of {circuit.requested} requested, of {scores.graph.n_edges} possible")
@@ -236,26 +251,74 @@ def print_version() -> None:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn the errors that a user can mend into one line and exit status 2."""
+    """Turn the errors that a user can mend into one line and exit status 2, and the end of a run that had ended before into none.
+
+    Of processes launched together the first speaks for all; another, failing alone, waits for the launcher to end it first.
+    """
+    from mechshift_tl.memory import is_out_of_memory
+    from mechshift_tl.processes import ProcessFailed, Team
+    from mechshift_tl.workplace import AlreadyFinished
+
+    team = Team()
     try:
-        yield
-    except (ValueError, TypeError, OSError) as error:
-        Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {error}"), soft_wrap=True)
+        team = Team.here()
+        console.quiet = not team.is_first
+        with _notes():
+            yield
+        team.part()
+    except AlreadyFinished as finished:
+        console.print(str(finished))
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        known = not isinstance(error, RuntimeError) or isinstance(error, ProcessFailed) or is_out_of_memory(error)
+        if not known:
+            raise
+        if not team.is_first:
+            time.sleep(LAUNCHER_SECONDS)
+        if team.is_first or not isinstance(error, ProcessFailed):
+            Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {error or 'out of memory'}"), soft_wrap=True)
         raise typer.Exit(2) from error
 
 
 @contextmanager
-def whole_folder(out: Path | None) -> Iterator[Any]:
-    """A folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not; None stays None.
+def _notes() -> Iterator[None]:
+    """Print what an attribution warns of as notes."""
+    from mechshift_tl.attribution.sweep import BatchHalved
 
-    Raises ValueError when `out` is a file or a folder that is not empty.
-    """
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Any, *details: Any) -> None:
+            if isinstance(message, BatchHalved):
+                console.print(f"Note: {message}")
+            else:
+                shown(message, *details)
+
+        warnings.showwarning = show
+        yield
+
+
+@contextmanager
+def _workplace(out: Path | None, fresh: bool, **settings: Any) -> Iterator[Any]:
+    """The folder that becomes `out`, of a run that can be stopped and continued; None stays None."""
     if out is None:
         yield None
         return
+    from mechshift_tl.provenance import versions
+    from mechshift_tl.workplace import workplace
+
+    with workplace(out, {**settings, "versions": versions()}, fresh=fresh, say=console.print) as folder:
+        yield folder
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+
+    Raises ValueError when `out` is a file or a folder that is not empty.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"output folder {out} is not empty; name a new one, or empty it")
-    partial = out.with_name(f".{out.name}.partial")
+    partial = out.with_name(f".{out.name}.draft")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -296,9 +359,16 @@ def _number(word: str, option: str) -> int:
 
 def _pair(name: str) -> Any:
     from hooked_diffusion import load_pair
+    from mechshift_tl.processes import Team
 
     with console.status(f"opening {name}"):
-        return load_pair(name)
+        return load_pair(name, device=Team.here().device)
+
+
+def _save_circuit(folder: Path, circuit: Circuit, examples: Examples) -> None:
+    circuit.save(folder / "circuit.safetensors")
+    circuit.to_dataframe().to_csv(folder / "circuit.csv", index=False)
+    examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
 
 
 def _stage(status: Any, stage: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechshift_tl.readouts import Readouts, readouts
+from mechshift_tl.stages import Stages
 from mechshift_tl.tasks.task import Examples, Task
 
 
@@ -43,13 +45,21 @@ class Pool:
 
 
 def common_correct(
-    models: Mapping[str, Any], task: Task, n: int, *, seed: int = 0, required: tuple[str, ...] = ("arm", "mdm"), tokenizer: Any = None
+    models: Mapping[str, Any],
+    task: Task,
+    n: int,
+    *,
+    seed: int = 0,
+    required: tuple[str, ...] = ("arm", "mdm"),
+    tokenizer: Any = None,
+    stages: Stages | None = None,
 ) -> Pool:
     """`n` held-out examples that the `required` models read correctly; `models` are named by role.
 
-    Draws twice as many, then doubles until enough are found. Raises ValueError, saying how many were found, when the task runs out.
+    Draws twice as many, then doubles until enough are found. `stages` keeps what each model has read and decoded. Raises ValueError, saying
+    how many were found, when the task runs out.
     """
-    tokenizer = tokenizer or next(iter(models.values())).tokenizer
+    tokenizer, kept = tokenizer or next(iter(models.values())).tokenizer, stages or Stages()
     tries = 2 * n
     while True:
         examples, exhausted = _draw(task, tokenizer, tries, seed)
@@ -57,8 +67,7 @@ def common_correct(
             raise ValueError(
                 f"task {task.name!r} can make {len(examples)} held-out examples with this tokenizer, not n = {n}; ask for fewer"
             )
-        made = {role: readouts(model, examples, seed=seed) for role, model in models.items()}
-        right = {role: read_correctly(model, made[role]) for role, model in models.items()}
+        made, right = _read(models, examples, seed, kept.of(f"{len(examples)} tried"))
         both = torch.stack([right[role] for role in required]).all(0).nonzero()[:, 0].tolist()
         if len(both) >= n:
             break
@@ -68,15 +77,32 @@ def common_correct(
                 f"n = {n}; ask for at most {len(both)}, or widen the task"
             )
         tries *= 2
-    kept = both[:n]
+    first = both[:n]
     return Pool(
         task=task.name,
-        examples=examples.select(kept),
-        readouts={role: one.select(kept) for role, one in made.items()},
+        examples=examples.select(first),
+        readouts={role: one.select(first) for role, one in made.items()},
         tried=len(examples),
         read_correctly={role: values.float().mean().item() for role, values in right.items()},
-        decoded_correctly={role: task.accuracy(model, examples) for role, model in models.items()},
+        decoded_correctly=_decoded(models, task, examples, kept.of(f"{len(examples)} tried")),
     )
+
+
+def _read(
+    models: Mapping[str, Any], examples: Examples, seed: int, stages: Stages
+) -> tuple[dict[str, Readouts], dict[str, Bool[Tensor, " n_examples"]]]:
+    """Each model's readouts, and which of the examples it reads correctly."""
+    made: dict[str, Readouts] = {}
+    right: dict[str, Tensor] = {}
+    for role, model in models.items():
+        rows = made[role] = stages.draft(f"{role}.readouts.safetensors", Readouts.load, partial(readouts, model, examples, seed=seed))
+        right[role] = torch.tensor(stages.value(f"{role}.read.json", lambda model=model, rows=rows: read_correctly(model, rows).tolist()))
+    return made, right
+
+
+def _decoded(models: Mapping[str, Any], task: Task, examples: Examples, stages: Stages) -> dict[str, float]:
+    """The share of the examples that each model solves, decoding freely."""
+    return {role: stages.value(f"{role}.decoded.json", partial(task.accuracy, model, examples)) for role, model in models.items()}
 
 
 def _draw(task: Task, tokenizer: Any, n: int, seed: int) -> tuple[Examples, bool]:

@@ -61,6 +61,11 @@ class Team:
         device = None if self.count == 1 else PartialState().device
         return None if device is None or device.type == "cpu" else device
 
+    def part(self) -> None:
+        """End what joins the processes, when the job is done."""
+        if self.count > 1:
+            PartialState().destroy_process_group()
+
     def share(self, n: int) -> range:
         """This process's examples of `n`."""
         return range(self.rank, n, self.count)

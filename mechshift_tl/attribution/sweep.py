@@ -95,6 +95,10 @@ def _replayed(journal: Journal | None, number: int) -> list[Part] | None:
     return [Part(**parts[metric]) for metric in sorted(parts, key=int)]
 
 
+class BatchHalved(RuntimeWarning):
+    """Memory did not hold a batch, which is run in smaller ones instead; scores stay the same to rounding."""
+
+
 class Halving:
     """Runs batches, as many rows at a time as memory has been found to hold, and joins what they add.
 
@@ -120,7 +124,7 @@ class Halving:
             # Past the except block the failed run's tensors, which its traceback held, are gone.
             free_memory()
             self.rows = rows // 2
-            warnings.warn(f"out of memory on {rows} rows; going on with {self.rows} at a time", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"out of memory on {rows} rows; going on with {self.rows} at a time", BatchHalved, stacklevel=2)
 
     def _in_pieces(self, batch: Batch, rows: int) -> list[Part]:
         found = [self.run(batch.rows(slice(i, i + rows))) for i in range(0, len(batch), rows)]

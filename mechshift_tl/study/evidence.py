@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mechshift_tl.circuits.random import random_circuits
 from mechshift_tl.circuits.run import run_circuits
 from mechshift_tl.compare.intervals import interval
 from mechshift_tl.readouts import Readouts
+from mechshift_tl.stages import Stages
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.validity import Validity, validity, validity_note
 
@@ -78,24 +80,33 @@ def gather_evidence(
     circuits: Mapping[str, Circuit],
     held_out: Mapping[str, Readouts],
     config: StudyConfig,
+    stages: Stages,
 ) -> Evidence:
     """Evidence on `held_out` readouts by role; cost: some 40 circuit runs per model, and exact patching of the edges asked for."""
-    rows = [row for role, model in models.items() for row in _in_model(role, model, circuits, held_out[role], config.seed)]
+    rows = [
+        row
+        for role, model in models.items()
+        for row in stages.value(f"{role}.runs.json", partial(_in_model, role, model, circuits, held_out[role], config.seed))
+    ]
     table = pd.DataFrame(rows)
     meant = set(table.loc[table["note"] == "", "model"])
     curves = {
-        role: faithfulness_curve(model, held_out[role], scores[role], sizes=SIZES, n_random=N_RANDOM, seed=config.seed)
+        role: stages.result(
+            f"{role}.curve.safetensors", FaithfulnessCurve.load,
+            partial(faithfulness_curve, model, held_out[role], scores[role], sizes=SIZES, n_random=N_RANDOM, seed=config.seed),
+        )
         for role, model in models.items()
         if role in meant and role in QUESTIONED
-    }
+    }  # fmt: skip
     few = range(min(config.validity_n, next(iter(held_out.values())).n_examples))
     measured = {}
     if config.validity_n:
         for role in QUESTIONED:
-            measured[role] = validity(
-                models[role], held_out[role].select(few), methods=_method(config), n_top=config.validity_edges,
+            measure = partial(
+                validity, models[role], held_out[role].select(few), methods=_method(config), n_top=config.validity_edges,
                 n_random=config.validity_edges, rank_by=METHOD, ig_steps=config.ig_steps, seed=config.seed, kv=config.kv,
             )  # fmt: skip
+            measured[role] = stages.result(f"{role}.validity.safetensors", Validity.load, measure)
     return Evidence(table, curves, measured)
 
 

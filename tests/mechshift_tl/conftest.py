@@ -42,7 +42,7 @@ def scored() -> Callable[..., EdgeScores]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def forked() -> Callable[..., Any]:
     """`forked(work)`: a real process, started, that runs `work()`; to be killed or joined."""
     return _fork

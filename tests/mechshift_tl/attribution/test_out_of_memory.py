@@ -54,7 +54,7 @@ def test_batches_are_halved_until_they_fit(model, tmp_path, forked, keep) -> Non
 
     def work() -> None:
         attribute(model, rows.select([0]))
-        with room(60 * MIB), warnings.catch_warnings(record=True) as said:
+        with room(30 * MIB), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             attribute(model, rows, batch_tokens=10**6, keep_per_example=keep).save(tmp_path / "halved")
         attribute(model, rows, batch_tokens=10**6, keep_per_example=keep).save(tmp_path / "whole")

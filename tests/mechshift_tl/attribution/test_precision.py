@@ -1,4 +1,4 @@
-"""What the numbers do not depend on (batches, pieces, the run), what little they lose in half precision, and where they stop being numbers."""
+"""What numbers do not depend on (batches, pieces, the run), what little half precision loses, and where they stop being numbers."""
 
 from __future__ import annotations
 

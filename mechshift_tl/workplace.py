@@ -1,0 +1,121 @@
+"""A folder that a command fills, though it may be killed on the way: results appear whole, and the same command goes on where it stopped.
+
+1. Work is done beside the output, in `.OUT.partial`; a lock in it refuses a second run, and ends with the process that holds it.
+2. `run.json` says with which settings; a start with others is refused.
+3. At the end the results are moved to OUT in one step, and `.OUT.partial` goes. Stopped before, it stays, unless nothing was finished yet.
+
+Of processes launched together the first does all this; the others wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from mechshift_tl import artefact
+from mechshift_tl.journal import differences
+from mechshift_tl.processes import Team
+from mechshift_tl.stages import JOURNAL
+
+
+class AlreadyFinished(Exception):
+    """The very run that was asked for has ended: its process was stopped between moving the results and tidying up."""
+
+
+@contextmanager
+def workplace(out: Path, settings: Mapping[str, Any], *, fresh: bool = False, say: Callable[[str], None] = print) -> Iterator[Path]:
+    """The folder to put results into: they are in `out` once the block has ended well.
+
+    `settings` (JSON values) are what a continued run must share with the one that was stopped; `fresh` discards what that one has finished.
+    `say` is told when a run goes on from there, and where it is kept when the block fails. Raises ValueError when `out` is not empty, when
+    another process is at it, or when a stopped run had other settings; AlreadyFinished.
+    """
+    team, place = Team.here(), Workplace(out)
+    settings = {**settings, "processes": team.count}
+    try:
+        team.once(lambda: place.open(settings, fresh, say))
+        try:
+            yield place.results
+            team.once(place.finish)
+        except BaseException:
+            if team.is_first:
+                place.leave(say)
+            raise
+    finally:
+        place.lock.release()
+
+
+class Workplace:
+    """`.OUT.partial` beside `out`, and what is done to it."""
+
+    def __init__(self, out: Path) -> None:
+        self.out, self.partial = out, out.with_name(f".{out.name}.partial")
+        self.results, self.settings, self.holder = (self.partial / name for name in ("results", "run.json", "holder"))
+        self.lock = FileLock(self.partial / "lock", blocking=False)
+
+    def open(self, settings: Mapping[str, Any], fresh: bool, say: Callable[[str], None]) -> None:
+        """Take the folder, or go on in it."""
+        taken = self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir()))
+        if taken and not self.partial.exists():
+            raise ValueError(f"output folder {self.out} is not empty; name a new one, or empty it")
+        self.partial.mkdir(parents=True, exist_ok=True)
+        self._take()
+        stopped = json.loads(self.settings.read_text(encoding="utf-8")) if self.settings.is_file() else None
+        if taken:
+            self._refuse_or_tidy(stopped, settings)
+        if fresh or not self._anything_finished():
+            shutil.rmtree(self.results, ignore_errors=True)
+        elif stopped is not None and (differing := differences(stopped, settings)):
+            raise ValueError(f"{self.partial} holds a stopped run of other settings ({differing}); give those, or discard it with --fresh")
+        else:
+            say(f"Going on from {self.partial}")
+        artefact.write_json(self.settings, dict(settings))
+        self.results.mkdir(exist_ok=True)
+
+    def finish(self) -> None:
+        """Move the results to `out`, and tidy up."""
+        shutil.rmtree(self.results / JOURNAL, ignore_errors=True)
+        if self.out.exists():
+            self.out.rmdir()
+        self.results.rename(self.out)
+        self._tidy()
+
+    def leave(self, say: Callable[[str], None]) -> None:
+        """Keep what is finished for the next start; where nothing is, leave nothing."""
+        if self._anything_finished():
+            say(f"What is finished is kept in {self.partial}; the same command goes on from there, --fresh discards it")
+        else:
+            shutil.rmtree(self.results, ignore_errors=True)
+            self._tidy()
+
+    def _take(self) -> None:
+        try:
+            self.lock.acquire()
+        except Timeout:
+            holder = self.holder.read_text(encoding="utf-8") if self.holder.is_file() else "another process"
+            raise ValueError(f"{holder} is writing {self.out}; wait for it, or name another folder") from None
+        self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+
+    def _refuse_or_tidy(self, stopped: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
+        """`out` holds something: the results of this very run, or what must not be touched."""
+        if stopped is None or self.results.exists() or differences(stopped, settings):
+            raise ValueError(f"output folder {self.out} is not empty; name a new one, or empty it")
+        self._tidy()
+        raise AlreadyFinished(f"{self.out} is finished")
+
+    def _anything_finished(self) -> bool:
+        return any(not path.name.startswith(".") for path in self.results.rglob("*.safetensors"))
+
+    def _tidy(self) -> None:
+        """Remove what is left of the folder, settings last: as long as they are there, the run is known."""
+        for path in (self.partial / "lock", self.holder, self.settings):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.partial, ignore_errors=True)
