@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechshift_tl.attribution.reading import norm_weight
+
 #: Bound on the logits that exist at once.
 CHUNK_BYTES = 64 * 2**20
 
@@ -32,8 +34,7 @@ class Projection:
     def of(cls, model: Any) -> Projection:
         """That of a TransformerLens bridge: `ln_final`, `W_U` and `b_U`."""
         norm = model.ln_final
-        weight, bias = norm.weight.detach().float(), getattr(norm, "bias", None)
-        weight = weight + 1 if norm.uses_weight_offset else weight
+        weight, bias = norm_weight(norm), getattr(norm, "bias", None)
         bias = torch.zeros_like(weight) if bias is None else bias.detach().float()
         return cls(norm, weight, bias, model.W_U.detach().float(), model.b_U.detach().float())
 

@@ -1,0 +1,162 @@
+"""Masks and spans of your own tensors: what becomes of them, how they travel, and every way they can be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mechshift_tl.readouts import ABSENT, Batch, Readouts
+
+CLEAN = torch.tensor([[5, 6, 7, 8, 9], [10, 11, 12, 13, 14], [15, 16, 17, 18, 19]])
+CORRUPT = CLEAN + 20
+RIGHT = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
+LEFT = RIGHT.flip(1)
+
+
+def given(attention_mask: Any = None, spans: Any = None, target: Any = (3, 4, 2), **changes: Any) -> Readouts:
+    ids = {"answer_ids": torch.tensor([1, 2, 3]), "foil_ids": torch.tensor([4, 5, 6])}
+    tensors = {"clean": CLEAN, "corrupt": CORRUPT, "target_pos": torch.tensor(target)} | ids | changes
+    return Readouts.from_tokens(**tensors, attention_mask=attention_mask, spans=spans)
+
+
+def test_rows_end_after_their_last_visible_token_and_target() -> None:
+    made = given(RIGHT)
+    assert made.clean.tolist() == [[5, 6, 7, 0, ABSENT], [10, 11, 12, 13, 14], [15, 16, 0, ABSENT, ABSENT]]
+    assert made.clean_mask is not None and made.clean_mask.tolist() == RIGHT.bool().tolist()
+    assert made.corrupt.tolist()[2] == [35, 36, 0, ABSENT, ABSENT]
+
+
+def test_a_mask_that_hides_nothing_but_the_end_of_a_row_is_no_mask() -> None:
+    """Such rows run as they would alone, without a mask."""
+    for mask in (torch.ones(3, 5), torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])):
+        made = given(mask, target=(3, 4, 2))
+        assert made.clean_mask is None and made.corrupt_mask is None
+    assert given(torch.ones(3, 5)).clean.tolist() == CLEAN.tolist()
+    assert given().clean_mask is None
+
+
+def test_ids_under_the_mask_may_be_anything() -> None:
+    wild = torch.where(RIGHT.bool(), CLEAN, -100)
+    one, other = given(RIGHT), given(RIGHT, clean=wild)
+    assert torch.equal(one.clean, other.clean)
+
+
+def test_each_side_has_its_own_mask() -> None:
+    made = given((LEFT, torch.ones(3, 5, dtype=torch.bool)))
+    assert made.clean_mask is not None and made.clean_mask.tolist() == LEFT.bool().tolist()
+    assert made.corrupt_mask is not None and made.corrupt_mask.all()
+    assert made.clean.tolist()[0] == [0, 0, 7, 8, 9] and made.corrupt.tolist()[0] == [25, 26, 27, 28, 29]
+
+
+def batch_of(made: Readouts, row: int) -> tuple[Batch, int]:
+    return next((batch, batch.index.tolist().index(row)) for batch in made.batches(100) if row in batch.index.tolist())
+
+
+def test_batches_carry_masks_only_where_something_is_hidden() -> None:
+    made = given(RIGHT, spans={"front": (0, 2)})
+    batches = list(made.batches(100))
+    assert sorted(i for batch in batches for i in batch.index.tolist()) == [0, 1, 2]
+    for batch in batches:
+        length = batch.clean.shape[1]
+        assert (batch.clean != ABSENT).all()
+        assert batch.span is not None and torch.equal(batch.span, made.span[batch.index, :length])
+    whole, at = batch_of(made, 1)
+    assert whole.clean_mask is None and whole.mask("corrupt") is None
+    padded, at = batch_of(made, 0)
+    assert padded.clean_mask is not None and padded.clean_mask[at].tolist() == [True, True, True, False]
+    assert torch.equal(padded.mask("corrupt"), padded.corrupt_mask)
+
+
+def test_parts_of_a_batch_keep_their_masks() -> None:
+    (batch,) = given((LEFT, torch.ones(3, 5)), spans={"front": (0, 2)}, target=(4, 4, 4)).select([0, 2]).batches(100)
+    for one in (batch.rows(slice(1, 2)), batch.to("cpu").rows(slice(1, 2))):
+        assert len(one) == 1
+        for name in ("clean", "clean_mask", "corrupt_mask", "span", "index"):
+            assert torch.equal(getattr(one, name), getattr(batch, name)[1:2])
+    both = batch.stacked()
+    assert torch.equal(both.clean, torch.cat([batch.clean, batch.corrupt]))
+    assert torch.equal(both.clean_mask, torch.cat([batch.clean_mask, batch.corrupt_mask]))
+
+
+def test_masks_and_spans_are_selected_and_saved(tmp_path) -> None:
+    made = given((LEFT, torch.ones(3, 5)), spans={"front": (0, 2), "slanted": torch.eye(3, 5).roll(2, 1).bool()}, target=(4, 4, 4))
+    assert made.spans == ("front", "slanted")
+    assert made.span is not None and made.span.tolist() == [[0, 0, 1, -1, -1], [0, 0, -1, 1, -1], [0, 0, -1, -1, 1]]
+    chosen = made.select([2, 0])
+    for name in ("clean", "clean_mask", "corrupt_mask", "span"):
+        assert torch.equal(getattr(chosen, name), getattr(made, name)[[0, 2]]), "rows keep their order, examples are renumbered"
+    assert chosen.example.tolist() == [1, 0] and chosen.spans == made.spans
+    made.save(tmp_path / "rows.safetensors")
+    again = Readouts.load(tmp_path / "rows.safetensors")
+    for field in dataclasses.fields(made):
+        one, other = getattr(made, field.name), getattr(again, field.name)
+        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other, field.name
+
+
+def test_a_span_ends_with_its_row() -> None:
+    made = given(RIGHT, spans={"all": (0, 5)})
+    assert made.span is not None and made.span.tolist() == [[0, 0, 0, 0, -1], [0, 0, 0, 0, 0], [0, 0, 0, -1, -1]]
+
+
+def test_spans_count_from_the_end_too() -> None:
+    made = given(spans={"last": (-2, None), "first": (0, 1)})
+    assert made.span is not None and made.span.tolist() == [[1, -1, -1, 0, 0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(3, 4), r"attention_mask of the clean side has shape \(3, 4\); its tokens are \(3, 5\)"),
+        ((RIGHT, torch.ones(2, 5)), r"attention_mask of the corrupt side has shape \(2, 5\); its tokens are \(3, 5\)"),
+        ((RIGHT, RIGHT, RIGHT), r"attention_mask holds 3 masks; give one for both sides, or \(clean_mask, corrupt_mask\)"),
+        (2 * RIGHT, r"attention_mask of the clean side holds \[0, 2\]; give 1 at visible tokens, 0 elsewhere"),
+        ((RIGHT, RIGHT - 1), r"attention_mask of the corrupt side holds \[-1, 0\]"),
+        (torch.full((3, 5), torch.nan), "attention_mask of the clean side holds"),
+        (RIGHT * torch.tensor([[1], [0], [1]]), "attention_mask of the clean side hides the whole of row 1; drop that row"),
+        ((RIGHT, RIGHT * torch.tensor([[1], [1], [0]])), "attention_mask of the corrupt side hides the whole of row 2"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused(mask, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        given(mask)
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ({"x": torch.ones(3, 4, dtype=torch.bool)}, r"span 'x' has shape \(3, 4\); its tokens are \(3, 5\)"),
+        ({"x": (5, 9)}, r"span 'x' holds no position of rows of 5 tokens; got \(5, 9\)"),
+        ({"x": (3, 2)}, r"span 'x' holds no position"),
+        ({"x": torch.zeros(3, 5, dtype=torch.bool)}, "span 'x' holds no position"),
+        ({"x": (0, 3), "y": (2, 4)}, "spans 'x' and 'y' share a position; a position lies in one span at most"),
+        ({"x": (0, 3), "y": torch.eye(3, 5).bool()}, "spans 'x' and 'y' share a position"),
+    ],
+)
+def test_spans_that_cannot_be_are_refused(spans, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        given(spans=spans)
+
+
+def test_a_visible_id_must_be_one() -> None:
+    with pytest.raises(ValueError, match="clean holds id -100, outside every vocabulary; mask padding by attention_mask"):
+        given(RIGHT, clean=torch.where(RIGHT.flip(0).bool(), CLEAN, -100))
+
+
+def test_a_model_must_see_what_it_predicts_from(native) -> None:
+    from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
+
+    arm = HookedDiffusionTransformer.from_hf(native())
+    mdm = HookedDiffusionTransformer.from_hf(native(), spec=DiffusionSpec("full", 0, 2))
+    given(RIGHT).check(arm)
+    with pytest.raises(
+        ValueError, match="clean_mask hides position 3, from which this model predicts its target 3; unmask it, or pad on the l"
+    ):
+        given(RIGHT).check(mdm)
+    with pytest.raises(ValueError, match="corrupt_mask hides position 3, from which this model predicts its target 4"):
+        given((torch.ones(3, 5), RIGHT), target=(4, 4, 2)).check(arm)
+    with pytest.raises(ValueError, match="target position 0 cannot be predicted"):
+        given(LEFT, target=(0, 4, 4)).check(arm)
