@@ -6,6 +6,7 @@ import json
 from importlib.resources import files
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from hooked_diffusion.pairs import bundled_pairs
@@ -96,13 +97,14 @@ def test_brackets_in_an_error_are_printed(tmp_path):
     assert "a[b]c is not empty" in invoke("run", "--pair", "tiny", "--out", folder).output
 
 
-def test_models_lists_every_natural_pair_with_licence_and_memory():
+def test_models_lists_every_natural_pair_with_licence_and_memory(monkeypatch):
     from hooked_diffusion.known import KNOWN_PAIRS, models
 
     frame = models()
     assert list(frame["name"]) == sorted(KNOWN_PAIRS, key=lambda name: KNOWN_PAIRS[name].parameters)
     assert frame.set_index("name")["GiB (bf16)"]["dream-7b"] == 28.4
-    result = runner.invoke(cli.app, ["models"], env={"COLUMNS": "250"})
+    monkeypatch.setattr(cli, "console", Console(markup=False, width=250))
+    result = runner.invoke(cli.app, ["models"])
     assert result.exit_code == 0, result.output
     assert "dream-7b" in result.output and "Apache-2.0" in result.output and "tiny" in result.output
 

@@ -50,11 +50,11 @@ def model(native) -> HookedDiffusionTransformer:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_batches_are_halved_until_they_fit(model, tmp_path, forked, keep) -> None:
-    rows = random_rows(64, 96)
+    rows = random_rows(512, 96)
 
     def work() -> None:
         attribute(model, rows.select([0]))
-        with room(30 * MIB), warnings.catch_warnings(record=True) as said:
+        with room(60 * MIB), warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             attribute(model, rows, batch_tokens=10**6, keep_per_example=keep).save(tmp_path / "halved")
         attribute(model, rows, batch_tokens=10**6, keep_per_example=keep).save(tmp_path / "whole")
@@ -63,7 +63,7 @@ def test_batches_are_halved_until_they_fit(model, tmp_path, forked, keep) -> Non
     process = forked(work)
     process.join()
     assert process.exitcode == 0
-    assert (tmp_path / "said").read_text().startswith("out of memory on 64 rows; going on with 32 at a time")
+    assert (tmp_path / "said").read_text().startswith("out of memory on 512 rows; going on with 256 at a time")
     halved, whole = (EdgeScores.load(tmp_path / name) for name in ("halved", "whole"))
     assert (halved.matrix - whole.matrix).abs().max() <= 1e-4 * whole.matrix.abs().max()
     assert (halved.clean, halved.corrupt) == pytest.approx((whole.clean, whole.corrupt), rel=1e-5)
