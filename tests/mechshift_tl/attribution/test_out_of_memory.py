@@ -50,7 +50,7 @@ def model(native) -> HookedDiffusionTransformer:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_batches_are_halved_until_they_fit(model, tmp_path, forked, keep) -> None:
-    rows = random_rows(512, 96)
+    rows = random_rows(64, 256)  # one tensor of their attention is larger than the room, whatever the heap has free
 
     def work() -> None:
         attribute(model, rows.select([0]))
@@ -63,7 +63,7 @@ def test_batches_are_halved_until_they_fit(model, tmp_path, forked, keep) -> Non
     process = forked(work)
     process.join()
     assert process.exitcode == 0
-    assert (tmp_path / "said").read_text().startswith("out of memory on 512 rows; going on with 256 at a time")
+    assert (tmp_path / "said").read_text().startswith("out of memory on 64 rows; going on with 32 at a time")
     halved, whole = (EdgeScores.load(tmp_path / name) for name in ("halved", "whole"))
     assert (halved.matrix - whole.matrix).abs().max() <= 1e-4 * whole.matrix.abs().max()
     assert (halved.clean, halved.corrupt) == pytest.approx((whole.clean, whole.corrupt), rel=1e-5)
