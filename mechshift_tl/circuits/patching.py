@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechshift_tl.attribution.hooks import Hooks
+from mechshift_tl.attribution.reading import norm_weight
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import WriterOutputs
 from mechshift_tl.readouts import Batch
@@ -200,7 +201,7 @@ def _normalize(
     if not norm.uses_rms_norm:
         residual -= residual.mean(-1, keepdim=True)
     square = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).square() / residual.shape[-1]
-    gain, bias = norm.weight.detach().float(), getattr(module, "bias", None)
+    gain, bias = norm_weight(norm), getattr(module, "bias", None)
     return residual.mul_((square + eps).rsqrt()), gain, torch.zeros_like(gain) if bias is None else bias.detach().float()
 
 
