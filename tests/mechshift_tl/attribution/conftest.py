@@ -149,7 +149,7 @@ class Definition:
 
     def _row(self, rows: Readouts, i: int) -> Tensor:
         clean, other, logits = self.ends(rows, i)
-        deltas = self._expanded({name: clean[name] - other[name] for name in clean})
+        deltas = self.expanded({name: clean[name] - other[name] for name in clean})
         shown, k = visible(rows, i, "clean"), int(rows.n_read[i])
         total = torch.zeros(rows.clean.shape[1], len(self.graph.writers), len(self.graph.readers), dtype=torch.float64)
         for source, moved in self._sources():
@@ -169,7 +169,7 @@ class Definition:
         which = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
         return [(name, (which == n).double()) for n, name in enumerate(self.stands)]
 
-    def _expanded(self, written: Written) -> Tensor:
+    def expanded(self, written: Written) -> Tensor:
         """`(n_writers, pos, d)`: heads through their own slice of W_O."""
         outputs = []
         for name, value in written.items():

@@ -75,6 +75,40 @@ def test_edges_are_their_definition(definition: Callable[..., Any], rows, family
     assert disagreement(scores.matrix, expected) < 1e-5
 
 
+@pytest.mark.parametrize("family", KNOWN)
+def test_edges_are_patched_by_the_model_s_own_norms_and_projections(definition: Callable[..., Any], rows, family) -> None:
+    """One edge of every kind: the reader's input is remade by its own modules, in float64, from a residual that lacks Δu."""
+    scores = attribute(bridge(native(family, **KNOWN[family])), rows, method="exact")
+    by_hand = definition(bridge(native(family, **KNOWN[family])), [])
+    for writer, reader in [("input", "a1.h1<q>"), ("a0.h2", "a1.g1<k>"), ("m0", "a1.g0<v>"), ("a1.h3", "m1"), ("a0.h1", "logits")]:
+        expected = sum(patched(by_hand, rows, i, writer, reader) for i in range(2)) / 2
+        found = scores.matrix[scores.writers.index(writer), scores.readers.index(reader)].item()
+        assert found == pytest.approx(expected, abs=1e-5 * scores.matrix.abs().max().item()), (writer, reader)
+
+
+@torch.no_grad()
+def patched(by_hand: Any, rows: Readouts, i: int, writer: str, reader: str) -> float:
+    """What the metric of row `i` loses without what `writer` brings `reader`."""
+    model, graph = by_hand.model, by_hand.graph
+    clean, corrupt, logits = by_hand.ends(rows, i)
+    delta = by_hand.expanded({name: clean[name] - corrupt[name] for name in clean})[graph.writers.index(writer)]
+    block = model.blocks[1]
+    stream, module, hook = {
+        "m": ("blocks.1.hook_resid_mid", block.ln2, "blocks.1.mlp.hook_in"),
+        "l": ("blocks.1.hook_resid_post", model.ln_final, "unembed.hook_in"),
+        "a": ("blocks.1.hook_resid_pre", block.ln1, f"blocks.1.attn.hook_{reader[-2]}"),
+    }[reader[0]]
+    kept = {stream: torch.empty(0), hook: torch.empty(0)}
+    by_hand.run(rows.clean[i], kept)
+    remade = module(kept[stream] - delta)
+    if reader[0] == "a":
+        head, whole = int(reader[4]), kept[hook].clone()
+        whole[:, :, head] = getattr(block.attn, reader[-2])(remade).reshape(whole.shape)[:, :, head]
+        remade = whole
+    after = by_hand.run(rows.clean[i], {}, {hook: remade})
+    return (by_hand.metric(logits, rows, i, logits) - by_hand.metric(after, rows, i, logits)).item()
+
+
 def with_own_k_and_v(hf_model: Any) -> Any:
     """The same function without groups: each K and V head is written out once per query head that shares it."""
     heads, shared = hf_model.config.num_attention_heads, hf_model.config.num_key_value_heads
