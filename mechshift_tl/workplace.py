@@ -1,8 +1,9 @@
 """A folder that a command fills, though it may be killed on the way: results appear whole, and the same command goes on where it stopped.
 
 1. Work is done beside the output, in `.OUT.partial`; a lock in it refuses a second run, and ends with the process that holds it.
-2. `run.json` says with which settings; a start with others is refused.
+2. `run.json`, among the results, says with which settings; a start with others is refused.
 3. At the end the results are moved to OUT in one step, and `.OUT.partial` goes. Stopped before, it stays, unless nothing was finished yet.
+4. Asked again for what OUT holds already, the command has nothing to do.
 
 Of processes launched together the first does all this; the others wait for it.
 """
@@ -25,9 +26,11 @@ from mechshift_tl.journal import differences
 from mechshift_tl.processes import Team
 from mechshift_tl.stages import JOURNAL
 
+SETTINGS = "run.json"
+
 
 class AlreadyFinished(Exception):
-    """The very run that was asked for has ended: its process was stopped between moving the results and tidying up."""
+    """The output holds the results of the very run that was asked for."""
 
 
 @contextmanager
@@ -58,27 +61,23 @@ class Workplace:
 
     def __init__(self, out: Path) -> None:
         self.out, self.partial = out, out.with_name(f".{out.name}.partial")
-        self.results, self.settings, self.holder = (self.partial / name for name in ("results", "run.json", "holder"))
+        self.results, self.holder = self.partial / "results", self.partial / "holder"
         self.lock = FileLock(self.partial / "lock", blocking=False)
 
     def open(self, settings: Mapping[str, Any], fresh: bool, say: Callable[[str], None]) -> None:
         """Take the folder, or go on in it."""
-        taken = self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir()))
-        if taken and not self.partial.exists():
-            raise ValueError(f"output folder {self.out} is not empty; name a new one, or empty it")
+        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            self._refuse_or_tidy({} if fresh else settings)
         self.partial.mkdir(parents=True, exist_ok=True)
         self._take()
-        stopped = json.loads(self.settings.read_text(encoding="utf-8")) if self.settings.is_file() else None
-        if taken:
-            self._refuse_or_tidy(stopped, settings)
         if fresh or not self._anything_finished():
             shutil.rmtree(self.results, ignore_errors=True)
-        elif stopped is not None and (differing := differences(stopped, settings)):
+        elif differing := differences(_settings(self.results), settings):
             raise ValueError(f"{self.partial} holds a stopped run of other settings ({differing}); give those, or discard it with --fresh")
         else:
             say(f"Going on from {self.partial}")
-        artefact.write_json(self.settings, dict(settings))
         self.results.mkdir(exist_ok=True)
+        artefact.write_json(self.results / SETTINGS, dict(settings))
 
     def finish(self) -> None:
         """Move the results to `out`, and tidy up."""
@@ -93,7 +92,6 @@ class Workplace:
         if self._anything_finished():
             say(f"What is finished is kept in {self.partial}; the same command goes on from there, --fresh discards it")
         else:
-            shutil.rmtree(self.results, ignore_errors=True)
             self._tidy()
 
     def _take(self) -> None:
@@ -104,18 +102,23 @@ class Workplace:
             raise ValueError(f"{holder} is writing {self.out}; wait for it, or name another folder") from None
         self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
-    def _refuse_or_tidy(self, stopped: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> None:
+    def _refuse_or_tidy(self, settings: Mapping[str, Any]) -> None:
         """`out` holds something: the results of this very run, or what must not be touched."""
-        if stopped is None or self.results.exists() or differences(stopped, settings):
+        held = _settings(self.out)
+        if not held or differences({**held, "processes": 0}, {**settings, "processes": 0}):
             raise ValueError(f"output folder {self.out} is not empty; name a new one, or empty it")
-        self._tidy()
-        raise AlreadyFinished(f"{self.out} is finished")
+        if self.partial.exists() and not self.results.exists():
+            self._tidy()  # the process was stopped between moving the results and tidying up
+        raise AlreadyFinished(f"{self.out} holds this run already")
 
     def _anything_finished(self) -> bool:
         return any(not path.name.startswith(".") for path in self.results.rglob("*.safetensors"))
 
     def _tidy(self) -> None:
-        """Remove what is left of the folder, settings last: as long as they are there, the run is known."""
-        for path in (self.partial / "lock", self.holder, self.settings):
-            path.unlink(missing_ok=True)
         shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """With which settings `folder` was filled; empty when it does not say."""
+    path = folder / SETTINGS
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -124,7 +124,7 @@ def test_a_whole_study_in_its_own_processes(tmp_path) -> None:
     """Both tasks, circuits run and edges patched, in processes of their own, killed after a random time until one ends."""
 
     def start(out: str) -> subprocess.Popen[bytes]:
-        asked = [*STUDY[:3], "--n", "12", "--ig-steps", "2", "--held-out", "6", "--out", str(tmp_path / out)]
+        asked = [*STUDY[:3], "--n", "8", "--ig-steps", "2", "--held-out", "2", "--out", str(tmp_path / out)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.Popen([sys.executable, "-m", "mechshift_tl", *asked], env=environment, stdout=subprocess.DEVNULL)
 
@@ -132,6 +132,7 @@ def test_a_whole_study_in_its_own_processes(tmp_path) -> None:
     assert start("whole").wait() == 0
     seconds, rng, codes = time.monotonic() - started, random.Random(2), []
     while not codes or codes[-1]:
+        assert len(codes) < 20
         process = start("killed")
         try:
             codes.append(process.wait(rng.uniform(0.3, 0.8) * seconds))

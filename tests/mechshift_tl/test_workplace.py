@@ -50,7 +50,7 @@ def test_results_appear_whole(tmp_path) -> None:
         (folder / "journal").mkdir()
         finish_something(folder)
         assert not any((tmp_path / "out").iterdir())
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scores.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run.json", "scores.safetensors"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -83,7 +83,7 @@ def test_a_stopped_run_goes_on_under_its_own_settings_only(stopped) -> None:
 
 def test_fresh_discards_what_was_finished(stopped) -> None:
     with workplace(stopped, {**SETTINGS, "n": 100}, fresh=True) as folder:
-        assert not any(folder.iterdir())
+        assert [path.name for path in folder.iterdir()] == ["run.json"]
 
 
 def test_a_failed_run_keeps_what_is_finished_and_nothing_else(tmp_path) -> None:
@@ -99,7 +99,7 @@ def test_a_failed_run_keeps_what_is_finished_and_nothing_else(tmp_path) -> None:
 
 def test_a_run_stopped_before_anything_was_finished_binds_nobody(tmp_path) -> None:
     (partial(tmp_path) / "results").mkdir(parents=True)
-    (partial(tmp_path) / "run.json").write_text(json.dumps({**SETTINGS, "processes": 1}))
+    (partial(tmp_path) / "results" / "run.json").write_text(json.dumps({**SETTINGS, "processes": 1}))
     with workplace(tmp_path / "out", {**SETTINGS, "n": 5}) as folder:
         finish_something(folder)
     assert (tmp_path / "out" / "scores.safetensors").is_file()
@@ -115,11 +115,16 @@ def test_a_full_folder_is_never_touched(tmp_path, stopped) -> None:
     assert (stopped / "thesis.txt").read_text() == "mine" and (partial(tmp_path) / "results" / "scores.safetensors").is_file()
 
 
-def test_killed_between_moving_and_tidying_it_is_finished(stopped) -> None:
+def test_what_is_finished_is_not_done_again(stopped) -> None:
+    """Killed between moving the results and tidying up, or started a second time."""
     (stopped.with_name(".out.partial") / "results").rename(stopped)
-    with pytest.raises(AlreadyFinished, match="is finished"):
-        workplace(stopped, SETTINGS).__enter__()
-    assert [path.name for path in stopped.parent.iterdir()] == ["out"] and (stopped / "scores.safetensors").is_file()
+    for _ in range(2):
+        with pytest.raises(AlreadyFinished, match="holds this run already"):
+            workplace(stopped, SETTINGS).__enter__()
+        assert [path.name for path in stopped.parent.iterdir()] == ["out"] and (stopped / "scores.safetensors").is_file()
+    for settings, fresh in (({**SETTINGS, "n": 5}, False), (SETTINGS, True)):
+        with pytest.raises(ValueError, match="is not empty"):
+            workplace(stopped, settings, fresh=fresh).__enter__()
 
 
 ATTRIBUTE = ("attribute", "--model", str(MODEL), "--task", "ioi", "--n", "6", "--ig-steps", "1", "--out")
