@@ -155,6 +155,11 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         check_bos(self.tokenizer, input, self.cfg.default_prepend_bos if prepend_bos is None else prepend_bos)
         return super().to_tokens(input, prepend_bos, *args, **kwargs)
 
+    @property
+    def direction(self) -> Direction:
+        """The direction of attention now in force: the spec's, or the one that `attention` has switched to."""
+        return self._switched or self.spec.attention
+
     @contextmanager
     def attention(self, direction: Direction) -> Iterator[HookedDiffusionTransformer]:
         """Run everything inside the `with` under another direction of attention: "causal", "full", or "block" for a block model.
@@ -175,7 +180,7 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         if mask is not None and mask.ndim == 4:
             return {"attention_mask": mask.to(self.cfg.device)}
         batch, pos = (1, *input.shape) if input.ndim == 1 else input.shape[:2]
-        direction, device = self._switched or self.spec.attention, self.cfg.device
+        direction, device = self.direction, self.cfg.device
         if mask is None:
             everything = torch.ones(batch, pos, dtype=torch.bool, device=device)
             return {"attention_mask": attention_mask_4d(everything, direction, self.spec.block_length)}

@@ -8,7 +8,8 @@ Every operation passes `DryRun`, which
 3. answers 1, or true everywhere, when code asks a tensor for values it has not got or writes them over a real one: checks for finite
    values pass, and no token is left out.
 
-Python code is the code that will run, so the figures follow it when it changes. Scratch memory inside one operation is not seen.
+Python code is the code that will run, so the figures follow it when it changes. Scratch memory inside one operation is not seen; gradients
+that meet are summed into a tensor of their own, where a real run adds them in place: at the logits, one tensor more.
 """
 
 from __future__ import annotations

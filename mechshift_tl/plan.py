@@ -174,9 +174,9 @@ def _attribution(model: Any, batch: int, tokens: int, ig_steps: int, kv: KV) -> 
 
 
 def _rows(n: int, tokens: int) -> Readouts:
-    """Rows of token 0, read at the last position."""
+    """Rows of token 0 beside rows of token 1, which differ from the first on, read at the last position."""
     clean, ids = torch.zeros(n, tokens, dtype=torch.long), torch.zeros(n, dtype=torch.long)
-    return Readouts.from_tokens(clean, clean, torch.full((n,), tokens - 1), ids, ids)
+    return Readouts.from_tokens(clean, clean + 1, torch.full((n,), tokens - 1), ids, ids)
 
 
 def _weight_bytes(model: Any) -> int:

@@ -24,6 +24,7 @@ from mechshift_tl.attribution.path import Method, Points
 from mechshift_tl.attribution.readers import ReaderPath
 from mechshift_tl.attribution.scoring import Pieces, edge_scores
 from mechshift_tl.attribution.totals import Part
+from mechshift_tl.attribution.unmoved import Unmoved
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import Intervention, WriterMeans, WriterOutputs, check_intervention, replaced, run_both_sides, run_writers
 from mechshift_tl.provenance import digest
@@ -113,7 +114,7 @@ class Engine:
 
     def parts(self, batch: Batch) -> list[Part]:
         """One part per metric. Raises FloatingPointError naming where a run stopped being finite."""
-        batch = batch.to(self.model.cfg.device)
+        batch = batch.to(self.model.cfg.device).narrowed(self.model)
         try:
             parts = self._parts(batch)
             if not all(part.scores.isfinite().all() for part in parts):
@@ -127,11 +128,17 @@ class Engine:
         ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
         return [Part(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
 
+    def _unmoved(self, batch: Batch) -> Unmoved:
+        """What the path leaves alone: nothing where it starts elsewhere than the corrupt run, or where MLPs are looked into."""
+        along_a_path = self.method != "exact" or self.of == "nodes"
+        return Unmoved(self.model, batch, wanted=along_a_path and self.intervention == "counterfactual" and self.of != "neurons")
+
     @torch.no_grad()
-    def _ends(self, batch: Batch) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
+    def _ends(self, batch: Batch, unmoved: Unmoved) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
         """Both ends of the path: the writers' outputs and the logits `(b, k, d_vocab)`, clean and what clean is held against."""
         if self.intervention == "counterfactual":
-            return run_both_sides(self.model, batch)
+            with self.model.hooks(fwd_hooks=unmoved.hooks()):
+                return run_both_sides(self.model, batch)
         outputs = replaced(self.model, batch, self.intervention, self.means)
         with self.model.hooks(fwd_hooks=inject(EMBED, {EMBED: outputs.input})):
             corrupt = outputs, batch.logits(self.model)
@@ -139,7 +146,8 @@ class Engine:
 
     def _edges(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
         """Per metric the scores of every edge; and the logits at both ends."""
-        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch)
+        unmoved = self._unmoved(batch)
+        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch, unmoved)
         pieces, deltas = Pieces(batch, self.per_row, self.n_spans), clean - corrupt
         if self.method == "exact":
             edges = self.graph.possible if self.edges is None else self.edges
@@ -149,16 +157,17 @@ class Engine:
         del clean, corrupt  # from here on the differences, and the two ends of what is walked, are enough
         totals: list[Tensor] = []
         for source in walks:
-            paths = self._walk(batch, source, logits)
+            paths = self._walk(batch, source, logits, unmoved)
             scores = [edge_scores(self.model, self.graph, deltas, path, pieces, source.writers) for path in paths]
             totals = [total + score for total, score in zip(totals, scores, strict=True)] if totals else scores
         return totals, logits, corrupt_logits
 
-    def _walk(self, batch: Batch, source: Source, logits: Tensor) -> list[ReaderPath]:
+    def _walk(self, batch: Batch, source: Source, logits: Tensor, unmoved: Unmoved) -> list[ReaderPath]:
         """The readers of each metric over one path."""
         paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
         hooks = paths[0].wanted, paths[0].watched, paths[0].splits
-        with closing(walk(self.model, batch, self.metrics, logits, source, self.points, *hooks)) as points:
+        along = walk(self.model, batch, self.metrics, logits, source, self.points, *hooks)
+        with unmoved.left_out(), closing(along) as points:
             for weight, seen, gradients in points:
                 for path, found in zip(paths, gradients, strict=True):
                     path.add(seen, found, weight)
@@ -166,12 +175,14 @@ class Engine:
 
     def _nodes(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
         """Per metric the scores of every node or neuron; and the logits at both ends."""
-        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch)
+        unmoved = self._unmoved(batch)
+        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch, unmoved)
         if self.of == "nodes":
             sites = node_sites(self.model, clean, corrupt)
         else:
             sites = neuron_sites(self.model, batch, zero=self.intervention == "zero")
         embeddings = sources(clean, corrupt, self.graph, activations=False)[0]
         pieces = Pieces(batch, self.per_row, self.n_spans)
-        found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, self.points, self.method, pieces)
+        with unmoved.left_out():
+            found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, self.points, self.method, pieces)
         return found, logits, corrupt_logits

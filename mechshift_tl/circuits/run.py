@@ -123,7 +123,7 @@ def run_edges(
     total = len(readouts) * len(tallies)
     with tqdm(total=total, desc=f"run {len(circuits)} circuits", unit="row", delay=2, leave=False) as bar:
         for batch in readouts.batches(tokens):
-            batch = batch.to(model.cfg.device)
+            batch = batch.to(model.cfg.device).narrowed(model)
             try:
                 clean, base, empty = _ends(model, batch, graph, intervention, means)
                 runs = (patched_logits(model, batch, graph, edges, base) for edges in circuits)

@@ -44,6 +44,12 @@ def logit_shift(model: Any) -> int:
     return spec_of(model).logit_shift
 
 
+def is_causal(model: Any) -> bool:
+    """Whether no position sees what comes after it, in the direction of attention now in force."""
+    direction = getattr(model, "direction", None)
+    return (getattr(model.cfg, "attention_dir", None) if direction is None else direction) == "causal"
+
+
 def mask_token(model: Any) -> int | None:
     """The id an MDM sees where it has yet to commit; None for an ARM, which needs none. Raises ValueError on an MDM without one."""
     spec = spec_of(model)

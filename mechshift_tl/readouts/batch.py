@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechshift_tl.readouts.alignment import hidden_tokens, logit_shift
+from mechshift_tl.readouts.alignment import hidden_tokens, is_causal, logit_shift
+from mechshift_tl.readouts.narrow import only_at
 
 Side = Literal["clean", "corrupt"]
 
@@ -22,6 +23,7 @@ class Batch:
     - `target_pos`, `answer_ids`, `foil_ids` `(rows, k)`: positions of the predicted tokens, and the ids contrasted there.
     - `span` `(rows, pos)`: which of the readouts' named spans each position lies in, −1 for none; None without spans.
     - `index`: which readout rows these are.
+    - `narrow`: only what is read of them is wanted (`narrowed`).
     """
 
     clean: Int[Tensor, "rows pos"]
@@ -34,6 +36,7 @@ class Batch:
     clean_mask: Bool[Tensor, "rows pos"] | None = None
     corrupt_mask: Bool[Tensor, "rows pos"] | None = None
     span: Int[Tensor, "rows pos"] | None = None
+    narrow: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -56,13 +59,21 @@ class Batch:
 
         Only the positions that predict a target are unembedded: no tensor of rows × positions × vocabulary is made.
         """
-        predicting = (self.target_pos - logit_shift(model))[..., None]
+        tokens = self.tokens(side)
+        with only_at(model, self.target_pos - logit_shift(model), tokens.shape[1], last_layer=self.narrow):
+            return model(tokens, **hidden_tokens(model, self.mask(side))).float()
 
-        def pick(residual: Tensor, hook: Any) -> Tensor:
-            return residual.gather(1, predicting.expand(-1, -1, residual.shape[-1]))
+    def narrowed(self, model: Any) -> Batch:
+        """The same rows, run for what is read from them alone: `logits` are the same, activations only where they count.
 
-        with model.hooks(fwd_hooks=[("unembed.hook_in", pick)]):
-            return model(self.tokens(side), **hidden_tokens(model, self.mask(side))).float()
+        What stands behind the last position that a causal model reads is cut off; in the last layer, queries, output projection and MLP
+        are 0 at positions that are not read. Unchanged where somebody has hooks on the model: they may look, or write, anywhere.
+        """
+        if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
+            return self
+        stop = int(self.target_pos.max()) - logit_shift(model) + 1 if is_causal(model) else None
+        cut = {name: tensor[:, :stop] for name in CANVASES if (tensor := getattr(self, name)) is not None}
+        return replace(self, **cut, narrow=True)
 
     def at_targets(self, logits: Float[Tensor, "rows pos d_vocab"]) -> Float[Tensor, "rows k d_vocab"]:
         """Aligned logits at the target positions."""
@@ -85,7 +96,8 @@ class Batch:
         mask = None if masks[0] is None or masks[1] is None else torch.cat([masks[0], masks[1]])
         twice = {name: torch.cat([getattr(self, name)] * 2) for name in ("target_pos", "answer_ids", "foil_ids", "index")}
         both = torch.cat([self.clean, self.corrupt])
-        return Batch(both, both, **twice, step=self.step, clean_mask=mask, corrupt_mask=mask)
+        return Batch(both, both, **twice, step=self.step, clean_mask=mask, corrupt_mask=mask, narrow=self.narrow)
 
 
-TENSORS = ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "clean_mask", "corrupt_mask", "span")
+CANVASES = ("clean", "corrupt", "clean_mask", "corrupt_mask", "span")
+TENSORS = (*CANVASES, "target_pos", "answer_ids", "foil_ids")

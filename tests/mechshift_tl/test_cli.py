@@ -39,7 +39,9 @@ def test_attribute_runs_one_model_alone(tmp_path, monkeypatch):
     result = invoke("attribute", "--model", pair, "--task", "ioi", "--n", 6, "--ig-steps", 1, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "Accuracy, decoded freely: 1.000" in result.output and "edges kept" in result.output
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"scores.safetensors", "circuit.safetensors", "circuit.csv", "prompts.csv"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "run.json", "scores.safetensors", "circuit.safetensors", "circuit.csv", "prompts.csv"
+    }  # fmt: skip
 
 
 def test_accuracy_prints_every_model():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,6 +73,14 @@ def disagreement(found: Tensor, expected: Tensor) -> float:
 def test_edges_are_their_definition(definition: Callable[..., Any], rows, family) -> None:
     scores = attribute(bridge(native(family, **KNOWN[family])), rows, ig_steps=2)
     expected = definition(bridge(native(family, **KNOWN[family])), quadrature("midpoint", 2)).matrix(rows)
+    assert disagreement(scores.matrix, expected) < 1e-5
+
+
+@pytest.mark.parametrize("family", KNOWN)
+def test_tokens_that_the_path_does_not_move_are_left_out_of_it(definition: Callable[..., Any], rows, family) -> None:
+    late = replace(rows, corrupt=torch.where(torch.arange(6) == 3, rows.corrupt, rows.clean))
+    scores = attribute(bridge(native(family, **KNOWN[family])), late, ig_steps=2)
+    expected = definition(bridge(native(family, **KNOWN[family])), quadrature("midpoint", 2)).matrix(late)
     assert disagreement(scores.matrix, expected) < 1e-5
 
 

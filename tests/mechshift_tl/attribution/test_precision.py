@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def test_the_pieces_in_which_tokens_are_scored_do_not_matter(bridged, rows, monk
     add = scoring._add_piece
     monkeypatch.setattr(scoring, "_add_piece", lambda *args: (pieces.append(len(torch.arange(10**3)[args[5]])), add(*args)))
     small = attribute(model, rows, **settings)
-    assert max(pieces) == 3 and len(pieces) > 20
+    assert max(pieces) == 3 and len(pieces) > 15
     assert disagreement(small.matrix, whole.matrix) < 1e-5
 
 
@@ -125,14 +126,12 @@ def test_a_weight_that_is_no_number_is_named_by_layer_and_hook(native, rows, whe
 
 
 def test_an_embedding_that_is_no_number_names_the_row_that_holds_its_token(native, rows) -> None:
-    token = next(token for token in rows.corrupt[2].tolist() if (rows.clean != token).all())
+    corrupt, token = rows.corrupt.clone(), 2  # which stands nowhere else
+    corrupt[2, 1] = token
     model = spoilt(native, "model.embed_tokens.weight", 0.0)
     model.W_E.data[token] = torch.inf
-    first = int((rows.corrupt == token).any(1).nonzero()[0])
-    with pytest.raises(
-        FloatingPointError, match=rf"in the corrupt run .* layer 0, hook blocks.0.hook_resid_pre \(\d+ of them, row {first} "
-    ):
-        attribute(model, rows)
+    with pytest.raises(FloatingPointError, match=r"in the corrupt run .* layer 0, hook blocks.0.hook_resid_pre \(\d+ of them, row 2 "):
+        attribute(model, replace(rows, corrupt=corrupt))
 
 
 def test_half_precision_that_overflows_is_refused_and_float32_is_not(native, rows) -> None:

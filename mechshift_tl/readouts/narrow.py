@@ -1,0 +1,73 @@
+"""Run no more of a model than what counts.
+
+Behind the last attention no position sees another. So only the positions that predict a target need the last layer's queries, its output
+projection, its MLP and the unembedding; what the others would put out meets no gradient and reaches no logit. Leaving it out is exact.
+
+What treats every token by itself (`tokenwise`) is run on chosen tokens by PyTorch's own module hooks, so TransformerLens' hooks see all
+positions, with 0 at those that were left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+
+@contextmanager
+def only_at(model: Any, positions: Int[Tensor, "b k"], length: int, *, last_layer: bool) -> Iterator[None]:
+    """Inside, `model` unembeds `positions` of its `length` tokens alone and returns `(b, k, d_vocab)`.
+
+    With `last_layer`, its queries, output projection and MLP are 0 at the other positions; but a part with hooks within runs everywhere.
+    """
+
+    def pick(residual: Tensor, hook: Any) -> Tensor:
+        return residual.gather(1, positions[..., None].expand(-1, -1, residual.shape[-1]))
+
+    with ExitStack() as stack:
+        stack.enter_context(model.hooks(fwd_hooks=[("unembed.hook_in", pick)]))
+        if last_layer:
+            rows = torch.arange(len(positions), device=positions.device)[:, None]
+            read = (rows * length + positions).unique()  # read twice, a position would get its gradient twice
+            stack.enter_context(narrowed(tokenwise(model.blocks[-1], ("q", "o", "mlp")), read))
+        yield
+
+
+def tokenwise(block: Any, names: Iterable[str]) -> Iterator[torch.nn.Module]:
+    """Those of a layer's "q", "k", "v", "o" projections and its "mlp" that are modules of their own and have no hooks within."""
+    for name in names:
+        part = getattr(block if name == "mlp" else block.attn, name, None)
+        if part is not None and part.name is not None and _is_alone(part):  # a part without a name is bound to the whole layer
+            yield part.original_component
+
+
+def _is_alone(part: Any) -> bool:
+    """Whether nobody has hooks within the part, where not all positions would be seen."""
+    inside = (point for name, point in part.named_modules() if isinstance(point, HookPoint) and name not in ("hook_in", "hook_out"))
+    return not any(point.fwd_hooks or point.bwd_hooks for point in inside)
+
+
+@contextmanager
+def narrowed(modules: Iterable[torch.nn.Module], index: Int[Tensor, " tok"]) -> Iterator[None]:
+    """Each of `modules` maps `(b, pos, d)` to `(b, pos, e)`, but runs on the tokens `index` of the flattened `b · pos` alone."""
+    shapes: list[torch.Size] = []
+
+    def gather(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        shapes.append(inputs[0].shape)
+        return inputs[0].flatten(0, 1)[index][None], *inputs[1:]
+
+    def scatter(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        rows, length, _ = shapes.pop()
+        return output.new_zeros(rows * length, output.shape[-1]).index_copy(0, index, output[0]).unflatten(0, (rows, length))
+
+    handles = [handle for module in modules for handle in (module.register_forward_pre_hook(gather), module.register_forward_hook(scatter))]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
