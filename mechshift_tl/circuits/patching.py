@@ -4,12 +4,13 @@ Reader v of a circuit sees the residual stream that the replaced writers make, a
 
     input(v) = base(v) + Σ_{u → v in circuit} (live u − replaced u)
 
-1. The base residual of every layer is the sum of the replaced writers and the output biases.
+1. The base residual of every layer is the sum of the replaced writers and the output biases. The q, k and v that it makes are kept.
 2. The model runs on the clean rows with that residual put in place at every layer, before and after attention and before the final norm:
    whatever reads there without an edge of its own takes its base value, q, k and v of such heads included.
 3. Where MLPs or logits have edges, their sum is added to the residual that they alone read. Heads with edges get q, k or v of their own:
-   the norm and W_Q, W_K or W_V of that reader's sum, put in place of the model's.
+   the norm and W_Q, W_K or W_V of that reader's sum, put in place of the kept ones.
 4. Live outputs are taken at their hooks. Only writers with an edge are expanded to the residual's width, only readers with one projected.
+5. What is overwritten or not read is not run: the model's own projections, and MLPs that nothing in the circuit moves or reads.
 
 No copy of the residual per head is made, so none of TransformerLens' split flags is needed. Sums, norms and projections of the circuit's
 readers are computed in float32, the rest of the model in its own precision.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,28 +28,46 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechshift_tl.attribution.hooks import Hooks
+from mechshift_tl.attribution.hooks import Hooks, Kept, capture
 from mechshift_tl.attribution.reading import norm_weight
 from mechshift_tl.graph import Graph
-from mechshift_tl.interventions import WriterOutputs
+from mechshift_tl.interventions import WriterOutputs, run_both_sides
 from mechshift_tl.readouts import Batch
+from mechshift_tl.readouts.narrow import narrowed, tokenwise
 
 KINDS = ("q", "k", "v")
 
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """The replaced writers of a batch, and the residual stream they make: `(b, pos, d)` before and amid each layer, and at the end."""
+    """The replaced writers of a batch, and the residual stream they make: `(b, pos, d)` before and amid each layer, and at the end.
+
+    `heads` holds what that stream makes of q, k and v, by hook, `(b, pos, head, d_head)`. Of an `own` run it holds everything: there each
+    writer puts out what it makes of that stream, so one that nothing moves stays as it is.
+    """
 
     writers: WriterOutputs
     pre: list[Float[Tensor, "b pos d"]]
     mid: list[Float[Tensor, "b pos d"]]
     final: Float[Tensor, "b pos d"]
+    heads: Kept
+    own: bool
 
     @classmethod
-    def of(cls, model: Any, writers: WriterOutputs) -> Base:
-        """Add up the writers, layer by layer: one output projection per layer."""
-        residual, pre, mid = writers.input, [], []
+    def both_sides(cls, model: Any, batch: Batch) -> tuple[Float[Tensor, "b k d_vocab"], Base, Float[Tensor, "b k d_vocab"]]:
+        """Clean logits, the corrupt run, and its logits: one forward of twice the rows."""
+        seen: Kept = {}
+        with model.hooks(fwd_hooks=capture([*_streams(model), *_heads(model)], seen)):
+            (_, clean), (writers, logits) = run_both_sides(model, batch)
+        corrupt = {name: tensor[len(batch) :] for name, tensor in seen.items()}
+        *streams, final = (corrupt[name].float() for name in _streams(model))
+        heads = {name: corrupt[name] for name in _heads(model)}
+        return clean, cls(writers, streams[::2], streams[1::2], final, heads, own=True), logits
+
+    @classmethod
+    def of(cls, model: Any, batch: Batch, graph: Graph, writers: WriterOutputs) -> tuple[Base, Float[Tensor, "b k d_vocab"]]:
+        """What any outputs make, such as zero or means, and the logits of the run in which no edge is live."""
+        residual, pre, mid, heads = writers.input, [], [], {}
         for block, z, mlp in zip(model.blocks, writers.z, writers.mlp, strict=True):
             pre.append(residual)
             weight = block.attn.W_O.detach().float().flatten(0, 1)
@@ -56,7 +75,21 @@ class Base:
             residual = residual + z.flatten(2) @ weight + (0 if bias is None else bias.detach().float())
             mid.append(residual)
             residual = residual + mlp
-        return cls(writers, pre, mid, residual)
+        base = cls(writers, pre, mid, residual, {}, own=False)
+        with model.hooks(fwd_hooks=capture(_heads(model), heads)):
+            logits = patched_logits(model, batch, graph, torch.zeros_like(graph.possible), base)
+        return replace(base, heads=heads), logits
+
+
+def _streams(model: Any) -> list[str]:
+    """Where the residual stream passes, before and amid each layer and at the end."""
+    names = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in ("hook_resid_pre", "ln2.hook_in")]
+    return [*names, "ln_final.hook_in"]
+
+
+def _heads(model: Any) -> list[str]:
+    """Where q, k and v of all layers pass."""
+    return [f"blocks.{i}.attn.hook_{kind}" for i in range(model.cfg.n_layers) for kind in KINDS]
 
 
 @torch.no_grad()
@@ -65,7 +98,9 @@ def patched_logits(
 ) -> Float[Tensor, "b k d_vocab"]:
     """Aligned logits at the targets (float32) when only `edges` are live: one forward of the clean rows, under their mask."""
     run = _PatchedRun(model, graph, edges.to(base.final.device), base)
-    with _keys_per_head(model, graph), model.hooks(fwd_hooks=run.hooks()):
+    idle = run.idle() if batch.narrow else ()
+    one = torch.zeros(1, dtype=torch.long, device=base.final.device)  # for not every module takes none
+    with _keys_per_head(model, graph), model.hooks(fwd_hooks=run.hooks()), narrowed(idle, one):
         return batch.logits(model, "clean")
 
 
@@ -92,6 +127,19 @@ class _PatchedRun:
             found.append((f"blocks.{i}.hook_mlp_out", self._at(self._mlp, i)))
         return [*found, ("ln_final.hook_in", self._at(self._final))]
 
+    def idle(self) -> Iterator[torch.nn.Module]:
+        """Modules whose outputs are overwritten or not read; from the last layer's queries on, a narrow batch is spared them anyway."""
+        *blocks, last = self.model.blocks
+        heads = KINDS if self.base.heads else ()
+        for i, block in enumerate(blocks):
+            yield from tokenwise(block, (*heads, "o") if self._runs(i) else (*heads, "o", "mlp"))
+        yield from tokenwise(last, heads[1:])
+
+    def _runs(self, layer: int) -> bool:
+        """Whether a layer's MLP puts out what the circuit reads and its base does not hold."""
+        read = self.sources[self.graph.writers_before_attention(layer + 1) - 1]
+        return read and (self.live[self.graph.mlp_reader(layer)] or not self.base.own)
+
     @staticmethod
     def _at(function: Callable, *where: Any) -> Callable:
         def hook_fn(tensor: Tensor, hook: Any) -> Tensor | None:
@@ -112,13 +160,14 @@ class _PatchedRun:
             self.own = {}
         return self.base.pre[layer].to(tensor.dtype)
 
-    def _project(self, tensor: Tensor, layer: int, kind: str) -> Tensor | None:
+    def _project(self, tensor: Tensor, layer: int, kind: str) -> Tensor:
         """q, k or v `(b, pos, head, d_head)` with the heads of the circuit in place; per query head where the graph is ungrouped."""
         heads = self.graph.n_heads if kind == "q" else self.graph.n_kv_readers
-        if kind not in self.own and heads == tensor.shape[2]:
-            return None
-        tensor = tensor.repeat_interleave(heads // tensor.shape[2], 2) if heads != tensor.shape[2] else tensor.clone()
+        tensor = self.base.heads.get(f"blocks.{layer}.attn.hook_{kind}", tensor)
+        if heads != tensor.shape[2]:
+            tensor = tensor.repeat_interleave(heads // tensor.shape[2], 2)
         if kind in self.own:
+            tensor = tensor.clone()
             places, values = self.own[kind]
             tensor[:, :, places] = values.to(tensor.dtype)
         return tensor
@@ -141,8 +190,10 @@ class _PatchedRun:
 
     def _mlp(self, tensor: Tensor, layer: int) -> None:
         writer = self.graph.writers_before_attention(layer + 1) - 1
-        if self.sources[writer]:
+        if self._runs(layer):
             self.deltas[self.row[writer]] = (tensor.float() - self.base.writers.mlp[layer]).flatten()
+        elif self.sources[writer]:
+            self.deltas[self.row[writer]] = 0
 
     def _final(self, tensor: Tensor) -> Tensor:
         writers = len(self.graph.writers)

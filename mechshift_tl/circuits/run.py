@@ -22,7 +22,7 @@ from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.patching import Base, patched_logits
 from mechshift_tl.graph import Graph, check_same_graph
-from mechshift_tl.interventions import Intervention, WriterMeans, check_intervention, replaced, run_both_sides
+from mechshift_tl.interventions import Intervention, WriterMeans, check_intervention, replaced
 from mechshift_tl.readouts import ABSENT, Batch, Readouts
 
 #: Default bound on the live writers of one batch at the residual's width, from which the default `batch_tokens` follows.
@@ -144,11 +144,9 @@ def _ends(model: Any, batch: Batch, graph: Graph, intervention: Intervention, me
     """Clean logits, the base, and its logits: the corrupt run's, or those of a run with no edge live where that sees other tokens."""
     same = batch.clean_mask is None or batch.corrupt_mask is None or torch.equal(batch.clean_mask, batch.corrupt_mask)
     if intervention == "counterfactual" and same:
-        (_, clean), (writers, logits) = run_both_sides(model, batch)
-        return clean, Base.of(model, writers), logits
+        return Base.both_sides(model, batch)
     clean = batch.logits(model, "clean")
-    base = Base.of(model, replaced(model, batch, intervention, means))
-    return clean, base, patched_logits(model, batch, graph, torch.zeros_like(graph.possible), base)
+    return clean, *Base.of(model, batch, graph, replaced(model, batch, intervention, means))
 
 
 class _Tally:
