@@ -1,7 +1,8 @@
 """Attribution beside the passes it cannot do without, and beside how others do it, at one size.
 
 - floor: m plain forwards and activation-only backwards of the Hugging Face model (`floor`);
-- attribute: `mechshift_tl.attribute` with m EAP-IG steps, K and V per KV head or (ungrouped) per query head;
+- attribute: `mechshift_tl.attribute` with m EAP-IG steps, K and V per KV head or (ungrouped) per query head; and, as in an IOI prompt
+  whose subject is replaced, of prompts that are alike for their first two thirds;
 - split hooks: EAP-IG through a residual copied for every reader, by TransformerLens 4's own flags (`literal.split_hooks`);
 - published: the same with the published code's arithmetic (`literal.published`);
 - TransformerLens: its own edge attribution, which takes one gradient and one prompt at a time, on models without KV groups (`peer`).
@@ -81,11 +82,13 @@ def table(measured: dict[str, Cost]) -> str:
 def compare(size: Size, repeats: int) -> Comparison:
     """Measure every variant at one size."""
     model, readouts, m = native(size), prompts(size), size.ig_steps
+    alike = prompts(size, first=2 * size.tokens // 3)
     bridge = hooked(model)
     expanded = hooked(ungrouped(model))
     variants: dict[str, Callable[[], Any]] = {
         "floor": lambda: floor(model, readouts, m),
         "attribute": lambda: attribute(bridge, readouts, ig_steps=m),
+        "attribute, two thirds alike": lambda: attribute(bridge, alike, ig_steps=m),
         "split hooks": lambda: split_hooks(expanded, readouts, m),
         "published": lambda: published(expanded, readouts, m),
     }

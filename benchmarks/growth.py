@@ -13,7 +13,7 @@ from benchmarks.tables import markdown
 from mechshift_tl import attribute
 
 START = Size(4, 256, 8, 8)
-FACTORS = ("layers", "heads", "tokens", "prompts", "ig_steps")
+FACTORS = ("layers", "width", "heads", "tokens", "prompts", "ig_steps")
 #: What is linear must not more than double, with a tenth for the clock.
 LINEAR = {"prompts": 2.2, "ig_steps": 2.2}
 
@@ -39,7 +39,10 @@ class Growth:
         return markdown(head, rows)
 
     def targets(self) -> list[Target]:
-        """The last doubling of what must be linear."""
+        """The last doubling of what must be linear; what attribution costs beside the floor must fall as the model widens."""
+        if self.factor == "width":
+            ratios = [cost["attribute"].least / cost["floor"].least for cost in self.costs]
+            return [Target("attribute / floor at the greatest width, as a share of that at the least", ratios[-1] / ratios[0], 1.0)]
         if self.factor not in LINEAR:
             return []
         last, before = (cost["attribute"].least for cost in self.costs[:-3:-1])

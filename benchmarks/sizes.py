@@ -74,11 +74,11 @@ def hooked(model: LlamaForCausalLM) -> HookedDiffusionTransformer:
     return HookedDiffusionTransformer.from_hf(copy.deepcopy(model), name="random Llama")
 
 
-def prompts(size: Size, seed: int = 0) -> Readouts:
-    """Random pairs of prompts that differ in two tokens, read at the last position."""
+def prompts(size: Size, seed: int = 0, *, first: int = 1) -> Readouts:
+    """Random pairs of prompts that differ in two tokens, from the token `first` on, read at the last position."""
     generator = torch.Generator().manual_seed(seed)
     clean = torch.randint(size.vocab, (size.prompts, size.tokens), generator=generator)
     corrupt = clean.clone()
-    corrupt[:, 1:3] = torch.randint(size.vocab, (size.prompts, 2), generator=generator)
+    corrupt[:, first : first + 2] = torch.randint(size.vocab, (size.prompts, 2), generator=generator)
     answers, foils = torch.randint(size.vocab, (2, size.prompts), generator=generator)
     return Readouts.from_tokens(clean, corrupt, torch.full((size.prompts,), size.tokens - 1), answers, foils)

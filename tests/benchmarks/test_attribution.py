@@ -88,6 +88,8 @@ def test_growth_doubles_one_factor() -> None:
     assert grown.values == (4, 8) and not grown.targets()
     assert "| 8 " in grown.markdown()
     assert [t.name for t in growth("prompts", 1, start=PLAIN, doublings=1).targets()] == ["time of attribute when prompts doubles"]
+    wider = growth("width", 1, start=PLAIN, doublings=1)
+    assert [t.name for t in wider.targets()] == ["attribute / floor at the greatest width, as a share of that at the least"]
 
 
 def test_circuits_keep_the_shares_they_are_named_by() -> None:
@@ -107,6 +109,6 @@ def test_the_command_prints_targets_and_writes_every_figure(tmp_path) -> None:
         word in result.output for word in ("attribute / floor", "published", "TransformerLens", "peak MiB", "target ≤", "kept edges")
     )
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert set(figures["sizes"]["tiny"]["costs"]) == {"floor", "attribute", "split hooks", "published"}
+    assert set(figures["sizes"]["tiny"]["costs"]) == {"floor", "attribute", "attribute, two thirds alike", "split hooks", "published"}
     unknown = CliRunner().invoke(app, ["--size", "huge"])
     assert unknown.exit_code == 2 and "huge" in unknown.output
