@@ -24,7 +24,7 @@ def test_the_report_draws_itself_offline(study, tmp_path):
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert not re.findall(r".*CONSOLE.*", ran.stderr)
     drawn = re.findall(r'<div id="([^"]+)" class="plotly-graph-div js-plotly-plot"', ran.stdout)
-    assert len(drawn) == len(set(drawn)) == figures == 6
+    assert len(drawn) == len(set(drawn)) == figures == 9
     assert ran.stdout.count('class="plot-container plotly"') == figures
     assert ran.stdout.count('class="main-svg"') >= figures
     assert "<script>alert" not in ran.stdout
