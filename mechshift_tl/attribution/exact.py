@@ -151,15 +151,17 @@ class _Row:
             hooks = self._into(f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_resid_mid", self.model.blocks[layer].ln2, written)
         else:
             hooks = self._into_heads(layer, written, readers)
-        return self.values(self._run(hooks), metrics)
+        copies = len(written) if _mlps_see_one_axis(self.model) else 1
+        return self.values(self._run(hooks, copies), metrics)
 
-    def _run(self, hooks: Hooks) -> Float[Tensor, "m k d_vocab"]:
+    def _run(self, hooks: Hooks, copies: int) -> Float[Tensor, "m k d_vocab"]:
         """Logits at the targets of the copies that `hooks` make of the row: only the positions that predict them are unembedded."""
         shift = logit_shift(self.model)
         at = self.batch.target_pos[0] - shift
         at = torch.cat([at, at[:shift]])  # aligning drops as many at the end as it puts in front
         with self.model.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", lambda tensor, hook: tensor[:, at])]):
-            return aligned_logits(self.model, self.batch.clean, self.batch.clean_mask)[:, shift:].float()
+            mask = None if self.batch.clean_mask is None else self.batch.clean_mask.expand(copies, -1)
+            return aligned_logits(self.model, self.batch.clean.expand(copies, -1), mask)[:, shift:].float()
 
     def _into(self, name: str, residual: str, norm: Any, written: Float[Tensor, "m pos d"]) -> Hooks:
         inputs = normed(self.clean[residual] - written, norm, self.model.cfg.eps)
@@ -175,6 +177,11 @@ class _Row:
             if kind != "q" and self.graph.n_kv_readers != self.graph.n_kv_heads:
                 hooks.append((f"{name}.attn.hook_z", _leaving_one_head(rows, heads, self.clean[f"{name}.attn.hook_z"])))
         return hooks
+
+
+def _mlps_see_one_axis(model: Any) -> bool:
+    """Whether rows and positions lie on one axis around the MLPs (OPT): there a row cannot become several, it must enter as several."""
+    return model.blocks[0].mlp.hook_in.hook_conversion is not None
 
 
 def _by_kind(graph: Graph, layer: int, readers: Int[Tensor, " m"]) -> Iterator[tuple[str, Int[Tensor, " k"], Int[Tensor, " k"]]]:

@@ -258,8 +258,17 @@ def _normalize(
 
 @contextmanager
 def _keys_per_head(model: Any, graph: Graph) -> Iterator[None]:
-    """On an ungrouped graph, attention takes one K and V per query head instead of repeating one per group; restored on leaving."""
-    attentions = [block.attn.original_component for block in model.blocks] if graph.n_kv_readers != graph.n_kv_heads else []
+    """On an ungrouped graph, attention takes one K and V per query head instead of repeating one per group; restored on leaving.
+
+    Raises ValueError on models that make q, k and v by one matrix, whose attention repeats K and V by itself.
+    """
+    blocks = model.blocks if graph.n_kv_readers != graph.n_kv_heads else []
+    if any(hasattr(block.attn, "qkv") for block in blocks):
+        raise ValueError(
+            f"{model.cfg.model_name}: its q, k and v come from one matrix, and heads that share K and V take none of their own; "
+            "run circuits of kv='grouped' scores"
+        )
+    attentions = [block.attn.original_component for block in blocks]
     groups = [attention.num_key_value_groups for attention in attentions]
     try:
         for attention in attentions:
