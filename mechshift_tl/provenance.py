@@ -15,11 +15,12 @@ from mechshift_tl.readouts import Readouts
 
 
 def provenance(model: Any, readouts: Readouts) -> dict[str, Any]:
-    """Where a result comes from: the model's source and spec, the readouts' settings, the versions."""
+    """Where a result comes from: the model's source and spec, the attention in force, the readouts' settings, the versions."""
     spec = getattr(model, "spec", None)
     return {
         "model": getattr(model, "source", {"name": getattr(model.cfg, "model_name", "model")}),
         "spec": spec.to_dict() if spec is not None else None,
+        "attention": getattr(model, "direction", None),
         "readouts": readouts.info,
         "versions": versions(),
     }

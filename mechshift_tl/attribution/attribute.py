@@ -40,7 +40,7 @@ def attribute(
     method: Method = "EAP-IG-inputs",
     of: Of = "edges",
     ig_steps: int | None = None,
-    rule: Rule = "midpoint",
+    rule: Rule | None = None,
     kv: KV = "grouped",
     metric: Any = "logit_diff",
     intervention: Intervention = "counterfactual",
@@ -78,7 +78,7 @@ def attribute(
     architecture whose writers or readers are not known; FloatingPointError, naming layer and hook, when a run or a metric is not finite;
     MemoryError when one row alone does not fit; OSError when the journal cannot be written.
     """
-    steps = _steps(method, ig_steps)
+    steps, rule = _path(method, ig_steps, rule)
     engine = Engine(
         model, Graph.of(model, kv), of, method, path_points(method, rule, steps), resolve_all(metric), intervention, means,
         len(readouts.spans) if per_position else None, bool(keep_per_example), edges, batch_tokens,
@@ -103,7 +103,9 @@ def attribute(
     return results if isinstance(metric, Sequence) and not isinstance(metric, str) else next(iter(results.values()))
 
 
-def _steps(method: str, ig_steps: int | None) -> int:
-    if ig_steps is not None and method not in INTEGRATED:
-        raise ValueError(f"attribute: method {method!r} takes no ig_steps (got {ig_steps}); leave it out, or choose an EAP-IG method")
-    return DEFAULT_STEPS if ig_steps is None else ig_steps
+def _path(method: str, ig_steps: int | None, rule: Rule | None) -> tuple[int, Rule]:
+    """Points and rule of an integrated path, by default where they are None; other methods take neither."""
+    for name, given in {"ig_steps": ig_steps, "rule": rule}.items():
+        if given is not None and method not in INTEGRATED:
+            raise ValueError(f"attribute: method {method!r} takes no {name} (got {given}); leave it out, or choose an EAP-IG method")
+    return DEFAULT_STEPS if ig_steps is None else ig_steps, rule or "midpoint"

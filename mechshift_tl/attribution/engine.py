@@ -103,7 +103,7 @@ class Engine:
 
     def digests(self, readouts: Readouts, *, weights: bool) -> dict[str, Any]:
         """What tells this attribution from another of the same settings; the weights' digest reads all of them."""
-        names = [metric.name for metric in self.metrics]
+        names = [metric.identity for metric in self.metrics]
         found: dict[str, Any] = {"metrics": names, "spans": self.n_spans, "batch_tokens": self.tokens}
         found["rows"] = digest(readouts.tensors().items())
         if self.means is not None:

@@ -43,6 +43,8 @@ def check_edges(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph, method
     """Raise ValueError unless `edges` is a mask of edges that can exist and are to be patched."""
     if method != "exact" or of != "edges":
         raise ValueError(f"attribute: edges= chooses what exact patching measures; method {method!r} of {of} scores all of them")
+    if not isinstance(edges, Tensor):
+        raise ValueError(f"attribute: edges is a {type(edges).__name__}; give a bool mask, such as a circuit's .edges")
     if edges.shape != graph.possible.shape or edges.dtype != torch.bool:
         raise ValueError(f"attribute: edges is {edges.dtype} {tuple(edges.shape)}; give a bool mask {tuple(graph.possible.shape)}")
     if (edges & ~graph.possible).any():

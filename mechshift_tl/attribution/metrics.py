@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, TypeAlias
 
 import torch
@@ -31,6 +32,16 @@ class Metric:
     name: str
     function: MetricFunction
     needs_clean: bool = False
+
+    @property
+    def identity(self) -> str:
+        """Its name and, of a function of one's own, a digest of what it does: another one of the same name is another metric."""
+        code = getattr(self.function, "__code__", None)
+        if METRICS.get(self.name) == self or code is None:
+            return self.name
+        cells = [cell.cell_contents for cell in getattr(self.function, "__closure__", None) or ()]
+        constants = [one for one in (*code.co_consts, *cells) if isinstance(one, (int, float, str, tuple))]
+        return f"{self.name} {sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()[:16]}"
 
     def values(self, logits: Float[Tensor, "n k d_vocab"], batch: Batch, clean: Float[Tensor, "n k d_vocab"] | None = None) -> Tensor:
         """The metric of each row, `(n,)`; `clean` are the clean run's logits, needed where `needs_clean`.

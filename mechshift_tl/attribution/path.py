@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Literal, get_args
 
 import numpy as np
@@ -37,8 +38,8 @@ def quadrature(rule: Rule, steps: int) -> Points:
     """
     if rule not in get_args(Rule):
         raise ValueError(f"attribute: unknown rule {rule!r}; choose one of {', '.join(get_args(Rule))}")
-    if steps < 1:
-        raise ValueError(f"attribute: ig_steps must be at least 1, got {steps}")
+    if not isinstance(steps, Integral) or steps < 1:
+        raise ValueError(f"attribute: ig_steps must be a whole number of at least 1, got {steps}")
     if rule == "gauss-legendre":
         nodes, weights = np.polynomial.legendre.leggauss(steps)
         return [((x + 1) / 2, w / 2) for x, w in zip(nodes.tolist(), weights.tolist(), strict=True)]

@@ -94,11 +94,14 @@ class Scores:
     def resample(self, examples: Sequence[int] | Int[Tensor, " m"]) -> Self:
         """The scores on a multiset of the examples (indices may repeat): a bootstrap draw, or one half of a split.
 
-        Raises ValueError unless attributed with `keep_per_example=True`.
+        Raises ValueError unless attributed with `keep_per_example=True`, and on an index that is none of the examples'.
         """
         if self.per_example is None or self.read_per_example is None or self.ends_per_example is None:
             raise ValueError("these scores hold no per-example parts; attribute with keep_per_example=True to resample prompts")
-        count = torch.bincount(torch.as_tensor(examples), minlength=self.n_examples).float()
+        drawn = torch.as_tensor(examples, dtype=torch.long)
+        if not len(drawn) or not 0 <= int(drawn.min()) <= int(drawn.max()) < self.n_examples:
+            raise ValueError(f"resample: {drawn.tolist()[:6]} are not indices of {self.n_examples} examples; give at least one")
+        count = torch.bincount(drawn, minlength=self.n_examples).float()
         total = float(count @ self.read_per_example.float())
         matrix = torch.tensordot(count, self.per_example, 1) / total
         clean, corrupt = (self.ends_per_example @ count / total).tolist()

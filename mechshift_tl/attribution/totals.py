@@ -47,7 +47,7 @@ class Totals:
             raise ValueError(
                 f"keep_per_example would take {n * size / 2**30:.1f} GiB, over 2 GiB; attribute fewer examples at a time, or keep 'moments'"
             )
-        self.readouts, self.shape, self.keep = readouts, shape, keep
+        self.readouts, self.shape, self.keep = readouts, shape, keep if keep == _MOMENTS else bool(keep)
         self.block = max(1, n if keep is not _MOMENTS else MOMENT_BYTES // size)
         self.steps: dict[int, Tensor] = defaultdict(lambda: torch.zeros(shape, dtype=torch.float64))
         self.n_read: dict[int, int] = defaultdict(int)

@@ -48,6 +48,8 @@ class Circuit:
         for name in ("edges", "scores"):
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Circuit: {name} is {tuple(getattr(self, name).shape)}; its graph is {tuple(shape)} writers × readers")
+        if self.edges.dtype != torch.bool:
+            raise ValueError(f"Circuit: edges is {self.edges.dtype}; give a bool mask, True at the circuit's edges")
         if (self.edges & ~self.graph.possible).any():
             raise ValueError("Circuit: edges holds an edge that cannot exist; intersect it with graph.possible")
         if ((self.scores != 0) & ~self.edges).any():

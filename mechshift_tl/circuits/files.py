@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
-from mechshift_tl.circuits.select import check_finite
+from mechshift_tl.circuits.select import check_edges, check_finite
 from mechshift_tl.graph import Graph, check_same_graph
 
 GIVE = "give a file written by Graph.to_json or Graph.to_pt of EAP-IG, or by write_graph"
@@ -46,6 +46,7 @@ def write_graph(what: Circuit | EdgeScores, path: str | Path, *, scores: EdgeSco
         check_same_graph(what.graph, scores.graph)
     own, edges = (what.scores, what.edges) if isinstance(what, Circuit) else (what.matrix, torch.zeros_like(what.graph.possible))
     matrix = own if scores is None else scores.matrix
+    check_edges(matrix, what.graph)
     check_finite(matrix, what.graph)
     save(path, _File.of(what.graph, edges, matrix), d_model)
 

@@ -25,7 +25,9 @@ def random_circuit(circuit: Circuit, seed: int = 0) -> Circuit:
 
 
 def random_circuits(circuit: Circuit, n_draws: int, seed: int | torch.Generator = 0) -> Iterator[Circuit]:
-    """`n_draws` independent random circuits; all are drawn at once, then made one by one."""
+    """`n_draws` independent random circuits; all are drawn at once, then made one by one. Raises ValueError when it is below 0."""
+    if n_draws < 0:
+        raise ValueError(f"random_circuits: n_draws is {n_draws}; give 0 or more")
     generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     possible = _by_cell(circuit.graph.possible, circuit.graph)
     held = _by_cell(circuit.edges, circuit.graph)

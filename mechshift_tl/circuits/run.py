@@ -118,7 +118,7 @@ def run_edges(
     visible = readouts.clean != ABSENT if readouts.clean_mask is None else readouts.clean_mask
     check_intervention(model, intervention, means, visible)
     check_writers_sum(model, next(iter(readouts.batches(1))).to(model.cfg.device))
-    tokens = batch_tokens or max(1, DELTA_BYTES // (4 * len(graph.writers) * model.cfg.d_model))
+    tokens = max(1, DELTA_BYTES // (4 * len(graph.writers) * model.cfg.d_model)) if batch_tokens is None else batch_tokens
     tallies = [_Tally(readouts, function) for _ in range(len(circuits) + 2)]
     total = len(readouts) * len(tallies)
     with tqdm(total=total, desc=f"run {len(circuits)} circuits", unit="row", delay=2, leave=False) as bar:

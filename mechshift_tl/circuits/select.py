@@ -77,9 +77,10 @@ class Selection:
     def edges(self, matrix: Float[Tensor, "n_writers n_readers"], graph: Graph) -> tuple[Bool[Tensor, "n_writers n_readers"], int]:
         """The circuit's edges, and how many were requested: under a threshold, how many pass it.
 
-        Raises ValueError when a possible edge's score is not finite, or `n` lies outside 0 … possible edges.
+        Raises ValueError when the scores are not of edges, one is not finite, or `n` lies outside 0 … possible edges.
         """
         n = self.size(graph)
+        check_edges(matrix, graph)
         check_finite(matrix, graph)
         strength = matrix.abs() if self.by == "magnitude" else matrix
         barred = ~graph.possible if self.zeros else ~graph.possible | (matrix == 0)
@@ -111,6 +112,15 @@ def check_size(n: int, graph: Graph, least: int = 1) -> None:
     """Raises ValueError unless least ≤ n ≤ the graph's possible edges: what a caller can know before it scores anything."""
     if not least <= n <= graph.n_edges:
         raise ValueError(f"n is {n}; a circuit of this graph has {least} to {graph.n_edges} edges")
+
+
+def check_edges(matrix: Tensor, graph: Graph) -> None:
+    """Raises ValueError unless there is one score per writer and reader: scores of nodes and neurons have no edges to choose from."""
+    if matrix.shape != graph.possible.shape:
+        raise ValueError(
+            f"scores are {tuple(matrix.shape)}, not {tuple(graph.possible.shape)} writers × readers; attribute(of='edges') gives those "
+            "that circuits are made of"
+        )
 
 
 def check_finite(matrix: Float[Tensor, "n_writers n_readers"], graph: Graph) -> None:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from mechshift_tl.commit_order import Order, commit_orders
 from mechshift_tl.readouts.alignment import logit_shift, mask_token, spec_of
-from mechshift_tl.readouts.rows import ABSENT, Readouts, check_ids
+from mechshift_tl.readouts.parts import ABSENT, check_ids
+from mechshift_tl.readouts.rows import Readouts
 from mechshift_tl.tasks.task import Example, Examples
 
 Revealed = Literal["own", "clean"]

@@ -16,7 +16,7 @@ Span: TypeAlias = tuple[int, int] | Tensor
 
 def rectangle(clean: Any, corrupt: Any) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
     """Both sides as tensors `(n, pos)` of one shape."""
-    clean, corrupt = torch.as_tensor(clean), torch.as_tensor(corrupt)
+    clean, corrupt = integers(clean=clean, corrupt=corrupt)
     if clean.ndim != 2 or clean.shape != corrupt.shape:
         raise ValueError(
             f"clean {tuple(clean.shape)} and corrupt {tuple(corrupt.shape)} must both be (n, pos): pairs of equal length; "
@@ -25,10 +25,18 @@ def rectangle(clean: Any, corrupt: Any) -> tuple[Int[Tensor, "n pos"], Int[Tenso
     return clean, corrupt
 
 
+def integers(**given: Any) -> list[Int[Tensor, ...]]:
+    """Tensors of ids or positions as int64."""
+    tensors = [torch.as_tensor(value) for value in given.values()]
+    for name, tensor in zip(given, tensors, strict=True):
+        if tensor.is_floating_point() or tensor.dtype == torch.bool:
+            raise ValueError(f"{name} is {tensor.dtype}; give integers: token ids, and positions of tokens")
+    return [tensor.long() for tensor in tensors]
+
+
 def columns_of(n: int, length: int, **given: Any) -> dict[str, Int[Tensor, "n k"]]:
     """`target_pos`, `answer_ids` and `foil_ids` as `(n, k)`, targets inside the canvas."""
-    columns = {name: torch.as_tensor(value) for name, value in given.items()}
-    columns = {name: value[:, None] if value.ndim == 1 else value for name, value in columns.items()}
+    columns = {name: value[:, None] if value.ndim == 1 else value for name, value in zip(given, integers(**given), strict=True)}
     target = columns["target_pos"]
     for name, value in columns.items():
         if value.ndim != 2 or value.shape != target.shape or value.shape[0] != n:
@@ -43,14 +51,18 @@ def masks_of(given: AttentionMask, shape: torch.Size) -> tuple[Bool[Tensor, "n p
     if given is None:
         return None
     both = given if isinstance(given, tuple) else (given, given)
-    if len(both) != 2:
-        raise ValueError(f"attention_mask holds {len(both)} masks; give one for both sides, or (clean_mask, corrupt_mask)")
+    if len(both) != 2 or any(one is None for one in both):
+        held = sum(one is not None for one in both)
+        raise ValueError(f"attention_mask holds {held} masks; give one for both sides, or (clean_mask, corrupt_mask)")
     clean, corrupt = (_mask(name, one, shape) for name, one in zip(("clean", "corrupt"), both, strict=True))
     return clean, corrupt
 
 
 def _mask(side: str, given: Any, shape: torch.Size) -> Bool[Tensor, "n pos"]:
-    mask = torch.as_tensor(given)
+    try:
+        mask = torch.as_tensor(given)
+    except ValueError:
+        raise ValueError("attention_mask is a list of tensors; give a tensor, or a tuple (clean_mask, corrupt_mask)") from None
     if mask.shape != shape:
         raise ValueError(f"attention_mask of the {side} side has shape {tuple(mask.shape)}; its tokens are {tuple(shape)}")
     if not ((mask == 0) | (mask == 1)).all():
@@ -71,8 +83,10 @@ def span_of(spans: Mapping[str, Span] | None, shape: torch.Size) -> Int[Tensor, 
             if where.shape != shape:
                 raise ValueError(f"span {name!r} has shape {tuple(where.shape)}; its tokens are {tuple(shape)}")
             inside |= where.bool()
-        else:
+        elif len(where) == 2:
             inside[:, slice(*where)] = True
+        else:
+            raise ValueError(f"span {name!r} is {where}; give (start, stop), or a mask of rows × positions")
         if not inside.any():
             raise ValueError(f"span {name!r} holds no position of rows of {shape[1]} tokens; got {where}")
         if (found[inside] >= 0).any():

@@ -21,8 +21,7 @@ from mechshift_tl import artefact
 from mechshift_tl.readouts.alignment import logit_shift
 from mechshift_tl.readouts.batch import Batch
 from mechshift_tl.readouts.given import AttentionMask, Span, columns_of, masks_of, rectangle, span_of
-
-ABSENT = -1
+from mechshift_tl.readouts.parts import ABSENT, MASKS, check_ids, check_parts
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,9 @@ class Readouts:
     - `step`, `example` `(rows,)` say where a row comes from; `groups` names each example's prompt group.
     - `span` `(rows, pos)` says in which of the named `spans` a position lies, −1 for none.
     - `info` carries what a report must state: number of masks, order, what was dropped.
+
+    Raises ValueError, naming the tensor, when the parts do not fit each other: shapes, one mask without the other, −1 on one side or amid a
+    row, an example that has no group.
     """
 
     clean: Int[Tensor, "rows pos"]
@@ -49,6 +51,9 @@ class Readouts:
     corrupt_mask: Bool[Tensor, "rows pos"] | None = None
     span: Int[Tensor, "rows pos"] | None = None
     spans: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_parts(self.tensors(), len(self.groups))
 
     @classmethod
     def from_tokens(
@@ -116,8 +121,13 @@ class Readouts:
         return sorted(set(self.step.tolist()))
 
     def select(self, examples: Sequence[int]) -> Readouts:
-        """The rows of the given examples (a list of distinct indices), renumbered in that order: for resampling and splitting prompts."""
-        place = {e: i for i, e in enumerate(examples)}
+        """The rows of the given examples, renumbered in that order: for splitting prompts. Raises ValueError unless they are distinct
+        indices below `n_examples`."""
+        place = {int(e): i for i, e in enumerate(examples)}
+        if len(place) < len(examples) or any(not 0 <= e < self.n_examples for e in place):
+            raise ValueError(
+                f"select: {list(examples)[:6]}… are not distinct indices of {self.n_examples} examples; resample scores instead"
+            )
         rows = torch.tensor([i for i, e in enumerate(self.example.tolist()) if e in place], dtype=torch.long)
         tensors: dict[str, Any] = {name: tensor[rows] for name, tensor in self.tensors().items() if name != "example"}
         renumbered = torch.tensor([place[int(e)] for e in self.example[rows]], dtype=torch.long)
@@ -125,7 +135,12 @@ class Readouts:
         return Readouts(**tensors, example=renumbered, groups=groups, info=self.info, spans=self.spans)
 
     def batches(self, batch_tokens: int) -> Iterator[Batch]:
-        """Rectangular batches of at most `batch_tokens` tokens (always at least one row), grouped by step, length, k and maskedness."""
+        """Rectangular batches of at most `batch_tokens` tokens (always at least one row), grouped by step, length, k and maskedness.
+
+        Raises ValueError unless `batch_tokens` is at least 1.
+        """
+        if batch_tokens < 1:
+            raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}; a batch has one row whatever its length")
         for (step, length, k, masked), rows in sorted(self._rectangles().items()):
             size = max(1, batch_tokens // length)
             for start in range(0, len(rows), size):
@@ -150,7 +165,9 @@ class Readouts:
         return groups
 
     def check(self, model: Any) -> None:
-        """Raise ValueError when this model cannot be read here: an id outside its vocabulary, a target that nothing visible predicts."""
+        """Raise ValueError when this model cannot be read here: no row, an id it does not have, a target that nothing visible predicts."""
+        if not len(self):
+            raise ValueError("readouts hold no row; select or make at least one example that is read somewhere")
         for name in ("clean", "corrupt", "answer_ids", "foil_ids"):
             check_ids(model, f"readouts.{name}", getattr(self, name))
         shift = logit_shift(model)
@@ -196,16 +213,7 @@ class Readouts:
         return summary + self.to_dataframe().head(5).to_html(index=False)
 
 
-MASKS = ("clean_mask", "corrupt_mask")
 TENSORS = ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "step", "example", *MASKS, "span")
-
-
-def check_ids(model: Any, name: str, ids: Tensor) -> None:
-    """Raise ValueError on an id that is neither in the model's vocabulary nor `ABSENT`."""
-    vocabulary = model.cfg.d_vocab
-    bad = ids[(ids >= vocabulary) | (ids < ABSENT)]
-    if bad.numel():
-        raise ValueError(f"{name} holds id {int(bad[0])}, outside the vocabulary of {vocabulary}; use this model's tokenizer")
 
 
 def _beyond(visible: Bool[Tensor, "n pos"], target_pos: Int[Tensor, "n k"]) -> Bool[Tensor, "n pos"]:

@@ -158,6 +158,8 @@ def test_what_cannot_be_measured_is_refused(model, simple) -> None:
     possible = exact(model, simple, batch_tokens=1).graph.possible
     with pytest.raises(ValueError, match=r"edges is torch.float32 \(3, 4\); give a bool mask \(11, 19\)"):
         exact(model, simple, torch.ones(3, 4))
+    with pytest.raises(ValueError, match="edges is a list; give a bool mask, such as a circuit's .edges"):
+        exact(model, simple, [("input", "m0")])
     with pytest.raises(ValueError, match="a0.h0 → a0.h0<q> cannot exist; intersect edges with graph.possible"):
         exact(model, simple, torch.ones_like(possible))
     with pytest.raises(ValueError, match="edges= chooses what exact patching measures; method 'EAP' of edges scores all of them"):

@@ -100,3 +100,21 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(model, rows, tmp_path
         kills += process.exitcode == -signal.SIGKILL
     assert kills >= 2
     assert saved(attribute(model, rows, batch_tokens=8, keep_per_example=True), tmp_path / "plain") == (tmp_path / "killed").read_bytes()
+
+
+def scaled(by: float) -> Any:
+    """Metrics of one name that differ in a number they close over."""
+
+    def scaled(logits: torch.Tensor, answers: torch.Tensor, foils: torch.Tensor) -> torch.Tensor:
+        return by * logits.gather(2, answers[..., None])[..., 0].mean(1)
+
+    return scaled
+
+
+def test_another_metric_of_the_same_name_and_another_attention_are_other_work(model, rows, tmp_path) -> None:
+    attribute(model, rows, method="EAP", metric=scaled(1.0), journal=tmp_path / "journal")
+    attribute(model, rows, method="EAP", metric=scaled(1.0), journal=tmp_path / "journal")
+    with pytest.raises(ValueError, match="journal of other work .metrics is .*scaled "):
+        attribute(model, rows, method="EAP", metric=scaled(2.0), journal=tmp_path / "journal")
+    with model.attention("full"), pytest.raises(ValueError, match='attention is "causal" there, "full" here'):
+        attribute(model, rows, method="EAP", metric=scaled(1.0), journal=tmp_path / "journal")

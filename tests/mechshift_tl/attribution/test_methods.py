@@ -77,6 +77,14 @@ def test_a_method_takes_only_its_own_settings(bridged, few) -> None:
     for method in ("EAP", "clean-corrupted", "exact"):
         with pytest.raises(ValueError, match=f"method '{method}' takes no ig_steps \\(got 5\\); leave it out"):
             attribute(model, few, method=method, ig_steps=5)
+        with pytest.raises(ValueError, match=f"method '{method}' takes no rule \\(got left\\); leave it out"):
+            attribute(model, few, method=method, rule="left")
+    with pytest.raises(ValueError, match="ig_steps must be a whole number of at least 1, got 2.5"):
+        attribute(model, few, ig_steps=2.5)
+        with pytest.raises(ValueError, match=f"method '{method}' takes no rule \\(got left\\); leave it out"):
+            attribute(model, few, method=method, rule="left")
+    with pytest.raises(ValueError, match="ig_steps must be a whole number of at least 1, got 2.5"):
+        attribute(model, few, ig_steps=2.5)
     with pytest.raises(ValueError, match="unknown method 'ACDC'; choose one of EAP-IG-inputs, EAP, EAP-IG-activations"):
         attribute(model, few, method="ACDC")
     with pytest.raises(ValueError, match="of is 'layers'; choose 'edges', 'nodes' or 'neurons'"):

@@ -67,6 +67,9 @@ def test_a_resample_divides_sums_by_the_positions_drawn(scores) -> None:
     drawn = scores.resample([2, 2, 0])
     torch.testing.assert_close(drawn.matrix, (2 * scores.per_example[2] + scores.per_example[0]) / 10)
     assert (drawn.clean, drawn.corrupt, drawn.n_examples, drawn.n_read) == (pytest.approx(1.4), pytest.approx(-1.0), 3, [10])
+    for examples in ([], [3], [0, -1]):
+        with pytest.raises(ValueError, match="are not indices of 3 examples; give at least one"):
+            scores.resample(examples)
 
 
 @pytest.mark.parametrize("per_example", [True, False])

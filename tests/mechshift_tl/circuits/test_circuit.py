@@ -120,5 +120,7 @@ def test_tensors_that_do_not_fit_are_refused():
         Circuit(PLAIN, possible[:2], zeros, 1)
     with pytest.raises(ValueError, match="cannot exist"):
         Circuit(PLAIN, ~possible, zeros, 1)
+    with pytest.raises(ValueError, match="edges is torch.float32; give a bool mask"):
+        Circuit(PLAIN, possible.float(), zeros, 1)
     with pytest.raises(ValueError, match="not zero outside"):
         Circuit(PLAIN, possible & False, zeros + 1, 1)

@@ -56,3 +56,8 @@ def test_full_cells_cannot_move(scored):
     everything = Circuit.from_scores(scored(GRAPH, GRAPH.possible.float()), GRAPH.n_edges)
     assert full_cell_share(everything) == 1.0
     assert torch.equal(random_circuit(everything).edges, everything.edges)
+
+
+def test_fewer_than_no_draws_are_refused(circuit):
+    with pytest.raises(ValueError, match="n_draws is -1; give 0 or more"):
+        next(random_circuits(circuit, -1))

@@ -1,9 +1,12 @@
 """Which edges make a circuit: every setting on hand-made scores, and the greedy walk against a slow one."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
-from mechshift_tl.circuits import Circuit
+from mechshift_tl.attribution import NodeScores
+from mechshift_tl.circuits import Circuit, write_graph
 from mechshift_tl.circuits.paths import greedy, leading, on_a_path
 from mechshift_tl.circuits.select import Selection, default_n, strongest
 from mechshift_tl.graph import Graph
@@ -143,3 +146,11 @@ def test_sizes_beyond_the_graph_are_refused(n, scored):
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Selection(**settings)
+
+
+def test_scores_of_nodes_have_no_edges_to_choose_from(scored):
+    nodes = NodeScores(**{f.name: getattr(scored(PLAIN, HAND), f.name) for f in fields(NodeScores)} | {"matrix": torch.ones(7)})
+    with pytest.raises(ValueError, match=r"scores are \(7,\), not \(7, 15\) writers × readers; attribute\(of='edges'\) gives those"):
+        Circuit.from_scores(nodes)
+    with pytest.raises(ValueError, match="writers × readers"):
+        write_graph(nodes, "scores.json")

@@ -160,3 +160,57 @@ def test_a_model_must_see_what_it_predicts_from(native) -> None:
         given((torch.ones(3, 5), RIGHT), target=(4, 4, 2)).check(arm)
     with pytest.raises(ValueError, match="target position 0 cannot be predicted"):
         given(LEFT, target=(0, 4, 4)).check(arm)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clean": CLEAN.float()}, "clean is torch.float32; give integers"),
+        ({"corrupt": CORRUPT > 30}, "corrupt is torch.bool; give integers"),
+        ({"target": (3.0, 4.0, 2.0)}, "target_pos is torch.float32; give integers"),
+        ({"answer_ids": torch.ones(3)}, "answer_ids is torch.float32; give integers"),
+        (
+            {"attention_mask": [torch.ones(3, 5), torch.ones(3, 5)]},
+            r"list of tensors; give a tensor, or a tuple \(clean_mask, corrupt_mask\)",
+        ),
+        ({"attention_mask": (torch.ones(3, 5), None)}, r"holds 1 masks; give one for both sides, or \(clean_mask, corrupt_mask\)"),
+        ({"spans": {"x": (0, 4, 2)}}, r"span 'x' is \(0, 4, 2\); give \(start, stop\), or a mask"),
+    ],
+)
+def test_what_is_no_id_no_mask_and_no_span_is_refused(changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        given(**changes)
+
+
+def test_ids_of_any_integer_type_are_taken() -> None:
+    assert given(clean=CLEAN.int(), answer_ids=torch.ones(3, dtype=torch.int16)).clean.dtype == torch.long
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"corrupt": CORRUPT[:, :4]}, r"corrupt is \(3, 4\), but clean \(3, 5\)"),
+        ({"foil_ids": torch.zeros(3, 2)}, r"foil_ids is \(3, 2\), but target_pos \(3, 1\)"),
+        ({"clean_mask": torch.ones(3, 5, dtype=torch.bool)}, "one mask was given; give clean_mask and corrupt_mask, or neither"),
+        ({"clean": CLEAN.masked_fill(CLEAN == 7, ABSENT)}, "clean holds -1 amid a row"),
+        ({"corrupt": CORRUPT.masked_fill(CORRUPT == 29, ABSENT)}, "corrupt and clean are not filled up with -1 alike"),
+        ({name: torch.tensor([[1], [ABSENT], [2]]) for name in ("target_pos", "answer_ids", "foil_ids")}, "row 1 reads no position; leave"),
+        ({"step": torch.zeros(2)}, "step has 2 rows, but clean 3"),
+        ({"groups": ("one", "two")}, "example 2 has no group; groups names 2 examples"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other_are_refused(changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(given(), **changes)
+
+
+def test_rows_that_are_not_there_are_refused(native) -> None:
+    from hooked_diffusion import HookedDiffusionTransformer
+
+    for chosen in ([0, 0], [-1], [3]):
+        with pytest.raises(ValueError, match=r"are not distinct indices of 3 examples; resample scores instead"):
+            given().select(chosen)
+    with pytest.raises(ValueError, match="readouts hold no row"):
+        given().select([]).check(HookedDiffusionTransformer.from_hf(native()))
+    with pytest.raises(ValueError, match="batch_tokens must be at least 1, got 0"):
+        next(given().batches(0))

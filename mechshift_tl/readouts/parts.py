@@ -1,0 +1,48 @@
+"""Do the tensors of readouts fit each other, and the model that is to run them? Every error names the tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+#: What fills up rows that are shorter than others.
+ABSENT = -1
+MASKS = ("clean_mask", "corrupt_mask")
+#: What each tensor must be shaped like.
+LIKE = {"clean": ("corrupt", *MASKS, "span"), "target_pos": ("answer_ids", "foil_ids")}
+
+
+def check_parts(tensors: Mapping[str, Tensor], n_examples: int) -> None:
+    """Raise ValueError, naming the tensor, unless these are the parts of one `Readouts`."""
+    rows = len(tensors["clean"])
+    for model, others in LIKE.items():
+        for name in others:
+            if name in tensors and tensors[name].shape != tensors[model].shape:
+                raise ValueError(f"Readouts: {name} is {tuple(tensors[name].shape)}, but {model} {tuple(tensors[model].shape)}")
+        absent = tensors[model] == ABSENT
+        if (absent[:, :-1] & ~absent[:, 1:]).any():
+            raise ValueError(
+                f"Readouts: {model} holds {ABSENT} amid a row; it only fills rows up at their end, and masks hide what is within"
+            )
+        for name in set(others) - {*MASKS, "span"}:
+            if ((tensors[name] == ABSENT) != absent).any():
+                raise ValueError(f"Readouts: {name} and {model} are not filled up with {ABSENT} alike")
+    if (unread := (tensors["target_pos"] == ABSENT).all(1)).any():
+        raise ValueError(f"Readouts: row {int(unread.nonzero()[0])} reads no position; leave it out")
+    for name in ("target_pos", "step", "example"):
+        if len(tensors[name]) != rows:
+            raise ValueError(f"Readouts: {name} has {len(tensors[name])} rows, but clean {rows}")
+    if len(set(MASKS) & set(tensors)) == 1:
+        raise ValueError("Readouts: one mask was given; give clean_mask and corrupt_mask, or neither")
+    if rows and not 0 <= int(tensors["example"].min()) <= int(tensors["example"].max()) < n_examples:
+        raise ValueError(f"Readouts: example {int(tensors['example'].max())} has no group; groups names {n_examples} examples")
+
+
+def check_ids(model: Any, name: str, ids: Tensor) -> None:
+    """Raise ValueError on an id that is neither in the model's vocabulary nor `ABSENT`."""
+    vocabulary = model.cfg.d_vocab
+    bad = ids[(ids >= vocabulary) | (ids < ABSENT)]
+    if bad.numel():
+        raise ValueError(f"{name} holds id {int(bad[0])}, outside the vocabulary of {vocabulary}; use this model's tokenizer")
