@@ -78,10 +78,12 @@ class Engine:
             raise ValueError(f"attribute: batch_tokens must be at least 1, got {self.batch_tokens}; leave it out to be chosen")
         if self.of == "neurons" and self.intervention.startswith("mean"):
             raise ValueError(f"attribute: neurons have no means; choose 'counterfactual' or 'zero', not {self.intervention!r}")
-        if self.method != "exact" and self.intervention == "zero" and any(alpha == 0 for alpha, _ in self.points):
+        blank = self.intervention == "zero" or (self.intervention == "counterfactual" and readouts.hides_from_corrupt)
+        if self.method != "exact" and blank and any(alpha == 0 for alpha, _ in self.points):
             raise ValueError(
-                "attribute: at an embedding of zero norms have no direction and gradients no meaning; with intervention 'zero' choose EAP, "
-                "or an EAP-IG rule that leaves out the corrupt end: 'midpoint', 'gauss-legendre' or 'right'"
+                "attribute: at an embedding of zero norms have no direction and gradients no meaning; with intervention 'zero', or tokens "
+                "that the corrupt mask alone hides, choose EAP, or an EAP-IG rule that leaves out the corrupt end: 'midpoint', "
+                "'gauss-legendre' or 'right'"
             )
         if self.method != "exact" and all(alpha == 1 for alpha, _ in self.points):
             for metric in self.metrics:

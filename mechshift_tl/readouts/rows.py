@@ -120,6 +120,11 @@ class Readouts:
         """Step indices that occur, ascending."""
         return sorted(set(self.step.tolist()))
 
+    @property
+    def hides_from_corrupt(self) -> bool:
+        """Whether a token that the clean run sees is hidden from the corrupt run: there the path of an attribution starts at nothing."""
+        return self.clean_mask is not None and self.corrupt_mask is not None and bool((self.clean_mask & ~self.corrupt_mask).any())
+
     def select(self, examples: Sequence[int]) -> Readouts:
         """The rows of the given examples, renumbered in that order: for splitting prompts. Raises ValueError unless they are distinct
         indices below `n_examples`."""

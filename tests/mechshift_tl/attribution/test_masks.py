@@ -135,3 +135,17 @@ def test_a_row_alone_scores_as_among_others(bridged) -> None:
     for i in range(3):
         alone = attribute(bridged("mdm"), padded.select([i]), batch_tokens=1)
         assert (together.resample([i]).matrix - alone.matrix).abs().max() < 1e-5 * alone.matrix.abs().max()
+
+
+def test_a_path_does_not_start_at_tokens_that_the_corrupt_run_does_not_see(bridged) -> None:
+    """There the corrupt embedding is zero: its norm made the scores of the left rule dozens of times what the others agree on."""
+    clean, corrupt = torch.randint(3, 48, (2, 3, 8), generator=torch.Generator().manual_seed(0))
+    all_seen, one_hidden = torch.ones(3, 8), torch.ones(3, 8).index_fill(1, torch.tensor([2]), 0)
+    columns = torch.full((3,), 7), torch.tensor([5, 6, 7]), torch.tensor([8, 9, 10])
+    rows = Readouts.from_tokens(clean, corrupt, *columns, attention_mask=(all_seen, one_hidden))
+    for settings in ({"method": "clean-corrupted"}, {"rule": "left"}, {"rule": "left", "of": "nodes"}):
+        with pytest.raises(ValueError, match="tokens that the corrupt mask alone hides, choose EAP"):
+            attribute(bridged("mdm"), rows, **settings)
+    other = Readouts.from_tokens(clean, corrupt, *columns, attention_mask=(one_hidden, all_seen))
+    for readouts, settings in ((rows, {"method": "EAP"}), (rows, {}), (other, {"rule": "left"})):
+        assert attribute(bridged("mdm"), readouts, **settings).matrix.isfinite().all()
