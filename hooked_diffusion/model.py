@@ -175,11 +175,6 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         finally:
             self._switched = before
 
-    @property
-    def direction(self) -> str:
-        """The direction of attention in force: that of `spec`, or what `attention` has switched it to."""
-        return self._switched or self.spec.direction
-
     def _who_sees_whom(self, input: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """The 4D mask of a run and, where tokens are hidden, the positions that go with it."""
         if mask is not None and mask.ndim == 4:
