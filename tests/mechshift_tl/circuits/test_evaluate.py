@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,21 +54,48 @@ def test_necessity_is_what_the_complement_loses(made) -> None:
     assert check.floor == pytest.approx(1 - sum(random) / 3, abs=1e-4)
 
 
-def test_minimality_is_the_loss_of_the_weakest_tenth(made) -> None:
-    model, readouts, _, circuit, evaluation = made
-    parts = evaluation.parts
-    assert parts["edges"].sum() == circuit.kept and len(parts) == 10
-    ranked = circuit.to_dataframe()
-    sizes = parts["edges"].tolist()
-    whole = faithfulness(model, readouts, circuit, n_boot=100).value
-    for part in (1, 10):
-        start = sum(sizes[: part - 1])
-        edges = circuit.edges.clone()
-        for row in ranked.iloc[start : start + sizes[part - 1]].to_dict("records"):
-            edges[circuit.graph.writers.index(row["writer"]), circuit.graph.readers.index(row["reader"])] = False
-        smaller = Circuit(circuit.graph, edges, circuit.scores.masked_fill(~edges, 0), 1)
-        assert parts.loc[part - 1, "loss"] == pytest.approx(whole - faithfulness(model, readouts, smaller, n_boot=100).value, abs=1e-4)
-    assert evaluation["minimality"].value == parts.loc[9, "loss"] and evaluation["minimality"].floor == pytest.approx(whole / 10, abs=1e-4)
+def without(circuit: Circuit, rows: list[dict]) -> Circuit:
+    """The circuit less the edges of some rows of its table."""
+    edges = circuit.edges.clone()
+    for row in rows:
+        edges[circuit.graph.writers.index(row["writer"]), circuit.graph.readers.index(row["reader"])] = False
+    return Circuit(circuit.graph, edges, circuit.scores.masked_fill(~edges, 0), 1)
+
+
+@pytest.mark.parametrize("kind", ["components", "edges", "tenths"])
+def test_minimality_is_the_least_loss_without_one_part(made, solved, kind) -> None:
+    model, readouts, scores, *_ = made
+    circuit = Circuit.from_scores(scores, 25)
+    evaluation = evaluate_circuit(model, readouts, circuit, parts=kind, n_random=1, n_boot=50)
+    table, edges = evaluation.parts, circuit.to_dataframe().to_dict("records")
+    out_of = lambda name: [edge for edge in edges if edge["writer"] == name]  # noqa: E731
+    left_out = {
+        "components": {name: out_of(name) for name in circuit.components["component"] if out_of(name)},
+        "edges": {f"{edge['writer']} → {edge['reader']}": [edge] for edge in edges},
+        "tenths": {str(i + 1): [edges[j] for j in part] for i, part in enumerate(np.array_split(range(len(edges)), 10))},
+    }[kind]
+    assert table["part"].tolist() == list(left_out) and table["edges"].tolist() == [len(part) for part in left_out.values()]
+    whole = faithfulness(model, readouts, circuit, n_boot=50).value
+    for i in {0, len(table) // 2, len(table) - 1}:
+        found = faithfulness(model, readouts, without(circuit, list(left_out.values())[i]), n_boot=50)
+        assert table.loc[i, "loss"] == pytest.approx(whole - found.value, abs=1e-4)
+    check = evaluation["minimality"]
+    assert check.value == table["loss"].min() and check.floor == pytest.approx(whole / len(table), abs=1e-4)
+    assert check.low <= table["low"].min() and check.high <= table["high"].min(), "on every draw the least of the losses"
+
+
+def test_a_part_without_which_nothing_is_lost_makes_a_circuit_not_minimal(made) -> None:
+    """A head that only the queries of an unread head read: its edges carry nothing to the logits."""
+    model, readouts, _, circuit, _ = made
+    graph = circuit.graph
+    more, place = circuit.edges.clone(), graph.writers.index("a0.h0")
+    more[place], more[:, graph.readers.index("a1.h0<q>")] = False, False
+    more[graph.writers.index("a1.h0")] = False
+    more[place, graph.readers.index("a1.h0<q>")] = True
+    padded = Circuit(graph, more, torch.zeros(more.shape), 1)
+    evaluation = evaluate_circuit(model, readouts, padded, n_random=1, n_boot=50)
+    part = evaluation.parts.set_index("part").loc["a0.h0"]
+    assert (part["loss"], part["low"], part["high"]) == pytest.approx((0, 0, 0), abs=1e-6) and evaluation["minimality"].value <= 1e-6
 
 
 def test_stability_is_the_overlap_with_resampled_circuits(made) -> None:
@@ -102,6 +130,8 @@ def test_what_cannot_be_evaluated_is_refused(made, solved, scored) -> None:
     model, readouts, _, circuit, evaluation = made
     with pytest.raises(KeyError, match="'beauty' was not checked; these were: sufficiency"):
         evaluation["beauty"]
+    with pytest.raises(ValueError, match="parts is 'halves'; choose one of components, edges, tenths"):
+        evaluate_circuit(model, readouts, circuit, parts="halves")
     with pytest.raises(ValueError, match="circuit of 0 edges"):
         evaluate_circuit(model, readouts, circuit - circuit)
     with pytest.raises(ValueError, match="different graphs"):
@@ -134,6 +164,16 @@ def test_the_intervals_of_edges_are_those_of_resampled_scores(made) -> None:
     torch.testing.assert_close(found.low, low, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.high, high, rtol=1e-4, atol=1e-5)
     assert (found.low <= found.high).all() and (found.low[~scores.graph.possible] == 0).all()
+
+
+def test_the_intervals_weigh_examples_by_what_is_read_of_them(scored) -> None:
+    graph = Graph(1, 2, 2)
+    per_example = torch.randn(3, *graph.possible.shape, generator=torch.Generator().manual_seed(0)) * graph.possible
+    scores = scored(graph, per_example, read_per_example=torch.tensor([1, 5, 2]))
+    found, draws = edge_intervals(scores, n_boot=20), []
+    for counts in resamples(3, 20).long().tolist():
+        draws.append(scores.resample([e for e, times in enumerate(counts) for _ in range(times)]).matrix)
+    torch.testing.assert_close(found.low, torch.stack(draws).quantile(0.025, dim=0))
 
 
 def test_resampling_needs_the_examples_own_scores(solved) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import pandas as pd
 import pytest
 import torch
 
 from mechshift_tl import attribute
 from mechshift_tl.circuits import Circuit
-from mechshift_tl.circuits.curve import SIZES, FaithfulnessCurve, faithfulness_curve
+from mechshift_tl.circuits.curve import SIZES, FaithfulnessCurve, _area, faithfulness_curve
 from mechshift_tl.circuits.faithfulness import Faithfulness, faithfulness, recovered, resamples
 from mechshift_tl.circuits.random import random_circuits
 from mechshift_tl.circuits.run import CircuitRun, Outcome, run_circuit
@@ -106,6 +109,16 @@ def test_the_areas_are_trapezoids_over_what_is_kept(curve) -> None:
             assert found == pytest.approx(expected)
         assert area.low <= area.value <= area.high or rank == "magnitude"
     assert curve.cpr.value > curve.cpr.random
+
+
+def test_what_is_above_the_model_is_as_far_from_it_as_what_is_below() -> None:
+    """A circuit more faithful than the model is not so by |1 − faithfulness|: CMD adds up distances, CPR what is recovered."""
+    runs = [dataclasses.replace(run_of([f] * 3, [1.0] * 3, [0.0] * 3, [1] * 3), kept=kept) for f, kept in ((0.5, 4), (1.5, 8), (1.0, 20))]
+    for rank, expected in (("signed", 0.2 * 1.0 + 0.6 * 1.25), ("magnitude", 0.2 * 0.5 + 0.6 * 0.25)):
+        table = pd.DataFrame({"rank": [rank] * 3, "random": [0.0, 2.0, 1.0]})
+        area = _area(rank, runs, table, resamples(3, 10))
+        assert (area.value, area.low, area.high) == pytest.approx((expected,) * 3)
+        assert area.random == pytest.approx(0.2 * 1.0 + 0.6 * (1.5 if rank == "signed" else 0.5))
 
 
 def test_a_curve_is_drawn_and_kept(curve, tmp_path) -> None:

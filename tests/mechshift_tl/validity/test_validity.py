@@ -63,6 +63,12 @@ def test_correlations_are_scipy_s() -> None:
     assert frame["n_edges"].tolist() == [20, 8, 12] * 2 and (frame["n_examples"] == 12).all()
 
 
+def test_a_mean_is_over_positions_read() -> None:
+    one = made(2.0)
+    for method, sums in ((None, one.exact), ("b", one.approximate[1])):
+        torch.testing.assert_close(one.mean(method), sums.sum(0) / one.read.sum())
+
+
 def test_a_draw_is_the_correlation_on_the_prompts_drawn() -> None:
     one = made(2.0)
     drawn = torch.randint(12, (50, 12), generator=torch.Generator().manual_seed(0))
