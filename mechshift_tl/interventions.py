@@ -127,8 +127,11 @@ def writer_means(
 
     Every visible token counts once, whatever row it is in; padding and masked positions do not count. `positional` keeps a mean per
     position of the canvas. Cost: one forward over the rows; memory: one batch's outputs and the means.
-    Raises ValueError on an unknown side or readouts that do not fit the model.
+    Raises ValueError on an unknown side or readouts that do not fit the model; FloatingPointError, naming layer and hook, where an output
+    is not finite.
     """
+    from mechshift_tl.attribution.check import locate_not_finite  # which runs writers itself
+
     if side not in get_args(Side):
         raise ValueError(f"writer_means: side is {side!r}; choose one of {', '.join(get_args(Side))}")
     readouts.check(model)
@@ -142,6 +145,8 @@ def writer_means(
             visible = _visible(batch, side)
             count[: visible.shape[1]] += visible.sum(0).cpu()
             for name, sums in _sums(outputs, visible).items():
+                if not sums.isfinite().all():
+                    raise FloatingPointError(f"writer_means: outputs are not finite; {locate_not_finite(model, batch)}")
                 total = totals.setdefault(name, sums.new_zeros(sums.shape[0], length, *sums.shape[2:]))
                 total[:, : sums.shape[1]] += sums
             bar.update(len(batch.index))

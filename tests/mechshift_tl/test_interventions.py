@@ -129,3 +129,13 @@ def test_impossible_interventions_are_refused(model, native) -> None:
             replaced(model, batch, intervention, means)
     with pytest.raises(ValueError, match="side is 'foil'"):
         writer_means(model, prompts(1), side="foil")
+
+
+def test_means_of_what_is_not_finite_name_where(native) -> None:
+    broken = native("llama")
+    model = HookedDiffusionTransformer.from_hf(broken, spec=FULL)
+    broken.model.layers[1].mlp.down_proj.weight.data[0, 0] = float("inf")
+    with pytest.raises(
+        FloatingPointError, match="writer_means: outputs are not finite; .* clean run .* layer 1, hook blocks.1.hook_mlp_out"
+    ):
+        writer_means(model, prompts(1))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from hooked_diffusion import load_pair
 from mechshift_tl import attribute
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.circuits.evaluate import CircuitEvaluation, evaluate_circuit
@@ -14,6 +17,10 @@ from mechshift_tl.circuits.random import random_circuits
 from mechshift_tl.circuits.stability import edge_intervals, inclusion_frequency, jaccard_over_resamples, resampled_circuits
 from mechshift_tl.compare.overlap import edge_jaccard, expected_jaccard
 from mechshift_tl.graph import Graph
+from mechshift_tl.readouts import Readouts
+from mechshift_tl.readouts import readouts as make_readouts
+from mechshift_tl.tasks import IOI
+from mechshift_tl.tasks.ioi import TEMPLATES
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +189,24 @@ def test_resampling_needs_the_examples_own_scores(solved) -> None:
     for function in (inclusion_frequency, edge_intervals):
         with pytest.raises(ValueError, match="keep_per_example=True"):
             function(scores)
+
+
+def test_generalisation_to_held_out_templates_and_other_corruptions() -> None:
+    """Of a circuit that was selected on some templates under one corruption: a row of its own for each, with its interval."""
+    pair = load_pair("tiny")
+    seen, held_out = TEMPLATES[:8], TEMPLATES[8:]
+
+    def read(**task: Any) -> Readouts:
+        return make_readouts(pair.arm, IOI(**task).examples(pair.tokenizer, 10))
+
+    circuit = Circuit.from_scores(attribute(pair.arm, read(templates=seen), ig_steps=1), 80)
+    others = {"held-out templates": read(templates=held_out), "S2 becomes the IO": read(templates=seen, corruption="s2_to_io")}
+    evaluation = evaluate_circuit(pair.arm, read(templates=seen), circuit, others=others, parts="tenths", n_random=1, n_boot=50)
+    frame = evaluation.to_dataframe().set_index("check")
+    for name, other in others.items():
+        found = faithfulness(pair.arm, other, circuit, n_boot=50)
+        row = frame.loc[f"generalisation: {name}"]
+        assert row.tolist() == pytest.approx([found.value, found.low, found.high, 10, row["floor"]], abs=1e-4)
+        assert row["low"] <= row["value"] <= row["high"] and row["floor"] < row["value"]
+    values = [check.value for check in evaluation.checks if check.check.startswith("generalisation") or check.check == "sufficiency"]
+    assert len({round(value, 6) for value in values}) == 3
