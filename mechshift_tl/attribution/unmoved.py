@@ -1,8 +1,8 @@
 """Tokens that a path does not move: under causal attention, those before the first at which the clean and the corrupt row differ.
 
 They are the same at every point of the path, and all that later tokens see of them is their keys and values. So those are kept from the
-clean run, and the walk leaves such tokens out of every projection and MLP. Nothing is scored there either, for no writer differs. Exact,
-and of use: of an IOI prompt whose subject is replaced, two thirds come before.
+clean run, and the walk leaves such tokens out of every projection and MLP, but for those that are read. Nothing is scored there either,
+for no writer differs. Exact, and of use: of an IOI prompt whose subject is replaced, two thirds come before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechshift_tl.attribution.hooks import Hooks, Kept
 from mechshift_tl.readouts import Batch
-from mechshift_tl.readouts.alignment import is_causal
+from mechshift_tl.readouts.alignment import is_causal, logit_shift
 from mechshift_tl.readouts.narrow import narrowed, tokenwise
 
 #: Share of a batch's tokens from which leaving them out pays for picking the others.
@@ -31,7 +31,8 @@ class Unmoved:
 
     def __init__(self, model: Any, batch: Batch, *, wanted: bool) -> None:
         self.model, self.rows = model, len(batch)
-        tokens = _before_the_first_change(batch)
+        read = batch.target_pos - logit_shift(model)  # a metric may weigh what is read there by what is read elsewhere
+        tokens = _before_the_first_change(batch).scatter(1, read, False)
         self.tokens, self.moved = (chosen.flatten().nonzero()[:, 0] for chosen in (tokens, ~tokens))
         self.pays = wanted and batch.narrow and is_causal(model) and len(self.tokens) >= WORTHWHILE * tokens.numel()
         self.kept: Kept = {}

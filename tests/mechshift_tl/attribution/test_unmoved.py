@@ -117,3 +117,18 @@ def test_rows_without_any_change_score_nothing(bridged, late) -> None:
     tensors = {name: getattr(late, name) for name in ("clean", "target_pos", "answer_ids", "foil_ids")}
     scores = attribute(bridged("arm"), Readouts.from_tokens(corrupt=late.clean, **tensors))
     assert not scores.matrix.any()
+
+
+def joint(logits: torch.Tensor, answers: torch.Tensor, foils: torch.Tensor) -> torch.Tensor:
+    """The probability of all answers together: each position's gradient depends on what is read at the others."""
+    return logits.log_softmax(-1).gather(2, answers[..., None])[..., 0].mul(0.1).sum(1).exp()
+
+
+@pytest.mark.parametrize("kind", ["arm", "gpt2", "plain qwen2"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"of": "nodes", "method": "exact"}, {"of": "nodes"}, {"metric": joint}, {"metric": joint, "method": "exact", "of": "nodes"}],
+)
+def test_what_is_read_before_the_first_change_is_run(bridged, late, kind, settings) -> None:
+    tensors = {name: getattr(late, name) for name in ("clean", "corrupt", "answer_ids", "foil_ids")}
+    check(bridged(kind), Readouts.from_tokens(target_pos=torch.tensor([[3, 8], [2, 7], [5, 8], [1, 4]]), **tensors), **settings)
