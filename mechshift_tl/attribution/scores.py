@@ -161,6 +161,12 @@ class EdgeScores(Scores):
         """One row per possible edge, strongest |score| first: writer, reader, score, writer_layer, reader_layer."""
         return self.graph.edge_frame(self.graph.possible, self.matrix)
 
+    def top(self, n: int) -> pd.DataFrame:
+        """The `n` rows of largest |score|, strongest first; others are not made, of which a large model has millions."""
+        strength = self.matrix.abs().masked_fill(~self.graph.possible, -1).flatten()
+        least = strength.topk(max(1, min(n, self.graph.n_edges))).values[-1]
+        return self.graph.edge_frame((strength >= least).view_as(self.matrix), self.matrix).head(n)
+
     def _repr_html_(self) -> str:
         head = (
             f"<b>EdgeScores</b>: {self.graph.n_edges} edges, {self.n_examples} examples, effect {self.effect:.3f}, "

@@ -60,7 +60,12 @@ def _cells(graph: Graph) -> Int[Tensor, "n_writers n_readers"]:
 
 
 def _subsets(n_draws: int, size: int, count: int, generator: torch.Generator) -> Int[Tensor, "n_draws count"]:
-    """Per draw, `count` different numbers below `size` in random order: Floyd's algorithm, whose cost does not depend on `size`."""
+    """Per draw, `count` different numbers below `size` in random order.
+
+    Few of many by Floyd's algorithm, whose cost does not depend on `size` but grows with `count²`; where that is more, by a shuffle of all.
+    """
+    if count * (400 + n_draws * count // 64) > n_draws * size:  # in numbers shuffled in the same time
+        return torch.rand(n_draws, size, generator=generator).argsort(1)[:, :count]
     chosen = torch.empty(n_draws, 0, dtype=torch.long)
     for last in range(size - count, size):
         pick = torch.randint(last + 1, (n_draws, 1), generator=generator)

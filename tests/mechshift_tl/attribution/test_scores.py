@@ -45,7 +45,10 @@ def test_the_table_has_every_possible_edge_strongest_first(scores) -> None:
     for edge in frame.itertuples():
         row, column = scores.writers.index(edge.writer), scores.readers.index(edge.reader)
         assert scores.matrix[row, column] == edge.score
-    assert scores.top(3).equals(frame.head(3))
+    tied = dataclasses.replace(scores, matrix=scores.matrix.div(20).round() * GRAPH.possible)
+    for one in (scores, tied):
+        for n in (0, 1, 3, GRAPH.n_edges, 10**6):
+            assert one.top(n).equals(one.to_dataframe().head(n)), n
 
 
 def test_effect_and_gap(scores) -> None:

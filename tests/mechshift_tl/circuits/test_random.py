@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mechshift_tl.circuits import Circuit, random_circuit
-from mechshift_tl.circuits.random import cell_counts, full_cell_share, random_circuits
+from mechshift_tl.circuits.random import _subsets, cell_counts, full_cell_share, random_circuits
 from mechshift_tl.compare.depth import depth_profile
 from mechshift_tl.graph import Graph
 
@@ -41,6 +41,17 @@ def test_every_edge_of_a_cell_is_equally_likely_to_be_drawn_and_to_get_a_score(s
     mean = torch.stack([drawn.scores[cell] for drawn in draws]).mean(0)
     assert (chance - 3 / 45).abs().max() < 4.5 * (3 / 45 * 42 / 45 / 4000) ** 0.5
     assert (mean - 7 / 45).abs().max() < 4.5 * (21 / 45 / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("n_draws", [2000, 1], ids=["Floyd's", "a shuffle"])
+def test_subsets_are_equally_likely_in_every_order(n_draws):
+    """Whichever way is faster: few draws of a large part are shuffled, many of a small one are not."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([_subsets(n_draws, 12, 5, generator) for _ in range(2000 // n_draws)])
+    assert all(len(set(row)) == 5 for row in drawn.tolist()) and drawn.min() == 0 and drawn.max() == 11
+    for place in range(5):
+        share = drawn[:, place].bincount(minlength=12) / 2000
+        assert (share - 1 / 12).abs().max() < 4.5 * (11 / 144 / 2000) ** 0.5
 
 
 def test_the_seed_makes_the_circuit(circuit):
