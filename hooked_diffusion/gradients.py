@@ -15,15 +15,18 @@ EMBED = "embed.hook_out"
 
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
-    """Parameters take no gradient inside; what they took before is restored."""
-    wanted = [(p, p.requires_grad) for p in model.parameters()]
-    for parameter, _ in wanted:
+    """Parameters take no gradient inside; what they took before is restored.
+
+    They are known by name: those that a device map keeps elsewhere are new objects after every forward.
+    """
+    wanted = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)}
+    for parameter in model.parameters():
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter, value in wanted:
-            parameter.requires_grad_(value)
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            parameter.requires_grad_(wanted[name])
 
 
 @contextmanager

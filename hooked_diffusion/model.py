@@ -27,7 +27,7 @@ from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from hooked_diffusion.architectures import NATIVE, direct_attention
 from hooked_diffusion.attention import Direction, attention_mask_4d, check_visible, position_ids
-from hooked_diffusion.checkpoints.placement import DeviceMap
+from hooked_diffusion.checkpoints.placement import DeviceMap, main_device
 from hooked_diffusion.denoising.methods import DenoisingMethods
 from hooked_diffusion.spec import DiffusionSpec
 from hooked_diffusion.text import check_bos, check_tokenizer, without_remote_code
@@ -237,6 +237,6 @@ def _direct_attention(spec: DiffusionSpec):
 
 
 def _input_device(hf_model: nn.Module) -> torch.device | None:
-    """Where tokens go in a model spread by a device map; None in any other."""
+    """Where tokens go in a model spread by a device map: to their embedding, or where that runs when it is kept elsewhere; else None."""
     device = find_embedding_device(hf_model)
-    return torch.device("cpu") if device is not None and device.type == "meta" else device
+    return torch.device(main_device(cast(Any, hf_model).hf_device_map)) if device is not None and device.type == "meta" else device
