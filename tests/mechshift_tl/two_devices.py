@@ -71,5 +71,7 @@ def register() -> None:
     library = torch.library.Library("aten", "IMPL")
     for name in FACTORIES:
         overload = getattr(getattr(aten, name.split(".")[0]), (name.split(".") + ["default"])[1])
-        library.impl(name, lambda *args, overload=overload, **kwargs: Elsewhere(overload(*args, **kwargs | {"device": "cpu"})), "PrivateUse1")
+        library.impl(
+            name, lambda *args, overload=overload, **kwargs: Elsewhere(overload(*args, **kwargs | {"device": "cpu"})), "PrivateUse1"
+        )
     globals()["_library"] = library  # what it registers goes when it does
