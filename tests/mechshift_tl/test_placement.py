@@ -229,10 +229,11 @@ def main(folder: Path) -> dict[str, float]:
     """Largest difference in each analysis between one device and two, as a share of the largest number; every other layer is elsewhere."""
     import two_devices  # lies beside this file
 
-    two_devices.register()
+    library = two_devices.register()
     here, elsewhere = torch.device("cpu"), torch.device(two_devices.ELSEWHERE)
     expected = analyses(opened(folder))
     found = analyses(opened(folder, device_map=layers(here, elsewhere, here, elsewhere, elsewhere)))
+    del library
     return {name: float((found[name] - one).abs().max() / one.abs().max()) for name, one in expected.items()}
 
 

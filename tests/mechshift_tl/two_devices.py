@@ -21,7 +21,10 @@ ELSEWHERE = "elsewhere:0"
 COPIES = (aten.copy_.default, aten._to_copy.default)
 #: What takes indices from the CPU.
 INDEXING = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default)
-FACTORIES = ("empty.memory_format", "empty_strided", "arange.start_step")
+FACTORIES = {
+    "empty.memory_format": aten.empty.memory_format, "empty_strided": aten.empty_strided.default,
+    "arange.start_step": aten.arange.start_step,
+}  # fmt: skip
 
 
 class Elsewhere(Tensor):
@@ -43,12 +46,14 @@ class Elsewhere(Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         _check_devices(func, args, kwargs)
-        target = kwargs.get("device")
-        stays = isinstance(args[0], Elsewhere) if func in COPIES[:1] else target is None or torch.device(target).type == "elsewhere"
-        inner_args, inner_kwargs = tree_map(_unwrap, (args, kwargs | ({} if target is None else {"device": "cpu"})))
+        if func is aten.copy_.default:
+            _unwrap(args[0]).copy_(_unwrap(args[1]))
+            return args[0]
+        device = kwargs.get("device")
+        inner_args, inner_kwargs = tree_map(_unwrap, (args, kwargs | ({} if device is None else {"device": "cpu"})))
         out = func(*inner_args, **inner_kwargs)
-        if not stays or func in COPIES[:1]:
-            return args[0] if func in COPIES[:1] else out
+        if device is not None and torch.device(device).type == "cpu":
+            return out
         return return_and_correct_aliasing(func, args, kwargs, tree_map(lambda x: Elsewhere(x) if isinstance(x, Tensor) else x, out))
 
 
@@ -65,13 +70,19 @@ def _check_devices(func: Any, args: Any, kwargs: Any) -> None:
         raise RuntimeError(f"{func}: expected all tensors on one device, got {[str(tensor.device) for tensor in sized]}")
 
 
-def register() -> None:
-    """Make `elsewhere` a device of this process."""
+def _copy_from(source: Tensor, target: Tensor, non_blocking: bool = False) -> Tensor:
+    """What `copy_` is to a backend where nothing is dispatched to Python: an index given as a list becomes a tensor there."""
+    _unwrap(target).copy_(_unwrap(source))
+    return target
+
+
+def register() -> torch.library.Library:
+    """Make `elsewhere` a device of this process, for as long as what is returned lives."""
     _setup_privateuseone_for_python_backend("elsewhere")
     library = torch.library.Library("aten", "IMPL")
-    for name in FACTORIES:
-        overload = getattr(getattr(aten, name.split(".")[0]), (name.split(".") + ["default"])[1])
+    library.impl("_copy_from", _copy_from, "PrivateUse1")
+    for name, overload in FACTORIES.items():
         library.impl(
             name, lambda *args, overload=overload, **kwargs: Elsewhere(overload(*args, **kwargs | {"device": "cpu"})), "PrivateUse1"
         )
-    globals()["_library"] = library  # what it registers goes when it does
+    return library
