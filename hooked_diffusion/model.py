@@ -97,7 +97,8 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
 
         `family` overrides what the config says; `tokenizer="auto"` loads the checkpoint's own, None opens the model for token ids alone;
         `config` has fields that `config.json` leaves out; `device_map` places modules one by one, as accelerate names them (weights on
-        disk can be run and hooked, not read off the model). Nothing remote is executed, no pickle but its tensors is read.
+        disk are read while their module runs, and by the analyses of `mechshift_tl`; properties such as `W_Q` do not read them). Nothing
+        remote is executed, no pickle but its tensors is read.
 
         Raises FileNotFoundError for a path without a config, ValueError for a config that leaves out what must be stated,
         `CheckpointMismatch` for missing, extra or misshaped keys (it names them); the rest: `checkpoints.load_checkpoint`.

@@ -36,9 +36,13 @@ class Placement:
 
     @classmethod
     def from_map(cls, device_map: DeviceMap, model: PreTrainedModel, dtype: torch.dtype) -> Placement:
-        """A device map checked against a model whose weights need not be there. Raises ValueError when it leaves out a weight."""
+        """A device map checked against a model whose weights need not be there. Raises ValueError when it leaves out a weight, or is no map."""
         if isinstance(device_map, str) and device_map not in INFERRED:
-            return cls.of(device_map)
+            try:
+                return cls.of(device_map)
+            except RuntimeError as error:
+                message = f"device_map is {device_map!r}; say {', '.join(INFERRED)}, a device, or a dictionary of modules"
+                raise ValueError(message) from error
         if not isinstance(device_map, str):
             check_device_map(cast(nn.Module, model), dict(device_map))
             return cls(dict(device_map))
