@@ -36,7 +36,7 @@ class Placement:
 
     @classmethod
     def from_map(cls, device_map: DeviceMap, model: PreTrainedModel, dtype: torch.dtype) -> Placement:
-        """A device map checked against a model whose weights need not be there. Raises ValueError when it leaves out a weight, or is no map."""
+        """A device map checked against a model whose weights need not be there. ValueError when it leaves one out, or is no map."""
         if isinstance(device_map, str) and device_map not in INFERRED:
             try:
                 return cls.of(device_map)
