@@ -62,7 +62,8 @@ def analyses(model: Any) -> dict[str, Tensor]:
         found[name] = scores["kl"].matrix if isinstance(scores, dict) else scores.matrix
         if name.startswith("edges"):
             circuit = Circuit.from_scores(scores["kl"] if isinstance(scores, dict) else scores, 40)
-            found[f"{name}, circuit"] = run_circuit(model, made, circuit, intervention="mean", means=means).circuit.metric
+            found[f"{name}, circuit"] = run_circuit(model, made, circuit).circuit.metric
+            found[f"{name}, circuit, mean"] = run_circuit(model, made, circuit, intervention="mean", means=means).circuit.metric
     found |= {name: getattr(means, name) for name in ("input", "z", "mlp")}
     for norm in ("run", "own"):
         lens = component_lens(model, made, norm=norm)
