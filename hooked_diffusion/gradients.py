@@ -15,13 +15,20 @@ EMBED = "embed.hook_out"
 
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
-    """Parameters take no gradient inside; what they took before is restored."""
+    """Parameters take no gradient inside; what they took before is restored.
+
+    Those that a device map keeps elsewhere are new objects after every forward, known by name alone.
+    """
     wanted = [(p, p.requires_grad) for p in model.parameters()]
+    away = any(p.is_meta for p, _ in wanted)
+    by_name = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)} if away else {}
     for parameter, _ in wanted:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
+        for name, parameter in model.named_parameters(remove_duplicate=False) if away else ():
+            parameter.requires_grad_(by_name[name])
         for parameter, value in wanted:
             parameter.requires_grad_(value)
 

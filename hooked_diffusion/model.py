@@ -27,7 +27,7 @@ from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from hooked_diffusion.architectures import NATIVE, direct_attention
 from hooked_diffusion.attention import Direction, attention_mask_4d, check_visible, position_ids
-from hooked_diffusion.checkpoints.placement import DeviceMap
+from hooked_diffusion.checkpoints.placement import DeviceMap, main_device
 from hooked_diffusion.denoising.methods import DenoisingMethods
 from hooked_diffusion.spec import DiffusionSpec
 from hooked_diffusion.text import check_bos, check_tokenizer, without_remote_code
@@ -97,7 +97,8 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
 
         `family` overrides what the config says; `tokenizer="auto"` loads the checkpoint's own, None opens the model for token ids alone;
         `config` has fields that `config.json` leaves out; `device_map` places modules one by one, as accelerate names them (weights on
-        disk can be run and hooked, not read off the model). Nothing remote is executed, no pickle but its tensors is read.
+        disk are read while their module runs, and by the analyses of `mechshift_tl`; properties such as `W_Q` do not read them). Nothing
+        remote is executed, no pickle but its tensors is read.
 
         Raises FileNotFoundError for a path without a config, ValueError for a config that leaves out what must be stated,
         `CheckpointMismatch` for missing, extra or misshaped keys (it names them); the rest: `checkpoints.load_checkpoint`.
@@ -237,6 +238,6 @@ def _direct_attention(spec: DiffusionSpec):
 
 
 def _input_device(hf_model: nn.Module) -> torch.device | None:
-    """Where tokens go in a model spread by a device map; None in any other."""
+    """Where tokens go in a model spread by a device map: to their embedding, or where that runs when it is kept elsewhere; else None."""
     device = find_embedding_device(hf_model)
-    return torch.device("cpu") if device is not None and device.type == "meta" else device
+    return torch.device(main_device(cast(Any, hf_model).hf_device_map)) if device is not None and device.type == "meta" else device

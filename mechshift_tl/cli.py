@@ -7,6 +7,7 @@ stopped (`workplace`). Of processes launched together only the first prints and 
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 import warnings
@@ -104,6 +105,7 @@ def attribute(
     kv: KV = "grouped",
     seed: Seed = 0,
     fresh: Fresh = False,
+    device_map: Annotated[str | None, typer.Option(help='Where layers go: "auto", …, or JSON, {"module": "cpu" | "disk" | 0, …}.')] = None,
 ) -> None:
     """Score the edges of one model on one task and cut its circuit."""
     with clear_errors():
@@ -120,10 +122,10 @@ def attribute(
 
         settings: dict[str, Any] = {"ig_steps": ig_steps, "rule": rule, "kv": kv}
         quadrature(settings["rule"], ig_steps)
-        chosen = _task_of(task, data)
+        chosen, placed = _task_of(task, data), _placed(device_map)
         job = {"command": "attribute", "model": model, "task": task, "data": str(data), "n": n, "edges": edges, "seed": seed, **settings}
         with _workplace(out, fresh, **job) as folder:
-            opened = HookedDiffusionTransformer.from_pretrained(model, device=Team.here().device)
+            opened = HookedDiffusionTransformer.from_pretrained(model, **placed)
             if edges is not None:
                 check_size(edges, Graph.of(opened, settings["kv"]))
             for note in opened.source.get("notes", []):
@@ -355,6 +357,20 @@ def _number(word: str, option: str) -> int:
     if not word.isdigit():
         raise ValueError(f"{option} holds {word!r}; give whole numbers, separated by commas")
     return int(word)
+
+
+def _placed(device_map: str | None) -> dict[str, Any]:
+    """Where a model goes: as the map says, or to this process's own device."""
+    from mechshift_tl.processes import Team
+
+    if device_map is None:
+        return {"device": Team.here().device}
+    if Team.here().count > 1:
+        raise ValueError("--device-map spreads a model over all devices, which several processes cannot share; launch one, or leave it out")
+    try:
+        return {"device_map": json.loads(device_map) if device_map.startswith("{") else device_map}
+    except ValueError as error:
+        raise ValueError(f"--device-map {device_map} is not valid JSON: {error}") from error
 
 
 def _pair(name: str) -> Any:

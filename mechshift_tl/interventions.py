@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from mechshift_tl import artefact
 from mechshift_tl.attribution.hooks import EMBED, Kept, capture
+from mechshift_tl.placement import gathered
 from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import Batch, Readouts, Side
 
@@ -60,7 +61,7 @@ def run_writers(model: Any, batch: Batch, side: Side = "clean") -> tuple[WriterO
     seen: Kept = {}
     with model.hooks(fwd_hooks=capture([EMBED, *z, *mlp], seen)):
         logits = batch.logits(model, side)
-    seen = {name: _shown(output.float(), batch.mask(side)) for name, output in seen.items()}
+    seen = {name: _shown(output.float(), batch.mask(side)) for name, output in gathered(seen, batch.clean.device).items()}
     heads = tuple(seen[name].reshape(*seen[name].shape[:2], model.cfg.n_heads, -1) for name in z)
     return WriterOutputs(seen[EMBED], heads, tuple(seen[name] for name in mlp)), logits
 

@@ -75,11 +75,15 @@ class OpenCheckpoint:
         cast_to = Counter() if kept else stored
         kept = kept or self.reader.dtype(names[self.adapter.embedding])
         place = Placement.of(device) if device_map is None else Placement.from_map(device_map, model, kept)
+        if self.config.tie_word_embeddings:
+            place = place.tied(self.adapter.embedding, self.adapter.head)
         on_disk = self._on_disk(names, place)
         tensors = {name: torch.empty(self.reader.shapes[key], dtype=kept, device="meta") for name, (_, key) in on_disk.items()}
         tensors |= self._read({name: key for name, key in names.items() if name not in on_disk}, place, kept)
         if self.config.tie_word_embeddings:
             tensors[self.adapter.head] = tensors[self.adapter.embedding]
+            if self.adapter.embedding in on_disk:
+                on_disk[self.adapter.head] = on_disk[self.adapter.embedding]
         model.load_state_dict(tensors, assign=True)
         model.tie_weights()
         model.config.dtype = kept

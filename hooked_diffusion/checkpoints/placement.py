@@ -2,7 +2,8 @@
 
 A device map names modules and their devices, as accelerate writes them: `{"model.embed_tokens": 0, "model.layers.0": "cpu", …}`, "cpu" and
 "disk" included, or is "auto", "balanced", "balanced_low_0" or "sequential": inferred from free memory. Weights on disk are not copied
-anywhere: they are read from the checkpoint's own safetensors files each time their module runs.
+anywhere: they are read from the checkpoint's own safetensors files each time their module runs. Modules run on their own device, those
+kept on "cpu" or "disk" on the map's first other device, or on the CPU where there is none.
 """
 
 from __future__ import annotations
@@ -35,9 +36,13 @@ class Placement:
 
     @classmethod
     def from_map(cls, device_map: DeviceMap, model: PreTrainedModel, dtype: torch.dtype) -> Placement:
-        """A device map checked against a model whose weights need not be there. Raises ValueError when it leaves out a weight."""
+        """A device map checked against a model whose weights need not be there. ValueError when it leaves one out, or is no map."""
         if isinstance(device_map, str) and device_map not in INFERRED:
-            return cls.of(device_map)
+            try:
+                return cls.of(device_map)
+            except RuntimeError as error:
+                message = f"device_map is {device_map!r}; say {', '.join(INFERRED)}, a device, or a dictionary of modules"
+                raise ValueError(message) from error
         if not isinstance(device_map, str):
             check_device_map(cast(nn.Module, model), dict(device_map))
             return cls(dict(device_map))
@@ -59,10 +64,22 @@ class Placement:
         devices = {str(device) for device in self.modules.values()}
         return torch.device(next(iter(self.modules.values()))) if len(devices) == 1 and "disk" not in devices else None
 
+    def tied(self, first: str, second: str) -> Placement:
+        """The same with two weights that are one where `first` is, or where `second` is if only that is in memory."""
+        if self[first] == self[second]:
+            return self
+        device = self[second] if self[first] == "disk" else self[first]
+        return Placement({**self.modules, **{name.rpartition(".")[0]: device for name in (first, second)}})
+
     def dispatch(self, model: PreTrainedModel, on_disk: Mapping[str, tuple[Path, str]], dtype: torch.dtype) -> None:
         """Attach the hooks that run each module on its device; `on_disk` has the file and key of every weight that stays there."""
         index: dict[str, Any] = {
             name: {"safetensors_file": str(path), "weight_name": key, "dtype": str(dtype).removeprefix("torch.")}
             for name, (path, key) in on_disk.items()
         }
-        dispatch_model(cast(nn.Module, model), dict(self.modules), offload_index=index or None)
+        dispatch_model(cast(nn.Module, model), dict(self.modules), main_device=main_device(self.modules), offload_index=index or None)
+
+
+def main_device(modules: Mapping[str, Any]) -> Any:
+    """Where what a device map keeps on "cpu" or "disk" runs: its first other device, or else "cpu"."""
+    return next((device for device in modules.values() if device not in ("cpu", "disk")), "cpu")

@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from hooked_diffusion.gradients import frozen
 from mechshift_tl.attribution.gradients import sources, walk
@@ -23,6 +22,7 @@ from mechshift_tl.attribution.readers import ReaderPath
 from mechshift_tl.attribution.scoring import Pieces, edge_scores
 from mechshift_tl.graph import KV, Graph
 from mechshift_tl.interventions import WriterOutputs, run_writers
+from mechshift_tl.placement import bias_of, gathered, weight_of, weightless
 from mechshift_tl.readouts import Batch, Side
 
 #: Models whose writers, and K/V readers of a kind, have been summed; the sums depend on the architecture alone.
@@ -43,13 +43,14 @@ def check_writers_sum(model: Any, batch: Batch) -> None:
 
     A run that is not finite is left for the attribution to refuse, which says where.
     """
-    if model in SUMMED or _weightless(model):
-        return
+    if model in SUMMED or weightless(model):
+        return  # without data there is nothing to sum
     row = batch.rows(slice(0, 1))
     stream = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in ("hook_resid_pre", "hook_resid_post")]
     seen: Kept = {}
     with model.hooks(fwd_hooks=capture(stream, seen)):
         outputs, _ = run_writers(model, row, "clean")
+    seen = gathered(seen, row.clean.device)
     shown = torch.ones_like(row.clean, dtype=torch.bool) if row.clean_mask is None else row.clean_mask
     shares = [_missed(model, layer, outputs, seen, shown) for layer in range(model.cfg.n_layers)]
     if max(shares) > TOLERANCE:
@@ -65,9 +66,9 @@ def _missed(model: Any, layer: int, outputs: WriterOutputs, seen: Kept, shown: B
     """How much of what a block adds is not its writers', as a share, beyond what its two additions round away in the model's precision."""
     block, mlp = model.blocks[layer], outputs.mlp[layer]
     before, after = (seen[f"blocks.{layer}.{name}"] for name in ("hook_resid_pre", "hook_resid_post"))
-    written = torch.einsum("bphe,hed->bpd", outputs.z[layer], block.attn.W_O.detach().float()) + mlp
-    bias = getattr(block.attn.o, "bias", None)
-    written = written if bias is None else written + bias.detach().float()
+    written = torch.einsum("bphe,hed->bpd", outputs.z[layer], weight_of(block.attn, "W_O", mlp.device).float()) + mlp
+    bias = bias_of(block.attn.o, mlp.device)
+    written = written if bias is None else written + bias.float()
     rounding = torch.finfo(after.dtype).eps * (2 * after.float().abs() + mlp.abs())
     beyond = ((after.float() - before.float() - written).abs() - rounding).clamp_min(0)
     return float(beyond[shown].norm() / written[shown].norm().clamp_min(torch.finfo().tiny))
@@ -79,7 +80,7 @@ def check_readers_sum(model: Any, batch: Batch, graph: Graph) -> None:
     The gradient g of the answers' logits at the embedding stands for the input's Δ: row `input` of the scores must then sum to ‖g‖².
     As in `check_writers_sum`, a run that is not finite is left.
     """
-    if graph.kv in READ.setdefault(model, set()) or _weightless(model):
+    if graph.kv in READ.setdefault(model, set()) or weightless(model):
         return
     row = batch.rows(slice(0, 1))
     outputs, logits = run_writers(model, row)
@@ -126,12 +127,6 @@ def _at_the_clean_end(
         weight, seen, (gradients,) = next(points)
         path.add(seen, gradients, weight)
     return gradients[EMBED], path
-
-
-def _weightless(model: Any) -> bool:
-    """Without data there is nothing to sum."""
-    first = next(model.parameters())
-    return first.is_meta or isinstance(first, FakeTensor)
 
 
 @torch.no_grad()

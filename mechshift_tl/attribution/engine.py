@@ -27,6 +27,7 @@ from mechshift_tl.attribution.totals import Part
 from mechshift_tl.attribution.unmoved import Unmoved
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import Intervention, WriterMeans, WriterOutputs, check_intervention, replaced, run_both_sides, run_writers
+from mechshift_tl.placement import named_weights
 from mechshift_tl.provenance import digest
 from mechshift_tl.readouts import Batch, Readouts
 
@@ -112,7 +113,7 @@ class Engine:
             found["means"] = digest((name, getattr(self.means, name)) for name in ("input", "z", "mlp", "count"))
         if self.edges is not None:
             found["edges"] = digest([("edges", self.edges)])
-        return found | ({"weights": digest(self.model.named_parameters())} if weights else {})
+        return found | ({"weights": digest(named_weights(self.model))} if weights else {})
 
     def parts(self, batch: Batch) -> list[Part]:
         """One part per metric. Raises FloatingPointError naming where a run stopped being finite."""

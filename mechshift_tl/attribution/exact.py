@@ -34,6 +34,7 @@ from mechshift_tl.attribution.reading import normed, placed, projected
 from mechshift_tl.attribution.scoring import Pieces
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import WriterOutputs
+from mechshift_tl.placement import gathered, weight_of
 from mechshift_tl.readouts import Batch, aligned_logits, logit_shift
 
 Hook = Callable[[Tensor, Any], Tensor]
@@ -112,7 +113,7 @@ class _Written:
         layer, place = divmod(writer - 1, self.graph.n_heads + 1)
         if place == self.graph.n_heads:
             return self.deltas.mlp[layer][self.row]
-        return self.deltas.z[layer][self.row, :, place] @ self.model.blocks[layer].attn.W_O[place].float()
+        return self.deltas.z[layer][self.row, :, place] @ weight_of(self.model.blocks[layer].attn, "W_O", self.where.device)[place].float()
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class _Row:
         row = batch.rows(slice(i, i + 1))
         with model.hooks(fwd_hooks=capture([*names, "ln_final.hook_in"], clean)):
             row.logits(model)
-        return cls(model, graph, row, logits[i : i + 1], clean)
+        return cls(model, graph, row, logits[i : i + 1], gathered(clean, row.clean.device))
 
     def values(self, logits: Float[Tensor, "m k d_vocab"], metrics: Sequence[Metric]) -> list[Float[Tensor, " m"]]:
         """Each metric on copies of the row that have these logits."""

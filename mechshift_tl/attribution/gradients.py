@@ -20,6 +20,7 @@ from mechshift_tl.attribution.path import Points
 from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import WriterOutputs
+from mechshift_tl.placement import gathered, lean
 from mechshift_tl.readouts import Batch
 
 
@@ -79,7 +80,8 @@ def walk(
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         for alpha, weight in points:
             at[source.name] = source.at(alpha).detach().requires_grad_(True)
-            logits = batch.logits(model)
+            with lean(model):
+                logits = batch.logits(model)
             gradients: list[Kept] = []
             found: Kept = {}
             for i, metric in enumerate(metrics):
@@ -87,8 +89,8 @@ def walk(
                 found = _differentiate(_objective(metric, logits, batch, clean_logits), live, asked, retain_graph=again)
                 for split in splits:
                     found |= split.gradients(live, found)
-                gradients.append({name: found[name].float() for name in (*wanted, *shared)})
-            observed = seen | {name: tensor.detach() for name, tensor in live.items()}
+                gradients.append(gathered({name: found[name].float() for name in (*wanted, *shared)}, batch.clean.device))
+            observed = gathered(seen | {name: tensor.detach() for name, tensor in live.items()}, batch.clean.device)
             yield weight, observed, gradients
             for kept in (observed, seen, live, found, *gradients):
                 kept.clear()  # the next point's forward needs the room

@@ -27,9 +27,9 @@ def capture(names: Sequence[str], into: Kept, *, live: bool = False) -> Hooks:
 
 
 def inject(name: str, values: Kept) -> Hooks:
-    """A hook that puts `values[name]`, as it then is, in place of what passes."""
+    """A hook that puts `values[name]`, as it then is, in place of what passes, on its device and in its dtype."""
 
     def hook_fn(tensor: Tensor, hook: Any) -> Tensor:
-        return values[name].to(tensor.dtype).reshape(tensor.shape)
+        return values[name].to(tensor).reshape(tensor.shape)
 
     return [(name, hook_fn)]

@@ -68,8 +68,8 @@ def neuron_sites(model: Any, batch: Batch, *, zero: bool) -> list[Site]:
             batch.logits(model, "corrupt")
     sites = []
     for i, name in enumerate(names):
-        acts = clean[name].float().reshape(*batch.clean.shape, -1)
-        others = torch.zeros_like(acts) if zero else corrupt[name].float().reshape(acts.shape)
+        acts = clean[name].to(batch.clean.device, torch.float32).reshape(*batch.clean.shape, -1)
+        others = torch.zeros_like(acts) if zero else corrupt[name].to(acts).reshape(acts.shape)
         for side, mask in ((acts, batch.clean_mask), (others, batch.corrupt_mask)):
             if mask is not None:
                 side.masked_fill_(~mask[..., None], 0)

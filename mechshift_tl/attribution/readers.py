@@ -28,6 +28,7 @@ from mechshift_tl.attribution.hooks import Kept
 from mechshift_tl.attribution.reading import norm_weight
 from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.graph import Graph
+from mechshift_tl.placement import bias_of, weight_of
 
 KINDS = "qkv"
 NORM_HOOKS = ("hook_scale", "hook_in")
@@ -96,7 +97,7 @@ class AttentionReaders:
         scale, normalized = _norm_at(self.norm, seen, centers(self.block.ln1))
         inverse = (weight / scale)[..., None]
         self.sums = slopes * inverse if self.sums is None else self.sums.addcmul_(slopes, inverse)
-        values = values if self.at_zero is None else values - self.at_zero
+        values = values if self.at_zero is None else values - self.at_zero.to(values.device)
         self.scalars.append(slopes.mul_(values).sum(-1) * (inverse[..., 0] / normalized.shape[-1]))
         self.normalized.append(normalized)
 
@@ -105,10 +106,10 @@ class AttentionReaders:
         assert self.sums is not None
         sums, start = self.sums[tokens].transpose(0, 1), 0
         for kind in KINDS:
-            weights = _weights(self.block, kind, self.graph)
+            weights = _weights(self.block, kind, self.graph, out.device)
             mine = slice(start, start := start + len(weights))
             torch.bmm(sums[mine], weights.mT, out=out[mine])
-        out *= norm_weight(self.block.ln1)
+        out *= norm_weight(self.block.ln1, out.device)
         if centers(self.block.ln1):
             out -= out.mean(-1, keepdim=True)
         rank_one = torch.stack([one[tokens] for one in self.scalars], -1), torch.stack([one[tokens] for one in self.normalized], 1)
@@ -134,7 +135,7 @@ class SingleReader:
 
     def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
         """Add one point: weight·r·(w∘∂m/∂n − x̂·⟨x̂, w∘∂m/∂n⟩/d)."""
-        slope = gradients[self.hook].reshape(-1, len(self.weight)) * self.weight
+        slope = gradients[self.hook].reshape(-1, len(self.weight)) * self.weight.to(gradients[self.hook].device)
         scale, normalized = _norm_at(self.name, seen, centers(self.norm))
         inverse = weight / scale
         along = (slope * normalized).mean(-1, keepdim=True).mul_(inverse)
@@ -168,23 +169,22 @@ def repeated(tensor: Tensor, readers: int, dim: int) -> Tensor:
     return tensor if times == 1 else tensor.repeat_interleave(times, dim)
 
 
-def _weights(block: Any, kind: str, graph: Graph) -> Float[Tensor, "reader d d_head"]:
+def _weights(block: Any, kind: str, graph: Graph, device: torch.device | None = None) -> Float[Tensor, "reader d d_head"]:
     """W_Q, W_K or W_V per reader, K and V repeated when ungrouped."""
-    weights = getattr(block.attn, f"W_{kind.upper()}").detach().float()
+    weights = weight_of(block.attn, f"W_{kind.upper()}", device).float()
     return repeated(weights, graph.n_heads if kind == "q" else graph.n_kv_readers, 0)
 
 
 def _at_zero(block: Any, graph: Graph) -> Float[Tensor, "reader d_head"] | None:
     """What q, k and v would be at x̂ = 0: the projections' biases, and the norm's bias through the projections; None without biases."""
-    biases = {kind: getattr(getattr(block.attn, kind), "bias", None) for kind in KINDS}
-    norm_bias = getattr(block.ln1, "bias", None)
+    biases, norm_bias = {kind: bias_of(getattr(block.attn, kind)) for kind in KINDS}, bias_of(block.ln1)
     if norm_bias is None and all(bias is None for bias in biases.values()):
         return None
     parts = []
     for kind, bias in biases.items():
-        weights = _weights(block, kind, graph)
+        weights = _weights(block, kind, graph, None if norm_bias is None else norm_bias.device)
         total = weights.new_zeros(weights.shape[0], weights.shape[2])
         if bias is not None:
-            total = total + repeated(rearrange(bias.detach().float(), "(head e) -> head e", e=weights.shape[-1]), len(weights), 0)
-        parts.append(total if norm_bias is None else total + norm_bias.detach().float() @ weights)
+            total = total + repeated(rearrange(bias.to(weights), "(head e) -> head e", e=weights.shape[-1]), len(weights), 0)
+        parts.append(total if norm_bias is None else total + norm_bias.float() @ weights)
     return torch.cat(parts)

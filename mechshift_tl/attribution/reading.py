@@ -13,13 +13,17 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechshift_tl.placement import bias_of, weight_of
 
-def norm_weight(norm: Any) -> Float[Tensor, " d"]:
-    """What the norm multiplies x̂ with, float32: its weight, 1 + weight where that is stored as an offset (Gemma), 1 without one (OLMo)."""
-    weight = getattr(norm, "weight", None)
-    if weight is None:
-        return torch.ones(norm.config.d_model, device=norm.config.device)
-    return weight.detach().float() + float(norm.uses_weight_offset)
+
+def norm_weight(norm: Any, device: torch.device | str | None = None) -> Float[Tensor, " d"]:
+    """What the norm multiplies x̂ with, float32: its weight, 1 + weight where that is stored as an offset (Gemma), 1 without one (OLMo).
+
+    On `device`, or where the norm keeps it.
+    """
+    if getattr(norm, "weight", None) is None:
+        return torch.ones(norm.config.d_model, device=device or norm.config.device)
+    return weight_of(norm, "weight", device).float() + float(norm.uses_weight_offset)
 
 
 def normed(residual: Float[Tensor, "*rows pos d"], norm: Any, eps: float) -> Float[Tensor, "*rows pos d"]:
@@ -27,21 +31,21 @@ def normed(residual: Float[Tensor, "*rows pos d"], norm: Any, eps: float) -> Flo
     x = residual.float()
     if not norm.uses_rms_norm:
         x = x - x.mean(-1, keepdim=True)
-    out = x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * norm_weight(norm)
-    bias = None if norm.uses_rms_norm else getattr(norm, "bias", None)
-    return out if bias is None else out + bias.detach().float()
+    out = x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * norm_weight(norm, x.device)
+    bias = None if norm.uses_rms_norm else bias_of(norm, x.device)
+    return out if bias is None else out + bias.float()
 
 
 def projected(
     normalized: Float[Tensor, "rows pos d"], attn: Any, kind: str, heads: Int[Tensor, " rows"]
 ) -> Float[Tensor, "rows pos d_head"]:
     """Each row's q, k or v (`kind`), of the one head or KV head that `heads` names for it."""
-    weights = getattr(attn, f"W_{kind.upper()}").detach()[heads].float()
+    weights = weight_of(attn, f"W_{kind.upper()}", normalized.device)[heads].float()
     out = einsum(normalized, weights, "rows pos d, rows d e -> rows pos e")
-    bias = getattr(getattr(attn, kind), "bias", None)
+    bias = bias_of(getattr(attn, kind), normalized.device)
     if bias is None:
         return out
-    per_head = rearrange(bias.detach().float(), "(head e) -> head e", e=out.shape[-1])
+    per_head = rearrange(bias.float(), "(head e) -> head e", e=out.shape[-1])
     return out + per_head[heads][:, None]
 
 

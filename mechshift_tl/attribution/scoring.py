@@ -18,6 +18,7 @@ from torch import Tensor
 from mechshift_tl.attribution.readers import ReaderPath, Tokens
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import WriterOutputs
+from mechshift_tl.placement import weight_of
 from mechshift_tl.readouts import Batch
 
 #: A piece holds as many tokens as keep the writers within this, but never fewer than `LEAST_TOKENS`: weights are read once a piece.
@@ -139,7 +140,7 @@ def _add_piece(
             return
         if (slot := board.slot(before, graph.n_heads)) is not None:
             z = deltas.z[layer].flatten(0, 1)[tokens].transpose(0, 1)
-            torch.bmm(z, model.blocks[layer].attn.W_O.detach().float(), out=slot)
+            torch.bmm(z, weight_of(model.blocks[layer].attn, "W_O", z.device).float(), out=slot)
         write(before + graph.n_heads, deltas.mlp[layer])
 
 

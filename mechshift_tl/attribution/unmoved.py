@@ -47,7 +47,7 @@ class Unmoved:
 
         def keeping(name: str) -> Callable:
             def hook_fn(tensor: Tensor, hook: Any) -> None:
-                self.kept[name] = tensor[: self.rows].flatten(0, 1)[self.tokens].detach()
+                self.kept[name] = tensor[: self.rows].flatten(0, 1)[self.tokens.to(tensor.device)].detach()
 
             return hook_fn
 
@@ -59,7 +59,7 @@ class Unmoved:
 
         def filling(name: str) -> Callable:
             def hook_fn(tensor: Tensor, hook: Any) -> Tensor:
-                return tensor.flatten(0, 1).index_copy(0, self.tokens, self.kept[name]).view_as(tensor)
+                return tensor.flatten(0, 1).index_copy(0, self.tokens.to(tensor.device), self.kept[name]).view_as(tensor)
 
             return hook_fn
 

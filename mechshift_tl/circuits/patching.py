@@ -32,6 +32,7 @@ from mechshift_tl.attribution.hooks import Hooks, Kept, capture
 from mechshift_tl.attribution.reading import norm_weight
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import WriterOutputs, run_both_sides
+from mechshift_tl.placement import bias_of, weight_of
 from mechshift_tl.readouts import Batch
 from mechshift_tl.readouts.narrow import narrowed, tokenwise
 
@@ -60,7 +61,7 @@ class Base:
         with model.hooks(fwd_hooks=capture([*_streams(model), *_heads(model)], seen)):
             (_, clean), (writers, logits) = run_both_sides(model, batch)
         corrupt = {name: tensor[len(batch) :] for name, tensor in seen.items()}
-        *streams, final = (corrupt[name].float() for name in _streams(model))
+        *streams, final = (corrupt[name].to(batch.clean.device, torch.float32) for name in _streams(model))
         heads = {name: corrupt[name] for name in _heads(model)}
         return clean, cls(writers, streams[::2], streams[1::2], final, heads, own=True), logits
 
@@ -70,9 +71,9 @@ class Base:
         residual, pre, mid, heads = writers.input, [], [], {}
         for block, z, mlp in zip(model.blocks, writers.z, writers.mlp, strict=True):
             pre.append(residual)
-            weight = block.attn.W_O.detach().float().flatten(0, 1)
-            bias = getattr(block.attn.o, "bias", None)
-            residual = residual + z.flatten(2) @ weight + (0 if bias is None else bias.detach().float())
+            weight = weight_of(block.attn, "W_O", z.device).float().flatten(0, 1)
+            bias = bias_of(block.attn.o, z.device)
+            residual = residual + z.flatten(2) @ weight + (0 if bias is None else bias.float())
             mid.append(residual)
             residual = residual + mlp
         base = cls(writers, pre, mid, residual, {}, own=False)
@@ -150,7 +151,7 @@ class _PatchedRun:
     def _enter(self, tensor: Tensor, layer: int) -> Tensor:
         """The layer's residual input: the base, for every head without an edge; sums for the others, to be projected at their hooks."""
         if layer == 0 and self.sources[0]:
-            self.deltas[0] = (tensor.float() - self.base.writers.input).flatten()
+            self.deltas[0] = (tensor.to(self.deltas) - self.base.writers.input).flatten()
         columns = self.graph.attention_readers(layer)
         live = [column for column in range(columns.start, columns.stop) if self.live[column]]
         if live:
@@ -158,7 +159,7 @@ class _PatchedRun:
             self.own = _project(self.model.blocks[layer], self.graph, [column - columns.start for column in live], summed)
         else:
             self.own = {}
-        return self.base.pre[layer].to(tensor.dtype)
+        return self.base.pre[layer].to(tensor)
 
     def _project(self, tensor: Tensor, layer: int, kind: str) -> Tensor:
         """q, k or v `(b, pos, head, d_head)` with the heads of the circuit in place; per query head where the graph is ungrouped."""
@@ -169,7 +170,7 @@ class _PatchedRun:
         if kind in self.own:
             tensor = tensor.clone()
             places, values = self.own[kind]
-            tensor[:, :, places] = values.to(tensor.dtype)
+            tensor[:, :, places] = values.to(tensor)
         return tensor
 
     def _heads(self, tensor: Tensor, layer: int) -> None:
@@ -178,27 +179,27 @@ class _PatchedRun:
         heads = [h for h in range(self.graph.n_heads) if self.sources[first + h]]
         if heads:
             replaced = self.base.writers.z[layer]
-            deltas = (tensor.float().reshape(replaced.shape) - replaced)[:, :, heads]
-            weight = _of_heads(self.model.blocks[layer].attn.W_O, heads)
+            deltas = (tensor.to(replaced).reshape(replaced.shape) - replaced)[:, :, heads]
+            weight = _of_heads(weight_of(self.model.blocks[layer].attn, "W_O", replaced.device), heads)
             rows = self.deltas[self.row[first] : self.row[first + self.graph.n_heads]]
             torch.bmm(deltas.flatten(0, 1).transpose(0, 1), weight, out=rows.view(len(heads), -1, weight.shape[-1]))
 
     def _middle(self, tensor: Tensor, layer: int) -> Tensor:
         base, mlp = self.base.mid[layer], self.graph.mlp_reader(layer)
         before = self.graph.writers_before_attention(layer) + self.graph.n_heads
-        return (self._sum([mlp], before, base)[0] if self.live[mlp] else base).to(tensor.dtype)
+        return (self._sum([mlp], before, base)[0] if self.live[mlp] else base).to(tensor)
 
     def _mlp(self, tensor: Tensor, layer: int) -> None:
         writer = self.graph.writers_before_attention(layer + 1) - 1
         if self._runs(layer):
-            self.deltas[self.row[writer]] = (tensor.float() - self.base.writers.mlp[layer]).flatten()
+            self.deltas[self.row[writer]] = (tensor.to(self.deltas) - self.base.writers.mlp[layer]).flatten()
         elif self.sources[writer]:
             self.deltas[self.row[writer]] = 0
 
     def _final(self, tensor: Tensor) -> Tensor:
         writers = len(self.graph.writers)
         summed = self._sum([-1], writers, self.base.final)[0] if self.live[-1] else self.base.final
-        return summed.to(tensor.dtype)
+        return summed.to(tensor)
 
     def _sum(self, readers: list[int], writers: int, base: Float[Tensor, "b pos d"]) -> Float[Tensor, "reader b pos d"]:
         """Base residual and circuit edges from the first `writers` writers, for each of `readers`."""
@@ -221,7 +222,7 @@ def _project(
         heads = [reader - first for reader in readers if first <= reader < first + size]
         first += size
         if heads:
-            weight, bias = _projection(block, kind, heads, size)
+            weight, bias = _projection(block, kind, heads, size, normed.device)
             values = normed[start : start + len(heads)] @ (gain[:, None] * weight) + (shift @ weight + bias)[:, None]
             own[kind] = (heads, values.transpose(0, 1).reshape(*residual.shape[1:3], len(heads), -1))
             start += len(heads)
@@ -229,18 +230,17 @@ def _project(
 
 
 def _projection(
-    block: Any, kind: str, heads: list[int], readers: int
+    block: Any, kind: str, heads: list[int], readers: int, device: torch.device
 ) -> tuple[Float[Tensor, "head d d_head"], Float[Tensor, "head d_head"] | float]:
     """W_Q, W_K or W_V of `heads` out of `readers`, and their biases; query heads that share a K/V head get the same one."""
-    weight = getattr(block.attn, f"W_{kind.upper()}")
-    bias = getattr(getattr(block.attn, kind), "bias", None)
+    weight, bias = weight_of(block.attn, f"W_{kind.upper()}", device), bias_of(getattr(block.attn, kind), device)
     native = [head * weight.shape[0] // readers for head in heads]
-    return _of_heads(weight, native), 0.0 if bias is None else bias.detach().float().view(weight.shape[0], -1)[native]
+    return _of_heads(weight, native), 0.0 if bias is None else bias.float().view(weight.shape[0], -1)[native]
 
 
 def _of_heads(weight: Float[Tensor, "head m n"], heads: list[int]) -> Float[Tensor, "head m n"]:
     """The weights of some heads, in float32 and in the memory order of the projection that holds them, in which they copy fastest."""
-    return weight.detach().mT[heads].float().mT
+    return weight.mT[heads].float().mT
 
 
 def _normalize(
@@ -252,8 +252,8 @@ def _normalize(
     if not norm.uses_rms_norm:
         residual -= residual.mean(-1, keepdim=True)
     square = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).square() / residual.shape[-1]
-    gain, bias = norm_weight(norm), getattr(module, "bias", None)
-    return residual.mul_((square + eps).rsqrt()), gain, torch.zeros_like(gain) if bias is None else bias.detach().float()
+    gain, bias = norm_weight(norm, residual.device), bias_of(norm, residual.device)
+    return residual.mul_((square + eps).rsqrt()), gain, torch.zeros_like(gain) if bias is None else bias.float()
 
 
 @contextmanager

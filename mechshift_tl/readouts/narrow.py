@@ -27,7 +27,7 @@ def only_at(model: Any, positions: Int[Tensor, "b k"], length: int, *, last_laye
     """
 
     def pick(residual: Tensor, hook: Any) -> Tensor:
-        return residual.gather(1, positions[..., None].expand(-1, -1, residual.shape[-1]))
+        return residual.gather(1, positions.to(residual.device)[..., None].expand(-1, -1, residual.shape[-1]))
 
     with ExitStack() as stack:
         stack.enter_context(model.hooks(fwd_hooks=[("unembed.hook_in", pick)]))
@@ -59,11 +59,12 @@ def narrowed(modules: Iterable[torch.nn.Module], index: Int[Tensor, " tok"]) -> 
 
     def gather(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
         shapes.append(inputs[0].shape)
-        return inputs[0].flatten(0, 1)[index][None], *inputs[1:]
+        return inputs[0].flatten(0, 1)[index.to(inputs[0].device)][None], *inputs[1:]
 
     def scatter(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         rows, length, _ = shapes.pop()
-        return output.new_zeros(rows * length, output.shape[-1]).index_copy(0, index, output[0]).unflatten(0, (rows, length))
+        everywhere = output.new_zeros(rows * length, output.shape[-1])
+        return everywhere.index_copy(0, index.to(output.device), output[0]).unflatten(0, (rows, length))
 
     handles = [handle for module in modules for handle in (module.register_forward_pre_hook(gather), module.register_forward_hook(scatter))]
     try:

@@ -24,6 +24,7 @@ from mechshift_tl.compare.comparison import compare
 from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.graph import Graph
+from mechshift_tl.placement import named_weights
 from mechshift_tl.pool import Pool, common_correct
 from mechshift_tl.provenance import digest, versions
 from mechshift_tl.stages import Stages
@@ -66,7 +67,7 @@ def run_study(
     sources = {role: getattr(model, "source", {}) for role, model in models.items()}
     specs = {role: model.spec.to_dict() for role, model in models.items()}
     stages = Stages(folder)
-    weights = {role: sources[role].get("sha256") or digest(model.named_parameters()) for role, model in models.items()} if folder else {}
+    weights = {role: sources[role].get("sha256") or digest(named_weights(model)) for role, model in models.items()} if folder else {}
     job = {**config.to_dict(), "models": sources, "weights": weights, "specs": specs, "prompts": _digests(drawn), "versions": versions()}
     stages.claim(job)
     found = {task.name: _study_task(task, models, pair.tokenizer, config, stages.of(task.name), progress) for task in tasks}

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from mechshift_tl.attribution.hooks import EMBED, Kept
 from mechshift_tl.graph import Graph
+from mechshift_tl.placement import bias_of, weight_of
 from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import Batch, Readouts
 from mechshift_tl.views.lens_table import READINGS, ComponentLens
@@ -134,10 +135,11 @@ def terms(model: Any, graph: Graph, seen: Kept) -> Iterator[tuple[list[str], Flo
     for layer in range(graph.n_layers):
         attn = model.blocks[layer].attn
         z = seen[f"blocks.{layer}.attn.hook_z"].reshape(len(bias), graph.n_heads, -1)
-        yield [f"a{layer}.h{h}" for h in range(graph.n_heads)], einsum(z, attn.W_O.detach().float(), "read h e, h e d -> h read d")
+        W_O = weight_of(attn, "W_O", z.device).float()
+        yield [f"a{layer}.h{h}" for h in range(graph.n_heads)], einsum(z, W_O, "read h e, h e d -> h read d")
         yield [f"m{layer}"], seen[f"blocks.{layer}.hook_mlp_out"][None]
-        if attn.b_O is not None:
-            bias += attn.b_O.detach().float()
+        if (own := bias_of(attn.o, bias.device)) is not None:
+            bias += own.float()
     yield [BIAS], bias[None]
 
 

@@ -51,7 +51,7 @@ def run_at(model: Any, batch: Batch, positions: Int[Tensor, "rows k"], names: Se
 
     def hook_for(name: str) -> Callable:
         def hook_fn(tensor: Tensor, hook: Any) -> None:
-            seen[name] = tensor[rows, positions].flatten(0, 1).float()
+            seen[name] = tensor[rows.to(tensor.device), positions.to(tensor.device)].flatten(0, 1).to(positions.device, torch.float32)
 
         return hook_fn
 

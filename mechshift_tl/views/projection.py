@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechshift_tl.attribution.reading import norm_weight
+from mechshift_tl.placement import bias_of, weight_of
 
 #: Bound on the logits that exist at once.
 CHUNK_BYTES = 64 * 2**20
@@ -33,17 +34,18 @@ class Projection:
     @classmethod
     def of(cls, model: Any) -> Projection:
         """That of a TransformerLens bridge: `ln_final`, `W_U` and `b_U`."""
-        norm = model.ln_final
-        weight, bias = norm_weight(norm), getattr(norm, "bias", None)
-        bias = torch.zeros_like(weight) if bias is None else bias.detach().float()
-        return cls(norm, weight, bias, model.W_U.detach().float(), model.b_U.detach().float())
+        norm, device = model.ln_final, model.cfg.device
+        weight, bias = norm_weight(norm, device), bias_of(norm, device)
+        bias = torch.zeros_like(weight) if bias is None else bias.float()
+        W_U, b_U = (weight_of(model.unembed, name, device).float() for name in ("W_U", "b_U"))
+        return cls(norm, weight, bias, W_U, b_U)
 
     def normalize(
         self, vectors: Float[Tensor, "n reads d"], scale: Float[Tensor, "reads 1"] | None, *, constant: bool
     ) -> Float[Tensor, "n reads d"]:
         """Through the final norm at `scale`, with its bias where `constant`; None: at each vector's own scale, bias and all."""
         if scale is None:
-            return self.norm(vectors).float()
+            return self.norm(vectors).to(vectors.device, torch.float32)
         if not self.norm.uses_rms_norm:
             vectors = vectors - vectors.mean(-1, keepdim=True)
         normalized = vectors / scale * self.weight

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from hooked_diffusion.checkpoints import load_checkpoint, save_checkpoint
-from hooked_diffusion.checkpoints.placement import Placement
+from hooked_diffusion.checkpoints.placement import Placement, main_device
 
 TOKENS = torch.tensor([[3, 17, 5, 40, 8, 8, 1], [0, 9, 30, 2, 22, 47, 11]])
 MDM = DiffusionSpec("full", 1, 2)
@@ -57,10 +57,28 @@ def test_every_kind_of_map_gives_the_same_logits(native: Native, tmp_path: Path,
     torch.testing.assert_close(mapped(TOKENS).cpu(), plain(TOKENS), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("embedding", "head"), [("disk", "disk"), ("disk", "cpu"), ("cpu", "disk")])
+@torch.no_grad()
+def test_a_tied_head_lies_where_the_embedding_does(native: Native, tmp_path: Path, embedding: str, head: str) -> None:
+    folder = save_checkpoint(native("llama", tie_word_embeddings=True), tmp_path / "model", MDM)
+    placed = LLAMA_MAP | {"model.embed_tokens": embedding, "lm_head": head}
+    mapped = HookedDiffusionTransformer.from_pretrained(folder, tokenizer=None, device_map=placed)
+    assert torch.equal(mapped(TOKENS), HookedDiffusionTransformer.from_pretrained(folder, tokenizer=None)(TOKENS))
+    assert [weight.is_meta for weight in (mapped.W_E, mapped.W_U)] == [embedding == head == "disk"] * 2
+
+
+def test_tokens_go_where_an_embedding_kept_elsewhere_runs() -> None:
+    assert [main_device(modules) for modules in ({"a": "disk", "b": 1, "c": 0}, {"a": "cpu", "b": "disk"})] == [1, "cpu"]
+    both = Placement({"model": 0, "lm_head": 1}).tied("model.embed.weight", "lm_head.weight")
+    assert (both["model.embed.weight"], both["lm_head.weight"], both["model.norm.weight"]) == (0, 0, 0)
+
+
 def test_maps_that_cannot_be(native: Native, tmp_path: Path) -> None:
     folder = save_checkpoint(native("llama"), tmp_path / "model", MDM)
     with pytest.raises(ValueError, match="both device='cpu' and device_map were given"):
         load_checkpoint(folder, tokenizer=None, device="cpu", device_map="auto")
+    with pytest.raises(ValueError, match="device_map is 'chess'; say auto, balanced"):
+        load_checkpoint(folder, tokenizer=None, device_map="chess")
     with pytest.raises(ValueError, match="lm_head.weight"):
         load_checkpoint(folder, tokenizer=None, device_map={"model": "cpu"})
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

@@ -42,6 +42,10 @@ def test_attribute_runs_one_model_alone(tmp_path, monkeypatch):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "run.json", "scores.safetensors", "circuit.safetensors", "circuit.csv", "prompts.csv"
     }  # fmt: skip
+    placed = ("--device-map", '{"": "disk"}', "--out", tmp_path / "from disk")
+    again = invoke("attribute", "--model", pair, "--task", "ioi", "--n", 6, "--ig-steps", 1, *placed)
+    assert again.exit_code == 0, again.output
+    assert (tmp_path / "from disk" / "circuit.csv").read_text() == (tmp_path / "out" / "circuit.csv").read_text()
 
 
 def test_accuracy_prints_every_model():
@@ -66,6 +70,7 @@ def test_bad_input_is_one_clear_error(tmp_path):
         "can make": ("run", "--pair", "tiny", "--tasks", "countdown", "--n", 10**6, "--out", out),
         "config.json": ("attribute", "--model", empty, "--task", "ioi", "--out", out),
         "broken": ("attribute", "--model", broken, "--task", "ioi", "--out", out),
+        "not valid JSON": ("attribute", "--model", broken, "--task", "ioi", "--device-map", "{'': 'disk'}", "--out", out),
         "does not exist": ("attribute", "--model", "tiny", "--task", "ioi", "--data", tmp_path / "none.csv", "--out", out),
     }
     for named, arguments in cases.items():

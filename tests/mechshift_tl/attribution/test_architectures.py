@@ -169,7 +169,7 @@ def test_norms_that_are_not_what_they_say_are_refused(rows, monkeypatch) -> None
     from mechshift_tl.attribution import readers
 
     model = bridge(native("Gemma", **KNOWN["Gemma"]), "odd")
-    monkeypatch.setattr(readers, "norm_weight", lambda norm: norm.weight.detach())
+    monkeypatch.setattr(readers, "norm_weight", lambda norm, device=None: norm.weight.detach())
     with pytest.raises(ValueError, match=r"odd: the gradients of all readers sum to -?\d+\.\d+ of the residual stream's"):
         attribute(model, rows)
     attribute(model, rows, of="nodes", method="EAP")
