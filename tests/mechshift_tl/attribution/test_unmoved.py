@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -110,7 +111,9 @@ def test_masks_that_differ_are_a_change(bridged, late) -> None:
     clean, corrupt = torch.ones(2, *late.clean.shape, dtype=torch.bool)
     corrupt[:, 2] = False
     tensors = {name: getattr(late, name) for name in ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids")}
-    check(bridged("arm"), Readouts.from_tokens(**tensors, attention_mask=(clean, corrupt)))
+    readouts = Readouts.from_tokens(**tensors, attention_mask=(clean, corrupt))
+    check(bridged("arm"), readouts)
+    check(bridged("arm"), dataclasses.replace(readouts, corrupt=readouts.clean))
 
 
 def test_rows_without_any_change_score_nothing(bridged, late) -> None:

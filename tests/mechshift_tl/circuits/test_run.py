@@ -183,23 +183,39 @@ def split_inputs(model: Any, batch: Batch, graph: Graph, edges: Tensor, replacem
         model.set_use_attn_result(False)
 
 
+def assert_as_with_split_inputs(model: Any, edges: Tensor, intervention: Any) -> None:
+    readouts, graph, means = rows(), Graph.of(model), means_for(model, intervention)
+    batch = next(readouts.batches(10**6))
+    outputs = replaced(model, batch, intervention, means)
+    replacement = {"input": outputs.input}
+    for i, block in enumerate(model.blocks):
+        heads = torch.einsum("bphe,hed->hbpd", outputs.z[i], block.attn.W_O.detach())
+        replacement |= {f"a{i}.h{h}": head for h, head in enumerate(heads)} | {f"m{i}": outputs.mlp[i]}
+    logits = batch.at_targets(split_inputs(model, batch, graph, edges, replacement))
+    expected = (logits.gather(2, batch.answer_ids[..., None]) - logits.gather(2, batch.foil_ids[..., None]))[..., 0].mean(1)
+    run = run_circuit(model, readouts, circuit_of(edges, graph), intervention=intervention, means=means)
+    error = (run.circuit.metric - expected).abs().max() / expected.abs().max()
+    assert error < 1e-5, f"{int(edges.sum())} edges, {intervention}: {error:.1e}"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_agrees_with_a_copy_of_the_residual_per_reader(models, name) -> None:
-    model, readouts = models[name], rows()
-    graph = Graph.of(model)
-    batch = next(readouts.batches(10**6))
+    graph = Graph.of(models[name])
     for share, intervention in ((0.02, "counterfactual"), (0.3, "counterfactual"), (0.6, "zero"), (0.3, "mean"), (0.3, "mean_positional")):
-        edges, means = random_edges(graph, share), means_for(model, intervention)
-        outputs = replaced(model, batch, intervention, means)
-        replacement = {"input": outputs.input}
-        for i, block in enumerate(model.blocks):
-            heads = torch.einsum("bphe,hed->hbpd", outputs.z[i], block.attn.W_O.detach())
-            replacement |= {f"a{i}.h{h}": head for h, head in enumerate(heads)} | {f"m{i}": outputs.mlp[i]}
-        logits = batch.at_targets(split_inputs(model, batch, graph, edges, replacement))
-        expected = (logits.gather(2, batch.answer_ids[..., None]) - logits.gather(2, batch.foil_ids[..., None]))[..., 0].mean(1)
-        run = run_circuit(model, readouts, circuit_of(edges, graph), intervention=intervention, means=means)
-        error = (run.circuit.metric - expected).abs().max() / expected.abs().max()
-        assert error < 1e-5, f"{share}, {intervention}: {error:.1e}"
+        assert_as_with_split_inputs(models[name], random_edges(graph, share), intervention)
+
+
+@pytest.mark.parametrize("intervention", INTERVENTIONS)
+@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+def test_writers_that_nothing_moves_put_out_what_the_base_makes_of_them(models, name, intervention) -> None:
+    """Edges out of MLPs and heads that have none into them: under zero and means their live output is not the one it is replaced by."""
+    graph = Graph.of(models[name])
+    out_of = torch.tensor([writer in ("m0", "m1", "a0.h1", "a1.h2") for writer in graph.writers])
+    edges = graph.possible & out_of[:, None]
+    edges[:, :-1] = False
+    assert_as_with_split_inputs(models[name], edges, intervention)
+    edges[graph.writers.index("m0"), graph.attention_readers(1)] = True
+    assert_as_with_split_inputs(models[name], edges, intervention)
 
 
 @pytest.mark.parametrize(("ablation", "intervention"), [("corrupt", "counterfactual"), ("mean", "mean_positional")])
