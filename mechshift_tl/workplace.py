@@ -5,6 +5,8 @@
 3. At the end the results are moved to OUT in one step, and `.OUT.partial` goes. Stopped before, it stays, unless nothing was finished yet.
 4. Asked again for what OUT holds already, the command has nothing to do.
 
+Without settings there is nothing to go on with: 1 and 3 hold, every start begins anew, and a failed one leaves nothing.
+
 Of processes launched together the first does all this; the others wait for it.
 """
 
@@ -34,17 +36,19 @@ class AlreadyFinished(Exception):
 
 
 @contextmanager
-def workplace(out: Path, settings: Mapping[str, Any], *, fresh: bool = False, say: Callable[[str], None] = print) -> Iterator[Path]:
+def workplace(
+    out: Path, settings: Mapping[str, Any] | None = None, *, fresh: bool = False, say: Callable[[str], None] = print
+) -> Iterator[Path]:
     """The folder to put results into: they are in `out` once the block has ended well.
 
-    `settings` (JSON values) are what a continued run must share with the one that was stopped; `fresh` discards what that one has finished.
-    `say` is told when a run goes on from there, and where it is kept when the block fails. Raises ValueError when `out` is not empty, when
-    another process is at it, or when a stopped run had other settings; AlreadyFinished.
+    `settings` (JSON values) are what a continued run must share with the one that was stopped; None for work that cannot be continued.
+    `fresh` discards what that one has finished. `say` is told when a run goes on from there, and where it is kept when the block fails.
+    Raises ValueError when `out` is not empty, when another process is at it, or when a stopped run had other settings; AlreadyFinished.
     """
-    team, place = Team.here(), Workplace(out)
-    settings = {**settings, "processes": team.count}
+    team = Team.here()
+    place = Workplace(out, None if settings is None else {**settings, "processes": team.count})
     try:
-        team.once(lambda: place.open(settings, fresh, say))
+        team.once(lambda: place.open(fresh, say))
         try:
             yield place.results
             team.once(place.finish)
@@ -57,27 +61,28 @@ def workplace(out: Path, settings: Mapping[str, Any], *, fresh: bool = False, sa
 
 
 class Workplace:
-    """`.OUT.partial` beside `out`, and what is done to it."""
+    """`.OUT.partial` beside `out`, and what is done to it; `settings` None is work that cannot be continued."""
 
-    def __init__(self, out: Path) -> None:
-        self.out, self.partial = out, out.with_name(f".{out.name}.partial")
+    def __init__(self, out: Path, settings: Mapping[str, Any] | None) -> None:
+        self.out, self.partial, self.settings = out, out.with_name(f".{out.name}.partial"), settings
         self.results, self.holder = self.partial / "results", self.partial / "holder"
         self.lock = FileLock(self.partial / "lock", blocking=False)
 
-    def open(self, settings: Mapping[str, Any], fresh: bool, say: Callable[[str], None]) -> None:
+    def open(self, fresh: bool, say: Callable[[str], None]) -> None:
         """Take the folder, or go on in it."""
         if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            self._refuse_or_tidy({} if fresh else settings)
+            self._refuse_or_tidy(fresh)
         self.partial.mkdir(parents=True, exist_ok=True)
         self._take()
-        if fresh or not self._anything_finished():
+        if fresh or self.settings is None or not self._anything_finished():
             shutil.rmtree(self.results, ignore_errors=True)
-        elif differing := differences(_settings(self.results), settings):
+        elif differing := differences(_settings(self.results), self.settings):
             raise ValueError(f"{self.partial} holds a stopped run of other settings ({differing}); give those, or discard it with --fresh")
         else:
             say(f"Going on from {self.partial}")
         self.results.mkdir(exist_ok=True)
-        artefact.write_json(self.results / SETTINGS, dict(settings))
+        if self.settings is not None:
+            artefact.write_json(self.results / SETTINGS, dict(self.settings))
 
     def finish(self) -> None:
         """Move the results to `out`, and tidy up."""
@@ -89,7 +94,7 @@ class Workplace:
 
     def leave(self, say: Callable[[str], None]) -> None:
         """Keep what is finished for the next start; where nothing is, leave nothing."""
-        if self._anything_finished():
+        if self.settings is not None and self._anything_finished():
             say(f"What is finished is kept in {self.partial}; the same command goes on from there, --fresh discards it")
         else:
             self._tidy()
@@ -102,10 +107,10 @@ class Workplace:
             raise ValueError(f"{holder} is writing {self.out}; wait for it, or name another folder") from None
         self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
-    def _refuse_or_tidy(self, settings: Mapping[str, Any]) -> None:
+    def _refuse_or_tidy(self, fresh: bool) -> None:
         """`out` holds something: the results of this very run, or what must not be touched."""
-        held = _settings(self.out)
-        if not held or differences({**held, "processes": 0}, {**settings, "processes": 0}):
+        held, asked = _settings(self.out), self.settings
+        if fresh or not held or asked is None or differences({**held, "processes": 0}, {**asked, "processes": 0}):
             raise ValueError(f"output folder {self.out} is not empty; name a new one, or empty it")
         if self.partial.exists() and not self.results.exists():
             self._tidy()  # the process was stopped between moving the results and tidying up

@@ -6,6 +6,7 @@ keeps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,6 +35,23 @@ from mechshift_tl.readouts import Batch, Readouts
 Of = Literal["edges", "nodes", "neurons"]
 #: Default bound on what one batch keeps: its activations and what the path adds to them. `batch_tokens` follows from it.
 ACTIVATION_BYTES = 2**30
+
+
+def check_settings(method: Method, points: Points, metrics: Sequence[Metric], blank: bool) -> None:
+    """Raise ValueError on settings that no model can be attributed by: gradients asked for where there are none.
+
+    `blank`: the corrupt end of the path is an embedding of zero.
+    """
+    if method != "exact" and blank and any(alpha == 0 for alpha, _ in points):
+        raise ValueError(
+            "attribute: at an embedding of zero norms have no direction and gradients no meaning; with intervention 'zero', or tokens "
+            "that the corrupt mask alone hides, choose EAP, or an EAP-IG rule that leaves out the corrupt end: 'midpoint', "
+            "'gauss-legendre' or 'right'"
+        )
+    if method != "exact" and all(alpha == 1 for alpha, _ in points):
+        for metric in metrics:
+            if metric.needs_clean:
+                raise ValueError(f"attribute: {metric.name!r} has no gradient at the clean run, the only point that EAP takes; use EAP-IG")
 
 
 @dataclass(frozen=True)
@@ -80,18 +98,7 @@ class Engine:
         if self.of == "neurons" and self.intervention.startswith("mean"):
             raise ValueError(f"attribute: neurons have no means; choose 'counterfactual' or 'zero', not {self.intervention!r}")
         blank = self.intervention == "zero" or (self.intervention == "counterfactual" and readouts.hides_from_corrupt)
-        if self.method != "exact" and blank and any(alpha == 0 for alpha, _ in self.points):
-            raise ValueError(
-                "attribute: at an embedding of zero norms have no direction and gradients no meaning; with intervention 'zero', or tokens "
-                "that the corrupt mask alone hides, choose EAP, or an EAP-IG rule that leaves out the corrupt end: 'midpoint', "
-                "'gauss-legendre' or 'right'"
-            )
-        if self.method != "exact" and all(alpha == 1 for alpha, _ in self.points):
-            for metric in self.metrics:
-                if metric.needs_clean:
-                    raise ValueError(
-                        f"attribute: {metric.name!r} has no gradient at the clean run, the only point that EAP takes; use EAP-IG"
-                    )
+        check_settings(self.method, self.points, self.metrics, blank)
         if self.edges is not None:
             check_edges(self.edges, self.graph, self.method, self.of)
         readouts.check(self.model)

@@ -1,0 +1,25 @@
+"""The command `mechshift`: a verb per file.
+
+1. Settings and inputs are checked before any work; a bad one ends the command with one line and exit status 2 (`errors`).
+2. Results appear in the output folder whole, or not at all; a stopped command goes on where it stopped (`results`, `workplace`).
+3. Of processes launched together only the first prints and writes.
+
+What a verb needs is imported when it runs, so that `mechshift --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from mechshift_tl.cli.accuracy import accuracy
+from mechshift_tl.cli.attribute import attribute
+from mechshift_tl.cli.convert import convert
+from mechshift_tl.cli.models import models, print_version
+from mechshift_tl.cli.plan import plan
+from mechshift_tl.cli.run import run
+
+SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
+for verb in (run, attribute, accuracy, models, convert, plan):
+    app.command()(verb)
+app.command("version")(print_version)

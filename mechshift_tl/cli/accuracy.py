@@ -1,0 +1,32 @@
+"""`mechshift accuracy`: how often the models of a pair are right."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mechshift_tl.cli.console import print_frame
+from mechshift_tl.cli.errors import clear_errors
+from mechshift_tl.cli.options import PairName, Seed, TaskNames, open_pair, tasks_of
+
+
+def accuracy(
+    pair: PairName,
+    tasks: TaskNames = "ioi,countdown",
+    n: Annotated[int, typer.Option(help="Held-out examples per task.")] = 500,
+    seed: Seed = 0,
+) -> None:
+    """Held-out accuracy of every model of a pair, decoded freely, with its 95 % interval (Wilson)."""
+    with clear_errors():
+        import pandas as pd
+        from scipy.stats import binomtest
+
+        wanted, models, rows = tasks_of(tasks), open_pair(pair), []
+        for task in wanted:
+            examples = task.examples(models.tokenizer, n, seed)
+            for role, model in models.models.items():
+                share = task.accuracy(model, examples)
+                low, high = binomtest(round(share * n), n).proportion_ci(method="wilson")
+                rows.append({"task": task.name, "model": role, "accuracy": share, "low": low, "high": high, "n": n})
+        print_frame(f"Held-out accuracy of {pair}", pd.DataFrame(rows))

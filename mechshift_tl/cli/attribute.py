@@ -1,0 +1,109 @@
+"""`mechshift attribute`: one model's edge scores, and its circuit."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mechshift_tl.cli.console import console, print_frame, print_notes
+from mechshift_tl.cli.errors import clear_errors
+from mechshift_tl.cli.options import KV, Data, Fresh, ModelName, Out, Seed, TaskName, open_model, task_of
+from mechshift_tl.cli.prompts import draw, means_over, print_prompts
+from mechshift_tl.cli.results import results_in
+from mechshift_tl.cli.scoring import InterventionName, MeansN, MethodName, MetricName, RuleGiven, StepsGiven, check_least, means_count, scoring
+
+if TYPE_CHECKING:
+    from mechshift_tl.attribution import EdgeScores
+    from mechshift_tl.circuits import Circuit
+    from mechshift_tl.tasks.task import Examples
+
+
+def attribute(
+    model: ModelName,
+    task: TaskName,
+    data: Data = None,
+    n: Annotated[int | None, typer.Option(help="Examples; default all of a file, or 200.")] = None,
+    out: Out = None,
+    method: MethodName = "EAP-IG-inputs",
+    metric: MetricName = "logit_diff",
+    intervention: InterventionName = "counterfactual",
+    means_n: MeansN = None,
+    ig_steps: StepsGiven = None,
+    rule: RuleGiven = None,
+    kv: KV = "grouped",
+    edges: Annotated[int | None, typer.Option(help="Edges in the circuit; default min(1000, 5 % of all).")] = None,
+    fraction: Annotated[float | None, typer.Option(help="Instead: a share of the possible edges.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Instead: the edges whose |score| is at least this.")] = None,
+    by: Annotated[str, typer.Option(help="What ranks edges: magnitude (|score|) or signed (score).")] = "magnitude",
+    greedy: Annotated[bool, typer.Option("--greedy", help="Walk back from the logits instead of ranking all edges at once.")] = False,
+    no_prune: Annotated[bool, typer.Option("--no-prune", help="Keep edges that lie on no path from input to logits.")] = False,
+    keep_per_example: Annotated[
+        bool, typer.Option("--keep-per-example", help="Keep every example's own scores, for intervals and stability.")
+    ] = False,
+    top: Annotated[int, typer.Option(help="Edges printed.")] = 15,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+) -> None:
+    """Score the edges of one model on one task and cut its circuit."""
+    with clear_errors():
+        from mechshift_tl.attribution import EdgeScores
+        from mechshift_tl.attribution.attribute import attribute as attribute_edges
+        from mechshift_tl.circuits import Circuit
+        from mechshift_tl.circuits.select import Selection, check_size
+        from mechshift_tl.graph import Graph
+        from mechshift_tl.processes import Team
+        from mechshift_tl.readouts import Readouts, readouts
+        from mechshift_tl.stages import Stages
+
+        settings = scoring(method, metric, intervention, kv, ig_steps=ig_steps, rule=rule)
+        selection: dict[str, Any] = {"fraction": fraction, "threshold": threshold, "by": by, "greedy": greedy, "prune": not no_prune}
+        Selection(edges, **selection)
+        apart_n, chosen = means_count(intervention, means_n), task_of(task, data)
+        check_least("--n", n, 1)
+        job = {"command": "attribute", "model": model, "task": task, "data": str(data), "n": n, "edges": edges, "seed": seed, **settings}
+        job |= {**selection, "means_n": apart_n, "keep_per_example": keep_per_example}
+        with results_in(out, fresh, **job) as folder:
+            opened = open_model(model)
+            if edges is not None:
+                check_size(edges, Graph.of(opened, settings["kv"]))
+            examples, apart = draw(chosen, opened.tokenizer, 200 if n is None and data is None else n, apart_n, seed)
+            print_prompts(examples)
+            stages, name = Stages(folder), "scores.safetensors"
+            decoded = stages.value("decoded.json", lambda: chosen.accuracy(opened, examples))
+            console.print(f"Accuracy, decoded freely: {decoded:.3f} (n = {len(examples)})")
+            made = stages.draft("readouts.safetensors", Readouts.load, lambda: readouts(opened, examples, seed=seed))
+            means = means_over(opened, apart, intervention, seed, stages)
+            asked = partial(attribute_edges, opened, made, **settings, means=means, keep_per_example=keep_per_example)
+            scores: EdgeScores = stages.result(name, EdgeScores.load, lambda: asked(journal=stages.journal(name)))
+            circuit = Circuit.from_scores(scores, edges, **selection)
+            if folder is not None:
+                Team.here().once(lambda: _save(folder, scores, circuit, examples, opened.cfg.d_model))
+        _print_scores(scores, circuit, top)
+        if out is not None:
+            console.print(f"Written: {out}")
+
+
+def _print_scores(scores: EdgeScores, circuit: Circuit, top: int) -> None:
+    end = "corrupt" if scores.settings["intervention"] == "counterfactual" else f"from {scores.settings['intervention']} inputs"
+    console.print(f"{scores.settings['metric']}: clean {scores.clean:.3f}, {end} {scores.corrupt:.3f}")
+    console.print(f"Completeness gap: {100 * scores.completeness_gap:.1f} % of their difference")
+    console.print(f"Circuit: {circuit.kept} edges kept of {circuit.requested} requested, of {scores.graph.n_edges} possible")
+    print_frame(f"Top {top} edges by |score|", scores.top(top))
+
+
+def _save(folder: Path, scores: EdgeScores, circuit: Circuit, examples: Examples, d_model: int) -> None:
+    """Everything of a circuit: as it is loaded again, as a table, as EAP-IG's graph file with the scores of all edges, and as a picture."""
+    from mechshift_tl.circuits import write_graph
+    from mechshift_tl.report.page import write_page
+
+    circuit.save(folder / "circuit.safetensors")
+    circuit.to_dataframe().to_csv(folder / "circuit.csv", index=False)
+    write_graph(circuit, folder / "circuit.json", scores=scores, d_model=d_model)
+    examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
+    if circuit.kept:
+        write_page(circuit.figure(), folder / "circuit.html", f"Circuit of {circuit.kept} edges on {examples.task}")
+    else:
+        print_notes(["the circuit is empty, so there is no picture of it"])

@@ -1,0 +1,38 @@
+"""`mechshift convert`: any supported checkpoint as a native folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mechshift_tl.cli.console import console, print_notes
+from mechshift_tl.cli.errors import clear_errors
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Checkpoint folder, GGUF file, or hub id (org/name@revision).")],
+    out: Annotated[Path, typer.Argument(help="New or empty folder for the native checkpoint.")],
+    family: Annotated[str | None, typer.Option(help="Family, where the config does not tell it.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Such as bfloat16; default: as stored.")] = None,
+) -> None:
+    """Write a checkpoint as a native folder that plain transformers opens too, with the same logits."""
+    with clear_errors():
+        from mechshift_tl.processes import Team
+        from mechshift_tl.workplace import workplace
+
+        with workplace(out) as folder, console.status(f"converting {source}"):
+            Team.here().once(lambda: _write(source, folder, family, dtype))
+        console.print(f"Written: {out}")
+
+
+def _write(source: str, folder: Path, family: str | None, dtype: str | None) -> None:
+    from hooked_diffusion.checkpoints import convert as convert_checkpoint
+
+    written = convert_checkpoint(source, folder, family=family, dtype=dtype)
+    print_notes(written.source["notes"])
+    spec, native = written.spec, type(written.hf_model).__name__
+    console.print(f"{native}, {spec.direction} attention, logit shift {spec.logit_shift}, mask {spec.mask_token_id}")
+    if spec.attention == "block":
+        print_notes(["plain transformers needs the block-causal mask with every call"])

@@ -1,0 +1,76 @@
+"""Options that several verbs share, and what their words mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mechshift_tl.cli.console import console, print_notes
+
+if TYPE_CHECKING:
+    from mechshift_tl.tasks import Task
+
+PairName = Annotated[str, typer.Option("--pair", help="Name of a bundled pair, or a folder that holds arm, mdm and tokenizer.")]
+ModelName = Annotated[str, typer.Option("--model", help="Checkpoint folder, GGUF file, or hub id (org/name@revision).")]
+TaskName = Annotated[str, typer.Option("--task", help="ioi or countdown.")]
+TaskNames = Annotated[str, typer.Option("--tasks", help="Tasks, separated by commas.")]
+Data = Annotated[Path | None, typer.Option("--data", help="CSV (ioi) or JSON lines (countdown) to take prompts from.")]
+Out = Annotated[Path | None, typer.Option("--out", help="New or empty folder for the results.")]
+Seed = Annotated[int, typer.Option(help="Seed of prompts, floors and intervals.")]
+Steps = Annotated[int, typer.Option(help="Points on the integration path.")]
+Rule = Annotated[str, typer.Option(help="Where they lie: midpoint, gauss-legendre, right or left.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what a stopped run into the same folder has finished.")]
+KV = Annotated[str, typer.Option(help="K and V readers per KV head (grouped) or per query head (ungrouped).")]
+
+
+def tasks_of(names: str) -> list[Task]:
+    """The tasks of those names, separated by commas. Raises ValueError on an unknown one."""
+    from mechshift_tl.tasks import task_class
+
+    return [task_class(name)() for name in words_of(names)]
+
+
+def task_of(name: str, data: Path | None) -> Task:
+    """The task of that name, on prompts of its own making or those of a file. Raises ValueError where there is no such task or file."""
+    from mechshift_tl.tasks import IOI, Countdown, task_class
+
+    chosen = task_class(name)
+    if data is None:
+        return chosen()
+    if not data.is_file():
+        raise ValueError(f"data file {data} does not exist")
+    return IOI.from_csv(data) if chosen is IOI else Countdown.from_jsonl(data)
+
+
+def words_of(text: str) -> list[str]:
+    """Words separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def number_of(word: str, option: str) -> int:
+    """A whole number. Raises ValueError naming the option."""
+    if not word.isdigit():
+        raise ValueError(f"{option} holds {word!r}; give whole numbers, separated by commas")
+    return int(word)
+
+
+def open_pair(name: str) -> Any:
+    """The pair of that name, on this process's device."""
+    from hooked_diffusion import load_pair
+    from mechshift_tl.processes import Team
+
+    with console.status(f"opening {name}"):
+        return load_pair(name, device=Team.here().device)
+
+
+def open_model(name: str) -> Any:
+    """The model of that name, on this process's device; what was noted when its checkpoint was read is printed."""
+    from hooked_diffusion import HookedDiffusionTransformer
+    from mechshift_tl.processes import Team
+
+    with console.status(f"opening {name}"):
+        model = HookedDiffusionTransformer.from_pretrained(name, device=Team.here().device)
+    print_notes(model.source.get("notes", []))
+    return model

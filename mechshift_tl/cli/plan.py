@@ -1,0 +1,47 @@
+"""`mechshift plan`: what attributing a model will take."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mechshift_tl.cli.console import console, print_frame, print_notes
+from mechshift_tl.cli.errors import clear_errors
+from mechshift_tl.cli.options import KV, Seed, Steps, number_of, task_of, words_of
+
+
+def plan(
+    pair: Annotated[str, typer.Option("--pair", help="A public pair by name, a bundled one, a folder, a GGUF file, or a hub id.")],
+    task: Annotated[str, typer.Option(help="ioi or countdown.")] = "countdown",
+    n: Annotated[int, typer.Option(help="Prompts.")] = 500,
+    tokens: Annotated[int | None, typer.Option(help="Tokens per row; default counted, where a tokenizer is at hand.")] = None,
+    read: Annotated[int | None, typer.Option(help="Answer tokens read per prompt; default counted likewise, or 1.")] = None,
+    batch: Annotated[str, typer.Option(help="Rows at a time, separated by commas.")] = "8",
+    dtype: Annotated[str, typer.Option(help="Dtypes of the weights, separated by commas.")] = "float32,bfloat16",
+    flops: Annotated[float, typer.Option(help="Operations per second of the device, as it reaches them.")] = 1e14,
+    ig_steps: Steps = 5,
+    kv: KV = "grouped",
+    seed: Seed = 0,
+) -> None:
+    """Count what attributing a model will take, without its weights: edges, operations, time, memory, disk."""
+    with clear_errors():
+        from hooked_diffusion.shapes import find_shape
+        from mechshift_tl import plan as planning
+        from mechshift_tl.attribution.path import quadrature
+
+        settings: dict[str, Any] = {"ig_steps": ig_steps, "kv": kv, "rate": flops, "dtypes": words_of(dtype)}
+        quadrature("midpoint", ig_steps)
+        batches = [number_of(word, "--batch") for word in words_of(batch)]
+        chosen, shape = task_of(task, None), find_shape(pair)
+        if tokens is not None:
+            work = planning.Workload(n, n * (1 if read is None else read), tokens)
+        elif (tokenizer := shape.tokenizer()) is not None:
+            work = planning.workload_of(chosen, tokenizer, n, seed)
+        else:
+            raise ValueError(f"no tokenizer of {pair} is at hand to count tokens with; state them with --tokens (and --read)")
+        with console.status("running it without data"):
+            made = planning.plan(shape.config, work, name=shape.name, batches=batches, notes=shape.notes, **settings)
+        print_notes(made.notes)
+        print_frame(f"Plan of {pair}: {task}, n = {n}", made.summary())
+        print_frame("Memory", made.to_dataframe())

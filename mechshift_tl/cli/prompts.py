@@ -1,0 +1,42 @@
+"""The prompts of a command, those kept apart from them, and what is taken from these."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mechshift_tl.cli.console import console
+
+if TYPE_CHECKING:
+    from mechshift_tl.interventions import WriterMeans
+    from mechshift_tl.stages import Stages
+    from mechshift_tl.tasks import Task
+    from mechshift_tl.tasks.task import Examples
+
+
+def draw(task: Task, tokenizer: Any, n: int | None, apart: int, seed: int) -> tuple[Examples, Examples | None]:
+    """`n` prompts (None: all but those) and `apart` further ones, None of them for 0. Raises ValueError when the task has too few."""
+    drawn = task.examples(tokenizer, None if n is None else n + apart, seed)
+    kept = len(drawn) - apart
+    if kept < 1:
+        raise ValueError(f"{task.name} has {len(drawn)} prompts here, and --means-n {apart} leaves none of them; ask for fewer")
+    return drawn.select(range(kept)), drawn.select(range(kept, len(drawn))) if apart else None
+
+
+def print_prompts(examples: Examples) -> None:
+    """Say how many prompts there are, and what was dropped."""
+    dropped = "".join(f"; {count} dropped: {why}" for why, count in examples.dropped.items())
+    console.print(f"{len(examples)} examples of {examples.task}{dropped}")
+
+
+def means_over(model: Any, apart: Examples | None, intervention: str, seed: int, stages: Stages) -> WriterMeans | None:
+    """The writers' mean outputs over prompts kept apart, where there are any."""
+    if apart is None:
+        return None
+    from mechshift_tl.interventions import WriterMeans, writer_means
+    from mechshift_tl.readouts import readouts
+
+    console.print(f"Means over {len(apart)} further examples of {apart.task}, none of them among these")
+    positional = intervention == "mean_positional"
+    return stages.result(
+        "means.safetensors", WriterMeans.load, lambda: writer_means(model, readouts(model, apart, seed=seed), positional=positional)
+    )

@@ -1,0 +1,72 @@
+"""How edges are to be scored: options, checked together before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, get_args
+
+import typer
+
+MethodName = Annotated[str, typer.Option("--method", help="EAP-IG-inputs, EAP, EAP-IG-activations, clean-corrupted or exact.")]
+MetricName = Annotated[str, typer.Option("--metric", help="logit_diff, prob_diff, log_prob or kl.")]
+InterventionName = Annotated[
+    str, typer.Option("--intervention", help="What a writer is held against: counterfactual, zero, mean or mean_positional.")
+]
+StepsGiven = Annotated[int | None, typer.Option("--ig-steps", help="Points on the integration path; default 5.")]
+RuleGiven = Annotated[str | None, typer.Option("--rule", help="Where they lie: midpoint (default), gauss-legendre, right or left.")]
+MeansN = Annotated[
+    int | None, typer.Option("--means-n", help="Further prompts of the task that means are taken over, none of them scored; default 100.")
+]
+DEFAULT_MEANS_N = 100
+
+
+def scoring(
+    method: str, metric: str, intervention: str = "counterfactual", kv: str = "grouped", *, ig_steps: int | None, rule: str | None
+) -> dict[str, Any]:
+    """Settings for `attribute`. Raises ValueError on those that are unknown, or that no model can be attributed by."""
+    from mechshift_tl.attribution.engine import check_settings
+    from mechshift_tl.attribution.metrics import resolve
+    from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, path_points
+    from mechshift_tl.graph import KV
+
+    named: Any = method
+    integral: dict[str, Any] = {"ig_steps": DEFAULT_STEPS if ig_steps is None else ig_steps, "rule": rule or "midpoint"}
+    points = path_points(named, integral["rule"], integral["ig_steps"])
+    for option, value in {"--ig-steps": ig_steps, "--rule": rule}.items():
+        if value is not None and method not in INTEGRATED:
+            raise ValueError(f"{option} {value}: method {method!r} integrates nothing; leave it out, or choose one of {', '.join(INTEGRATED)}")
+    check_intervention_name(intervention)
+    check_choice("--kv", kv, get_args(KV))
+    check_settings(named, points, [resolve(metric)], blank=intervention == "zero")
+    settings = {"method": method, "metric": metric, "intervention": intervention, "kv": kv}
+    return settings | (integral if method in INTEGRATED else {})
+
+
+def check_intervention_name(name: str) -> Any:
+    """The intervention of that name. Raises ValueError when there is none."""
+    from mechshift_tl.interventions import Intervention
+
+    check_choice("--intervention", name, get_args(Intervention))
+    return name
+
+
+def means_count(intervention: str, n: int | None) -> int:
+    """How many further prompts means are taken over; 0 where the intervention uses none. Raises ValueError where `n` does not fit it."""
+    if not intervention.startswith("mean"):
+        if n is not None:
+            raise ValueError(f"--means-n {n}: intervention {intervention!r} uses no means; leave it out, or choose mean or mean_positional")
+        return 0
+    check_least("--means-n", n, 1)
+    return DEFAULT_MEANS_N if n is None else n
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Raises ValueError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{option} is {value!r}; choose one of {', '.join(choices)}")
+
+
+def check_least(option: str, value: int | None, least: int) -> None:
+    """Raises ValueError when a number was given that is below `least`."""
+    if value is not None and value < least:
+        raise ValueError(f"{option} must be at least {least}, got {value}")
