@@ -2,12 +2,12 @@
 
 Each batch of readouts runs on its clean rows, on what its writers are replaced by, and once per circuit (`patching`). Cost per batch: two
 forwards, shared by all circuits (three where the replaced writers come from no run of their own: zero and means), then one per circuit and
-what grows with its edges.
+what grows with its edges. Processes launched together share the examples, and all return every outcome (`processes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -23,6 +23,8 @@ from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.patching import Base, patched_logits
 from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.interventions import Intervention, WriterMeans, check_intervention, replaced
+from mechshift_tl.processes import Team
+from mechshift_tl.provenance import digest
 from mechshift_tl.readouts import ABSENT, Batch, Readouts
 
 #: Default bound on the live writers of one batch at the residual's width, from which the default `batch_tokens` follows.
@@ -119,24 +121,52 @@ def run_edges(
     check_intervention(model, intervention, means, visible)
     check_writers_sum(model, next(iter(readouts.batches(1))).to(model.cfg.device))
     tokens = max(1, DELTA_BYTES // (4 * len(graph.writers) * model.cfg.d_model)) if batch_tokens is None else batch_tokens
-    tallies = [_Tally(readouts, function) for _ in range(len(circuits) + 2)]
-    total = len(readouts) * len(tallies)
-    with tqdm(total=total, desc=f"run {len(circuits)} circuits", unit="row", delay=2, leave=False) as bar:
-        for batch in readouts.batches(tokens):
-            batch = batch.to(model.cfg.device).narrowed(model)
-            try:
-                clean, base, empty = _ends(model, batch, graph, intervention, means)
-                runs = (patched_logits(model, batch, graph, edges, base) for edges in circuits)
-                for logits, tally in zip(chain((clean, empty), runs), tallies, strict=True):
-                    tally.add(batch, logits, clean)
-                    bar.update(len(batch))
-            except FloatingPointError as error:
-                raise FloatingPointError(f"{error}; {locate_not_finite(model, batch)}") from error
-    clean, empty, *runs = (tally.outcome() for tally in tallies)
+    team = Team.here()
+    _check_same_work(team, readouts, circuits, intervention, function)
+    mine = team.share(readouts.n_examples)
+    rows = readouts.select(mine)
+    tallies = [_Tally(readouts, rows, mine, function) for _ in range(len(circuits) + 2)]
+    batches = (batch.to(model.cfg.device).narrowed(model) for batch in rows.batches(tokens))
+    work = (done for batch in batches for done in _run_batch(model, batch, graph, circuits, intervention, means, tallies))
+    total, label = len(rows) * len(tallies), f"run {len(circuits)} circuits"
+    with tqdm(total=total, desc=label, unit="row", delay=2, leave=False, disable=not team.is_first) as bar:
+        for done in team.in_step(work):
+            bar.update(done)
+    clean, empty, *runs = (tally.outcome(team) for tally in tallies)
     return [
         CircuitRun(run, clean, empty, tallies[0].read, int(edges.sum()), graph.n_edges, intervention, function.name)
         for edges, run in zip(circuits, runs, strict=True)
     ]
+
+
+def _run_batch(
+    model: Any,
+    batch: Batch,
+    graph: Graph,
+    circuits: Sequence[Tensor],
+    intervention: Intervention,
+    means: WriterMeans | None,
+    tallies: Sequence[_Tally],
+) -> Iterator[int]:
+    """Both ends and every circuit, each added to its tally; yields how many rows each run had. Raises FloatingPointError saying where."""
+    try:
+        clean, base, empty = _ends(model, batch, graph, intervention, means)
+        runs = (patched_logits(model, batch, graph, edges, base) for edges in circuits)
+        for logits, tally in zip(chain((clean, empty), runs), tallies, strict=True):
+            tally.add(batch, logits, clean)
+            yield len(batch)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error}; {locate_not_finite(model, batch)}") from error
+
+
+def _check_same_work(team: Team, readouts: Readouts, circuits: Sequence[Tensor], intervention: str, metric: Metric) -> None:
+    """Raise ValueError when processes that were launched together run different circuits, or on different rows."""
+    if team.count > 1:
+        edges = [(str(i), one) for i, one in enumerate(circuits)]
+        if len(set(team.gather((digest([*readouts.tensors().items(), *edges]), intervention, metric.name)))) > 1:
+            raise ValueError(
+                "run_circuits: processes launched together were given different work; use `with mechshift_tl.processes.alone()`"
+            )
 
 
 @torch.no_grad()
@@ -150,11 +180,11 @@ def _ends(model: Any, batch: Batch, graph: Graph, intervention: Intervention, me
 
 
 class _Tally:
-    """Sums of one run over batches, in float64."""
+    """Sums of one run over batches of `rows`, which hold the examples `mine` of `readouts`; sums in float64."""
 
-    def __init__(self, readouts: Readouts, metric: Metric) -> None:
+    def __init__(self, readouts: Readouts, rows: Readouts, mine: range, metric: Metric) -> None:
         n = readouts.n_examples
-        self.metric, self.example = metric, readouts.example
+        self.metric, self.example = metric, torch.tensor(mine, dtype=torch.long)[rows.example]
         self.sums = torch.zeros(n, dtype=torch.float64)
         self.wrong, self.below = torch.zeros(2, n, dtype=torch.long)
         self.read = torch.zeros(n, dtype=torch.long).index_add(0, readouts.example, readouts.n_read)
@@ -168,7 +198,8 @@ class _Tally:
         self.wrong.index_add_(0, example, (answers < logits.amax(2)).sum(1).cpu())
         self.below.index_add_(0, example, (answers <= foils).sum(1).cpu())
 
-    def outcome(self) -> Outcome:
-        """Per example; one that is read nowhere counts as 0 and has no weight."""
+    def outcome(self, team: Team) -> Outcome:
+        """Per example, of all processes; one that is read nowhere counts as 0 and has no weight."""
+        sums, wrong, below = (team.add_up(one) for one in (self.sums, self.wrong, self.below))
         read = self.read > 0
-        return Outcome((self.sums / self.read.clamp(min=1)).float(), read & (self.wrong == 0), read & (self.below == 0))
+        return Outcome((sums / self.read.clamp(min=1)).float(), read & (wrong == 0), read & (below == 0))

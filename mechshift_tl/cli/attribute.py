@@ -13,7 +13,17 @@ from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import KV, Data, Fresh, ModelName, Out, Seed, TaskName, open_model, task_of
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
 from mechshift_tl.cli.results import results_in
-from mechshift_tl.cli.scoring import InterventionName, MeansN, MethodName, MetricName, RuleGiven, StepsGiven, check_least, means_count, scoring
+from mechshift_tl.cli.scoring import (
+    InterventionName,
+    MeansN,
+    MethodName,
+    MetricName,
+    RuleGiven,
+    StepsGiven,
+    check_least,
+    means_count,
+    scoring,
+)
 
 if TYPE_CHECKING:
     from mechshift_tl.attribution import EdgeScores

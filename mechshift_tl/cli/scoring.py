@@ -34,7 +34,9 @@ def scoring(
     points = path_points(named, integral["rule"], integral["ig_steps"])
     for option, value in {"--ig-steps": ig_steps, "--rule": rule}.items():
         if value is not None and method not in INTEGRATED:
-            raise ValueError(f"{option} {value}: method {method!r} integrates nothing; leave it out, or choose one of {', '.join(INTEGRATED)}")
+            raise ValueError(
+                f"{option} {value}: method {method!r} integrates nothing; leave it out, or choose one of {', '.join(INTEGRATED)}"
+            )
     check_intervention_name(intervention)
     check_choice("--kv", kv, get_args(KV))
     check_settings(named, points, [resolve(metric)], blank=intervention == "zero")
