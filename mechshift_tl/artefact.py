@@ -41,11 +41,26 @@ def write_json(path: str | Path, values: Any) -> None:
 
 def read(path: str | Path, kind: str, writer: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and JSON values of a file written as `kind`. Raises ValueError, naming the `writer` to use, on any other file."""
-    with safe_open(path, "pt") as file:
-        header = file.metadata() or {}
-        if kind not in header:
-            raise ValueError(f"{path} holds no {kind}; give a file written by {writer}")
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header[kind])  # noqa: SIM118 (safe_open is no mapping)
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if kind not in header:
+                raise ValueError(f"{path} holds no {kind}; give a file written by {writer}")
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(header[kind])  # noqa: SIM118 (safe_open is no mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file ({error}); give a file written by {writer}") from error
+
+
+def read_json(path: str | Path, writer: str, *keys: str) -> dict[str, Any]:
+    """The JSON object in `path`. Raises ValueError, naming the `writer` to use, on a file that is damaged or lacks one of `keys`."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, or no JSON ({error}); give what {writer} wrote") from error
+    missing = [key for key in keys if not isinstance(values, dict) or key not in values]
+    if missing:
+        raise ValueError(f"{path} holds no {missing[0]}; give what {writer} wrote")
+    return values
 
 
 @contextmanager

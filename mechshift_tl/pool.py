@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mechshift_tl import artefact
 from mechshift_tl.readouts import Readouts, readouts
 from mechshift_tl.stages import Stages
 from mechshift_tl.tasks.task import Examples, Task
@@ -42,6 +44,26 @@ class Pool:
         """The pool of some of its examples; what was tried stays as it was."""
         rows = {role: one.select(examples) for role, one in self.readouts.items()}
         return replace(self, examples=self.examples.select(examples), readouts=rows)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `pool.json`, `examples.json` and a file of readouts per role to `folder`."""
+        folder = Path(folder)
+        side = {name: getattr(self, name) for name in _SIDE} | {"roles": list(self.readouts)}
+        artefact.write_json(folder / "pool.json", side)
+        self.examples.save(folder / "examples.json")
+        for role, one in self.readouts.items():
+            one.save(folder / f"{role}.readouts.safetensors")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Pool:
+        """Read what `save` wrote. Raises ValueError, OSError on another folder."""
+        folder = Path(folder)
+        side = artefact.read_json(folder / "pool.json", "Pool.save", *_SIDE, "roles")
+        made = {role: Readouts.load(folder / f"{role}.readouts.safetensors") for role in side["roles"]}
+        return cls(**{name: side[name] for name in _SIDE}, examples=Examples.load(folder / "examples.json"), readouts=made)
+
+
+_SIDE = ("task", "tried", "read_correctly", "decoded_correctly")
 
 
 def common_correct(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from math import inf
 from typing import Any
 
 import torch
@@ -129,7 +130,7 @@ def run_edges(
     batches = (batch.to(model.cfg.device).narrowed(model) for batch in rows.batches(tokens))
     work = (done for batch in batches for done in _run_batch(model, batch, graph, circuits, intervention, means, tallies))
     total, label = len(rows) * len(tallies), f"run {len(circuits)} circuits"
-    with tqdm(total=total, desc=label, unit="row", delay=2, leave=False, disable=not team.is_first) as bar:
+    with tqdm(total=total, desc=label, unit="row", delay=2 if team.is_first else inf, leave=False) as bar:
         for done in team.in_step(work):
             bar.update(done)
     clean, empty, *runs = (tally.outcome(team) for tally in tallies)

@@ -1,7 +1,8 @@
-"""Where a command's results go."""
+"""Where a command's results go, and how the files it was given are told from others."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,3 +22,8 @@ def results_in(out: Path | None, fresh: bool, **settings: Any) -> Iterator[Any]:
 
     with workplace(out, {**settings, "versions": versions()}, fresh=fresh, say=console.print) as folder:
         yield folder
+
+
+def file_digest(path: Path | None) -> str | None:
+    """SHA-256 of a file: a stopped command does not go on with another."""
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()

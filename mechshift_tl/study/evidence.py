@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,21 @@ class Evidence:
             curve.save(folder / f"{role}.curve.safetensors")
         for role, one in self.validity.items():
             one.save(folder / f"{role}.validity.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path, roles: Iterable[str]) -> Evidence | None:
+        """Read what `save` wrote of `roles`, in their order; None where nothing was saved."""
+        table = folder / "faithfulness.csv"
+        if not table.is_file():
+            return None
+        faithfulness = pd.read_csv(table, float_precision="round_trip", keep_default_na=False, na_values={name: "" for name in _NUMBERS})
+        files = {kind: {role: folder / f"{role}.{kind}.safetensors" for role in roles} for kind in ("curve", "validity")}
+        there = {kind: {role: path for role, path in paths.items() if path.is_file()} for kind, paths in files.items()}
+        curves = {role: FaithfulnessCurve.load(path) for role, path in there["curve"].items()}
+        return cls(faithfulness, curves, {role: Validity.load(path) for role, path in there["validity"].items()})
+
+
+_NUMBERS = ("value", "low", "high", "random", "accuracy", "clean_accuracy")
 
 
 def gather_evidence(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from mechshift_tl import artefact
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.overlap import edge_jaccard
@@ -61,6 +61,39 @@ class TaskStudy:
             rows.append({"step": step, "n_read": n_read, "components_shared": shared, "edge_jaccard": edge_jaccard(one, whole)})
         return pd.DataFrame(rows)
 
+    def save(self, folder: str | Path) -> None:
+        """Write scores, circuits, comparisons, lenses, neurons and the pool to `folder`, one file each, and the prompts as a table."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, (kind, _) in _KEPT.items():
+            for role, one in getattr(self, name).items():
+                one.save(folder / f"{role}.{kind}.safetensors")
+        for role, comparison in self.comparisons.items():
+            comparison.save(folder / f"arm-{role}.comparison.json")
+        if self.evidence is not None:
+            self.evidence.save(folder)
+        self.pool.save(folder)
+        self.pool.examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TaskStudy:
+        """Read what `save` wrote. Raises ValueError, OSError on another folder."""
+        folder, pool = Path(folder), Pool.load(folder)
+        roles, found = list(pool.readouts), {}
+        for name, (kind, result) in _KEPT.items():
+            files = {role: folder / f"{role}.{kind}.safetensors" for role in roles}
+            found[name] = {role: result.load(path) for role, path in files.items() if path.is_file() or name != "neurons"}
+        files = {role: folder / f"arm-{role}.comparison.json" for role in roles}
+        comparisons = {role: CircuitComparison.load(path) for role, path in files.items() if path.is_file()}
+        return cls(task=pool.task, pool=pool, comparisons=comparisons, evidence=Evidence.load(folder, roles), **found)
+
+
+#: What each model has of its own, and how it is kept; neurons are not always there.
+_KEPT: dict[str, tuple[str, Any]] = {
+    "scores": ("scores", EdgeScores), "circuits": ("circuit", Circuit), "lenses": ("lens", ComponentLens),
+    "neurons": ("neurons", NeuronActivations),
+}  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -106,26 +139,26 @@ class Study:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write scores, circuits, comparisons, lenses and neurons under `folder`, one file each, with `study.json` and `table.csv`."""
+        """Write a folder per task (`TaskStudy.save`), with `study.json` and `table.csv`."""
         folder = Path(folder)
         for task, one in self.tasks.items():
-            place = folder / task
-            place.mkdir(parents=True, exist_ok=True)
-            for role in one.scores:
-                one.scores[role].save(place / f"{role}.scores.safetensors")
-                one.circuits[role].save(place / f"{role}.circuit.safetensors")
-                one.lenses[role].save(place / f"{role}.lens.safetensors")
-                if role in one.neurons:
-                    one.neurons[role].save(place / f"{role}.neurons.safetensors")
-                one.pool.readouts[role].save(place / f"{role}.readouts.safetensors")
-            if one.evidence is not None:
-                one.evidence.save(place)
-            for role, comparison in one.comparisons.items():
-                comparison.save(place / f"arm-{role}.comparison.json")
-            one.pool.examples.to_dataframe().to_csv(place / "prompts.csv", index=False)
+            one.save(folder / task)
         self.table().to_csv(folder / "table.csv", index=False)
         side = {"pair": self.pair, "config": self.config.to_dict(), "tasks": list(self.tasks), "provenance": self.provenance}
-        (folder / "study.json").write_text(json.dumps(side, indent=1), encoding="utf-8")
+        artefact.write_json(folder / "study.json", side)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Study:
+        """Read what `save` wrote: the same tables, the same report. The prompts' tokenizer is not kept (None).
+
+        Raises ValueError, OSError on a folder that is not that of a study.
+        """
+        folder = Path(folder)
+        if not (folder / "study.json").is_file():
+            raise ValueError(f"{folder} holds no study.json; give a folder written by Study.save, or by mechshift run")
+        side = artefact.read_json(folder / "study.json", "Study.save", "pair", "config", "tasks", "provenance")
+        tasks = {task: replace(TaskStudy.load(folder / task), task=task) for task in side["tasks"]}
+        return cls(side["pair"], StudyConfig(**side["config"]), tasks, side["provenance"])
 
     def _repr_html_(self) -> str:
         return f"<b>Study</b> of {self.pair}" + self.table().to_html(index=False, float_format="%.3f")

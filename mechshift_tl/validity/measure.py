@@ -59,7 +59,9 @@ def validity(
     edge of every example for one method at a time. Raises ValueError, before any run, on numbers that cannot be and on a `rank_by` that is
     none of `methods`.
     """
-    _check(methods, rank_by, {"n_top": n_top, "n_random": n_random, "n_boot": n_boot}, readouts)
+    check_settings(methods, rank_by, {"n_top": n_top, "n_random": n_random, "n_boot": n_boot})
+    if readouts.n_examples < 2:
+        raise ValueError(f"validity: {readouts.n_examples} example; intervals over prompts need at least 2")
     asked = {name: _with_steps(one, ig_steps) for name, one in methods.items()}
 
     def scored(**one: Any) -> EdgeScores:
@@ -85,7 +87,8 @@ def _with_steps(asked: Mapping[str, Any], ig_steps: int) -> dict[str, Any]:
     return {"ig_steps": ig_steps, **asked} if integrates else dict(asked)
 
 
-def _check(methods: Mapping[str, Any], rank_by: str, numbers: Mapping[str, int], readouts: Readouts) -> None:
+def check_settings(methods: Mapping[str, Any], rank_by: str, numbers: Mapping[str, int]) -> None:
+    """Raise ValueError on a `rank_by` that is none of `methods`, and on numbers (`n_top`, `n_random`, …) that cannot be."""
     if rank_by not in methods:
         raise ValueError(f"validity: rank_by is {rank_by!r}; choose one of the methods {', '.join(methods)}")
     for name, value in numbers.items():
@@ -93,8 +96,6 @@ def _check(methods: Mapping[str, Any], rank_by: str, numbers: Mapping[str, int],
             raise ValueError(f"validity: {name} is {value}; it must be 0 or more")
     if numbers["n_top"] + numbers["n_random"] < 3:
         raise ValueError("validity: a correlation needs three edges; raise n_top or n_random")
-    if readouts.n_examples < 2:
-        raise ValueError(f"validity: {readouts.n_examples} example; intervals over prompts need at least 2")
 
 
 def chosen(scores: EdgeScores, n_top: int, n_random: int, seed: int) -> tuple[Int[Tensor, "m 2"], Bool[Tensor, " m"]]:

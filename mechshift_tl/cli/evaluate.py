@@ -1,0 +1,88 @@
+"""`mechshift evaluate`: what a circuit is worth, in one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mechshift_tl.cli import given
+from mechshift_tl.cli.console import console, print_notes
+from mechshift_tl.cli.errors import clear_errors
+from mechshift_tl.cli.options import Data, Fresh, ModelName, Out, Seed, TaskName, open_model, task_of
+from mechshift_tl.cli.results import file_digest, results_in
+from mechshift_tl.cli.scoring import MeansN, check_intervention_name, check_least, means_count
+
+
+def evaluate(
+    model: ModelName,
+    task: TaskName,
+    circuit: Annotated[Path, typer.Option(help="circuit.safetensors of mechshift, or a graph file (.json, .pt) of EAP-IG or MIB.")],
+    data: Data = None,
+    n: Annotated[int | None, typer.Option(help="Examples that the circuit was not found on; default all of a file, or 100.")] = None,
+    out: Out = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Scores of all edges, for stability and --curve; default those beside the circuit.")
+    ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Also faithfulness over circuit size, with CPR and CMD.")] = False,
+    others: Annotated[
+        str | None, typer.Option(help="Other corruptions to generalise to, separated by commas; default all that ioi makes; or none.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option(help="logit_diff, prob_diff, log_prob or kl; default the circuit's own.")] = None,
+    intervention: Annotated[
+        str | None,
+        typer.Option(help="What edges outside are given: counterfactual, zero, mean, mean_positional; default the circuit's own."),
+    ] = None,
+    means_n: MeansN = None,
+    n_random: Annotated[int, typer.Option(help="Random circuits behind the floors.")] = 10,
+    n_resamples: Annotated[int, typer.Option(help="Circuits of resampled prompts behind stability.")] = 100,
+    reuse_prompts: Annotated[
+        bool, typer.Option("--reuse-prompts", help="Do not leave out the prompts that the circuit was found on, which flatter it.")
+    ] = False,
+    seed: Seed = 0,
+    fresh: Fresh = False,
+) -> None:
+    """Evaluate a circuit: sufficiency, necessity, minimality, stability, generalisation, each beside random circuits of its profile."""
+    with clear_errors():
+        from mechshift_tl.attribution.metrics import resolve
+        from mechshift_tl.cli.evaluation import Work
+        from mechshift_tl.processes import Team
+        from mechshift_tl.stages import Stages
+
+        for option, value in {"--n": n, "--n-random": n_random, "--n-resamples": n_resamples}.items():
+            check_least(option, value, 1)
+        chosen, found = task_of(task, data), given.load_circuit(circuit)
+        name = check_intervention_name(intervention or found.settings.get("intervention", "counterfactual"))
+        settings: dict[str, Any] = {"metric": metric or found.settings.get("metric", "logit_diff"), "intervention": name}
+        resolve(settings["metric"])
+        elsewhere = given.other_corruptions(task, data, others, name)
+        apart_n, draws = means_count(name, means_n), {"n_random": n_random, "n_resamples": n_resamples}
+        found_scores = given.scores_path(scores, circuit)
+        if curve and found_scores is None:
+            raise ValueError(f"--curve needs the scores of all edges, and none lie beside {circuit}; give them with --scores")
+        all_edges = given.load_scores(found_scores, found)
+        left_out = set() if reuse_prompts else given.found_on(circuit)
+        job = {"command": "evaluate", "model": model, "task": task, "n": n, "means_n": apart_n, "seed": seed, "curve": curve}
+        files = {
+            "circuit": circuit,
+            "scores": found_scores,
+            "data": data,
+            "found_on": circuit.with_name("prompts.csv") if left_out else None,
+        }
+        job |= {**settings, **draws, "others": list(elsewhere), **{key: file_digest(path) for key, path in files.items()}}
+        with results_in(out, fresh, **job) as folder:
+            opened = open_model(model)
+            if all_edges is None or all_edges.per_example is None:
+                print_notes(["no stability: it needs scores that mechshift attribute wrote with --keep-per-example, beside the circuit"])
+            tasks = {name: given.apart(one, left_out) for name, one in elsewhere.items()}
+            work = Work(
+                given.fitted(found, circuit, opened), all_edges, given.apart(chosen, left_out), tasks,
+                100 if n is None and data is None else n, apart_n, settings, draws, curve, seed,
+            )  # fmt: skip
+            measured = work.run(opened, Stages(folder))
+            if folder is not None:
+                Team.here().once(lambda: measured.save(folder))
+        measured.print()
+        if out is not None:
+            console.print(f"Written: {out}")

@@ -1,0 +1,116 @@
+"""The work of `mechshift evaluate`: prompts, means, the evaluation and the curve, each a stage that a stopped run need not repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mechshift_tl.attribution import EdgeScores
+from mechshift_tl.circuits import Circuit, evaluate_circuit, faithfulness_curve, run_circuit
+from mechshift_tl.circuits.curve import FaithfulnessCurve
+from mechshift_tl.circuits.evaluate import CircuitEvaluation
+from mechshift_tl.circuits.faithfulness import Faithfulness
+from mechshift_tl.cli.console import console, print_frame, print_notes
+from mechshift_tl.cli.prompts import draw, means_over, print_prompts
+from mechshift_tl.readouts import Readouts, readouts
+from mechshift_tl.report.page import write_page
+from mechshift_tl.stages import Stages
+from mechshift_tl.tasks import Task
+from mechshift_tl.tasks.task import Examples
+
+CURVE_COLUMNS = ["rank", "requested", "kept", "faithfulness", "low", "high", "random", "accuracy"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be measured, on which prompts.
+
+    - `others`: the task under other corruptions; `n`: prompts, None for all of a file; `means_n`: further ones for means, 0 for none.
+    - `settings`: of `run_circuit`; `draws`: `n_random` and `n_resamples` of `evaluate_circuit`; `curve`: whether to measure it, too.
+    """
+
+    circuit: Circuit
+    scores: EdgeScores | None
+    task: Task
+    others: Mapping[str, Task]
+    n: int | None
+    means_n: int
+    settings: Mapping[str, Any]
+    draws: Mapping[str, int]
+    curve: bool
+    seed: int
+
+    def run(self, model: Any, stages: Stages) -> Found:
+        """Measure it in `model`."""
+        examples, apart = draw(self.task, model.tokenizer, self.n, self.means_n, self.seed)
+        print_prompts(examples)
+        means = means_over(model, apart, self.settings["intervention"], self.seed, stages)
+        settings: dict[str, Any] = {**self.settings, "means": means}
+        made = stages.draft("readouts.safetensors", Readouts.load, lambda: readouts(model, examples, seed=self.seed))
+        others = self._elsewhere(model, len(examples), settings, stages)
+        asked = partial(evaluate_circuit, model, made, self.circuit, scores=self.scores, others=others, seed=self.seed, **self.draws)
+        evaluation = stages.result("evaluation.safetensors", CircuitEvaluation.load, partial(asked, **settings))
+        curve = None
+        if self.curve and self.scores is not None:
+            drawing = partial(faithfulness_curve, model, made, self.scores, seed=self.seed, **settings)
+            curve = stages.result("curve.safetensors", FaithfulnessCurve.load, drawing)
+        return Found(evaluation, curve, examples)
+
+    def _elsewhere(self, model: Any, n: int, settings: Mapping[str, Any], stages: Stages) -> dict[str, Readouts]:
+        """Readouts under the other corruptions, but for those on which faithfulness has no meaning, which is said."""
+        made = {
+            f"corruption {name}": readouts(model, task.examples(model.tokenizer, n, self.seed), seed=self.seed)
+            for name, task in self.others.items()
+        }
+        run = partial(run_circuit, model, circuit=self.circuit, **settings)
+        reasons = stages.value("others.json", lambda: {name: _meaningless(run(readouts=rows)) for name, rows in made.items()})
+        print_notes(f"{name} is left out: {reason}" for name, reason in reasons.items() if reason)
+        return {name: rows for name, rows in made.items() if not reasons[name]}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured, and the prompts."""
+
+    evaluation: CircuitEvaluation
+    curve: FaithfulnessCurve | None
+    examples: Examples
+
+    def save(self, folder: Path) -> None:
+        """Write tables and figures beside the artefacts."""
+        title = f"A circuit of {self.evaluation.kept} edges on {len(self.examples)} prompts of {self.examples.task}"
+        self.evaluation.to_dataframe().to_csv(folder / "evaluation.csv", index=False)
+        self.evaluation.parts.to_csv(folder / "parts.csv", index=False)
+        write_page(self.evaluation.figure(), folder / "evaluation.html", title)
+        self.examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
+        if self.curve is not None:
+            self.curve.to_dataframe().to_csv(folder / "curve.csv", index=False)
+            write_page(self.curve.figure(), folder / "curve.html", title.replace("A circuit of", "Faithfulness over size, beside"))
+
+    def print(self) -> None:
+        """Print the table, and the curve's areas."""
+        one = self.evaluation
+        print_frame(
+            f"Circuit of {one.kept} of {one.n_edges} edges, {one.metric}, {one.intervention}: 95 % over prompts, floor of random circuits",
+            one.to_dataframe(),
+        )
+        if self.curve is None:
+            return
+        areas = {"CPR": self.curve.cpr, "CMD": self.curve.cmd}
+        said = [f"{name} {a.value:.3f} [{a.low:.3f}, {a.high:.3f}], random {a.random:.3f}" for name, a in areas.items()]
+        print_frame("Faithfulness over circuit size", pd.DataFrame(self.curve.table, columns=CURVE_COLUMNS))
+        console.print("; ".join(said))
+
+
+def _meaningless(run: Any) -> str:
+    """Why a run's faithfulness has no meaning; empty where it has one."""
+    try:
+        Faithfulness.of(run)
+    except ValueError as error:
+        return str(error)
+    return ""

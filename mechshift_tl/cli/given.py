@@ -1,0 +1,108 @@
+"""A circuit that a command was given: its file, the scores it was cut from, and the prompts it was found on, where these lie beside it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from mechshift_tl.cli.console import print_notes
+from mechshift_tl.cli.options import words_of
+
+if TYPE_CHECKING:
+    from mechshift_tl.attribution import EdgeScores
+    from mechshift_tl.circuits import Circuit
+    from mechshift_tl.tasks import Task
+
+GRAPH_FILES = (".json", ".pt")
+FOUND = "the circuit was found on them"
+
+
+def load_circuit(path: Path, n_kv_heads: int | None = None) -> Circuit:
+    """A circuit of ours, or of a graph file of EAP-IG or MIB, whose model has `n_kv_heads` where the file does not say.
+
+    Raises ValueError when there is no such file, when it is something else, or when the circuit has no edge.
+    """
+    from mechshift_tl.circuits import Circuit, read_graph
+
+    _check_file("--circuit", path)
+    circuit = read_graph(path, n_kv_heads) if path.suffix in GRAPH_FILES else Circuit.load(path)
+    if not circuit.kept:
+        raise ValueError(f"{path} holds a circuit without edges, of which there is nothing to evaluate; select more")
+    return circuit
+
+
+def fitted(circuit: Circuit, path: Path, model: Any) -> Circuit:
+    """`circuit`, read again where its graph file did not say how many KV heads there are.
+
+    Raises ValueError when the model's graph is another.
+    """
+    from mechshift_tl.graph import Graph, check_same_graph
+
+    n_kv_heads = Graph.of(model).n_kv_heads
+    if path.suffix in GRAPH_FILES and circuit.graph.n_kv_heads != n_kv_heads:
+        circuit = load_circuit(path, n_kv_heads)
+    check_same_graph(circuit.graph, Graph.of(model, circuit.graph.kv))
+    return circuit
+
+
+def scores_path(asked: Path | None, circuit: Path) -> Path | None:
+    """The file of scores asked for, or that of the same name beside a circuit of ours, or None where there is none."""
+    beside = circuit.with_name(circuit.name.replace("circuit", "scores"))
+    is_there = circuit.suffix not in GRAPH_FILES and beside != circuit and beside.is_file()
+    return asked or (beside if is_there else None)
+
+
+def load_scores(path: Path | None, circuit: Circuit) -> EdgeScores | None:
+    """The scores of all edges in a file; None for None. Raises ValueError when they are not of the circuit's graph."""
+    from mechshift_tl.attribution import EdgeScores
+    from mechshift_tl.circuits import read_graph_scores
+    from mechshift_tl.graph import check_same_graph
+
+    if path is None:
+        return None
+    _check_file("--scores", path)
+    scores = read_graph_scores(path, circuit.graph.n_kv_heads) if path.suffix in GRAPH_FILES else EdgeScores.load(path)
+    check_same_graph(circuit.graph, scores.graph)
+    return scores
+
+
+def found_on(circuit: Path) -> set[str]:
+    """The prompts in `prompts.csv` beside the circuit; none, with a note, where there is no such file."""
+    path = circuit.with_name("prompts.csv")
+    if not path.is_file():
+        print_notes([f"no prompts.csv lies beside {circuit}: where it was found on some of these prompts, they flatter it"])
+        return set()
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["prompt"] for row in csv.DictReader(file) if "prompt" in row}
+
+
+def apart(task: Task, prompts: set[str]) -> Task:
+    """`task` without those prompts."""
+    from mechshift_tl.tasks.apart import Apart
+
+    return Apart(task, prompts, FOUND) if prompts else task
+
+
+def other_corruptions(task: str, data: Path | None, names: str | None, intervention: str) -> dict[str, Task]:
+    """The task under other corruptions, by name: those named, or all others that it makes itself; none for "none".
+
+    Raises ValueError on names that the task, or the file, does not have, and where the intervention patches from no corrupt prompt.
+    """
+    from mechshift_tl.tasks import IOI
+    from mechshift_tl.tasks.ioi import Corruption
+
+    if names is None:
+        applies = task == "ioi" and data is None and intervention == "counterfactual"
+        names = ",".join(get_args(Corruption)[1:]) if applies else "none"
+    wanted: list[Any] = [] if names == "none" else words_of(names)
+    if wanted and task != "ioi":
+        raise ValueError(f"--others {names}: task {task!r} has one corruption; leave it out")
+    if wanted and intervention != "counterfactual":
+        raise ValueError(f"--others {names}: intervention {intervention!r} takes nothing from corrupt prompts; leave one of them out")
+    return {name: IOI(corruption=name) if data is None else IOI.from_csv(data, corruption=name) for name in wanted}
+
+
+def _check_file(option: str, path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{option} {path} does not exist; give a file that mechshift attribute wrote, or a graph file (.json, .pt)")

@@ -1,0 +1,154 @@
+"""`mechshift validity`: do the scores of a method say what the edges do?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mechshift_tl.cli.console import console, print_frame
+from mechshift_tl.cli.errors import clear_errors
+from mechshift_tl.cli.options import KV, Data, Fresh, Out, Seed, TaskName, open_model, open_pair, task_of, words_of
+from mechshift_tl.cli.prompts import print_prompts
+from mechshift_tl.cli.results import file_digest, results_in
+from mechshift_tl.cli.scoring import MetricName, check_least, scoring
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mechshift_tl.readouts import Readouts
+    from mechshift_tl.stages import Stages
+    from mechshift_tl.tasks import Task
+    from mechshift_tl.tasks.task import Examples
+    from mechshift_tl.validity import Validity
+
+
+def validity(
+    task: TaskName,
+    model: Annotated[str | None, typer.Option(help="One model: checkpoint folder, GGUF file, or hub id (org/name@revision).")] = None,
+    pair: Annotated[str | None, typer.Option(help="Or a pair, whose ARM and MDM are measured on the same prompts.")] = None,
+    data: Data = None,
+    n: Annotated[int, typer.Option(help="Prompts; of a pair, those that both models read correctly.")] = 20,
+    out: Out = None,
+    methods: Annotated[str | None, typer.Option(help="Names in the table, separated by commas; default all.")] = None,
+    top: Annotated[int, typer.Option(help="Strongest edges that are patched exactly.")] = 200,
+    random: Annotated[int, typer.Option(help="Further edges, drawn at random.")] = 200,
+    ig_steps: Annotated[int, typer.Option(help="Points on the path of the methods that integrate.")] = 5,
+    metric: MetricName = "logit_diff",
+    kv: KV = "grouped",
+    seed: Seed = 0,
+    fresh: Fresh = False,
+) -> None:
+    """Hold every method's scores against exact patching: Spearman and Pearson correlations over edges, with 95 % intervals over prompts."""
+    with clear_errors():
+        from mechshift_tl.processes import Team
+        from mechshift_tl.stages import Stages
+        from mechshift_tl.validity import Validity
+        from mechshift_tl.validity import validity as measure_validity
+        from mechshift_tl.validity.measure import RANK_BY, check_settings
+
+        if (model is None) == (pair is None):
+            raise ValueError("give one of --model and --pair")
+        check_least("--n", n, 2)
+        asked, chosen = _methods(methods, ig_steps, metric, kv), task_of(task, data)
+        rank_by = RANK_BY if RANK_BY in asked else next(iter(asked))
+        check_settings(asked, rank_by, {"n_top": top, "n_random": random})
+        settings = {"rank_by": rank_by, "n_top": top, "n_random": random, "ig_steps": ig_steps, "metric": metric, "kv": kv, "seed": seed}
+        job = {"command": "validity", "model": model, "pair": pair, "task": task, "data": file_digest(data), "n": n, **settings}
+        with results_in(out, fresh, **job, methods=list(asked)) as folder:
+            stages = Stages(folder)
+            models, rows, examples = _of_model(model, chosen, n, seed) if model else _of_pair(str(pair), chosen, n, seed, stages)
+            found = {
+                role: stages.result(
+                    f"{role}.validity.safetensors", Validity.load,
+                    partial(measure_validity, models[role], rows[role], methods=asked, **settings),
+                )
+                for role in models
+            }  # fmt: skip
+            if folder is not None:
+                Team.here().once(lambda: _save(folder, found, examples))
+        print_frame(f"Correlation with exact patching on {len(examples)} prompts of {task}, 95 % over prompts", _texts(found))
+        _print_note(found)
+        if out is not None:
+            console.print(f"Written: {out}")
+
+
+def _methods(names: str | None, ig_steps: int, metric: str, kv: str) -> dict[str, dict[str, Any]]:
+    """Those of `validity.METHODS` that were named. Raises ValueError on an unknown name, and where a method has no use for the settings."""
+    from mechshift_tl.attribution.path import INTEGRATED
+    from mechshift_tl.validity import METHODS
+
+    known = {_plain(name): name for name in METHODS}
+    wanted = list(METHODS) if names is None else words_of(names)
+    if unknown := [word for word in wanted if _plain(word) not in known] or ([""] if not wanted else []):
+        raise ValueError(f"--methods: unknown method {unknown[0]!r}; choose of {', '.join(METHODS)}")
+    chosen = {known[_plain(word)]: METHODS[known[_plain(word)]] for word in wanted}
+    for one in chosen.values():
+        integrates = one["method"] in INTEGRATED
+        scoring(one["method"], metric, kv=kv, ig_steps=ig_steps if integrates else None, rule=one.get("rule"))
+    return chosen
+
+
+def _plain(name: str) -> str:
+    """A method's name as it is typed: the dash of Gauss–Legendre, and capitals, do not matter."""
+    return name.replace("–", "-").lower()
+
+
+def _of_model(name: str, task: Task, n: int, seed: int) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
+    """One model, and its readouts of the task's first `n` prompts."""
+    from mechshift_tl.readouts import readouts
+
+    model = open_model(name)
+    examples = task.examples(model.tokenizer, n, seed)
+    print_prompts(examples)
+    return {"model": model}, {"model": readouts(model, examples, seed=seed)}, examples
+
+
+def _of_pair(name: str, task: Task, n: int, seed: int, stages: Stages) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
+    """ARM and MDM, and their readouts of `n` prompts that both read correctly."""
+    from mechshift_tl.pool import common_correct
+
+    pair = open_pair(name)
+    models = {role: model for role, model in pair.models.items() if role != "control"}
+    pool = common_correct(models, task, n, seed=seed, tokenizer=pair.tokenizer, stages=stages)
+    return models, pool.readouts, pool.examples
+
+
+def _texts(found: Mapping[str, Validity]) -> pd.DataFrame:
+    """The table as text: a row per model, method and choice of edges, a column per correlation, "value [low, high]"."""
+    import pandas as pd
+
+    def cell(row: Any, name: str) -> str:
+        return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+    rows = [
+        {"model": role, "method": row["method"], "edges": f"{row['n_edges']} {row['edges']}"}
+        | {"Spearman": cell(row, "spearman"), "Pearson": cell(row, "pearson")}
+        for role, one in found.items()
+        for row in one.table.to_dict("records")
+    ]
+    return pd.DataFrame(rows)
+
+
+def _print_note(found: Mapping[str, Validity]) -> None:
+    """Of a pair: whether the method is less valid on the MDM."""
+    from mechshift_tl.validity import validity_note
+
+    if found.keys() == {"arm", "mdm"}:
+        console.print(validity_note(found["arm"], found["mdm"]) or "The method that ranked the edges is no less valid on the MDM.")
+
+
+def _save(folder: Path, found: Mapping[str, Validity], examples: Examples) -> None:
+    """Write one table of all models, a figure of each, and the prompts."""
+    import pandas as pd
+
+    from mechshift_tl.report.page import write_page
+
+    tables = [one.table.assign(model=role) for role, one in found.items()]
+    pd.concat(tables, ignore_index=True).to_csv(folder / "validity.csv", index=False)
+    for role, one in found.items():
+        write_page(one.figure(), folder / f"{role}.validity.html", f"Scores over exact effects on {examples.task}: {role}")
+    examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
