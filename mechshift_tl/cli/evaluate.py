@@ -35,7 +35,7 @@ def evaluate(
         typer.Option(help="What edges outside are given: counterfactual, zero, mean, mean_positional; default the circuit's own."),
     ] = None,
     means_n: MeansN = None,
-    n_random: Annotated[int, typer.Option(help="Random circuits behind the floors.")] = 10,
+    n_random: Annotated[int, typer.Option(help="Random circuits behind the floors; at most 5 of them at each size of the curve.")] = 10,
     n_resamples: Annotated[int, typer.Option(help="Circuits of resampled prompts behind stability.")] = 100,
     reuse_prompts: Annotated[
         bool, typer.Option("--reuse-prompts", help="Do not leave out the prompts that the circuit was found on, which flatter it.")

@@ -24,6 +24,8 @@ from mechshift_tl.tasks import Task
 from mechshift_tl.tasks.task import Examples
 
 CURVE_COLUMNS = ["rank", "requested", "kept", "faithfulness", "low", "high", "random", "accuracy"]
+#: The most random circuits beside each of the curve's: there are twenty of these.
+CURVE_RANDOM = 5
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Work:
         evaluation = stages.result("evaluation.safetensors", CircuitEvaluation.load, partial(asked, **settings))
         curve = None
         if self.curve and self.scores is not None:
-            drawing = partial(faithfulness_curve, model, made, self.scores, seed=self.seed, **settings)
+            n_random = min(CURVE_RANDOM, self.draws["n_random"])
+            drawing = partial(faithfulness_curve, model, made, self.scores, n_random=n_random, seed=self.seed, **settings)
             curve = stages.result("curve.safetensors", FaithfulnessCurve.load, drawing)
         return Found(evaluation, curve, examples)
 

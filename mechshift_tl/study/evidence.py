@@ -79,14 +79,16 @@ class Evidence:
         table = folder / "faithfulness.csv"
         if not table.is_file():
             return None
-        faithfulness = pd.read_csv(table, float_precision="round_trip", keep_default_na=False, na_values={name: "" for name in _NUMBERS})
+        faithfulness = pd.read_csv(table, dtype=str, keep_default_na=False)
+        for name, kind in _NUMBERS.items():  # by Python, whose floats come back as they were
+            faithfulness[name] = [kind(text or "nan") for text in faithfulness[name]]
         files = {kind: {role: folder / f"{role}.{kind}.safetensors" for role in roles} for kind in ("curve", "validity")}
         there = {kind: {role: path for role, path in paths.items() if path.is_file()} for kind, paths in files.items()}
         curves = {role: FaithfulnessCurve.load(path) for role, path in there["curve"].items()}
         return cls(faithfulness, curves, {role: Validity.load(path) for role, path in there["validity"].items()})
 
 
-_NUMBERS = ("value", "low", "high", "random", "accuracy", "clean_accuracy")
+_NUMBERS = dict.fromkeys(("value", "low", "high", "random", "accuracy", "clean_accuracy"), float) | {"kept": int, "n": int}
 
 
 def gather_evidence(

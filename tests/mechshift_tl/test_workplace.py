@@ -127,6 +127,22 @@ def test_what_is_finished_is_not_done_again(stopped) -> None:
             workplace(stopped, settings, fresh=fresh).__enter__()
 
 
+def test_work_that_cannot_be_continued_begins_anew_and_leaves_nothing(tmp_path, stopped) -> None:
+    (partial(tmp_path) / "results" / "stale.safetensors").write_bytes(b"half")
+    with pytest.raises(KeyboardInterrupt), workplace(stopped) as folder:
+        assert not any(folder.iterdir())
+        finish_something(folder)
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    with workplace(stopped) as folder:
+        finish_something(folder)
+        with pytest.raises(ValueError, match="is writing"):
+            workplace(stopped).__enter__()
+    assert [path.name for path in stopped.iterdir()] == ["scores.safetensors"]
+    with pytest.raises(ValueError, match="is not empty"):
+        workplace(stopped).__enter__()
+
+
 ATTRIBUTE = ("attribute", "--model", str(MODEL), "--task", "ioi", "--n", "6", "--ig-steps", "1", "--out")
 
 

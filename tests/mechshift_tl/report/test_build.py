@@ -8,6 +8,7 @@ from plotly.offline import get_plotlyjs
 from mechshift_tl.compare.result import CAVEAT
 from mechshift_tl.report import build_report, write_report
 from mechshift_tl.report.build import number, percent
+from mechshift_tl.study import Study
 
 
 class Page(HTMLParser):
@@ -111,3 +112,11 @@ def test_the_same_study_gives_the_same_file(study, html, tmp_path):
 def test_numbers():
     assert number(-0.12345) == "−0.123" and number(1.5, 1, "+") == "+1.5" and number(float("nan")) == number(None) == "–"
     assert percent(0.0534) == "5.3 %" and percent(1, 0) == "100 %" and percent(None) == "–"
+
+
+@pytest.mark.parametrize("name", ["study", "without_control"])
+def test_a_study_that_was_kept_gives_the_same_page(request, tmp_path, name) -> None:
+    """Without evidence, without a control, and under names that are hostile markup."""
+    study = request.getfixturevalue(name)
+    study.save(tmp_path)
+    assert build_report(Study.load(tmp_path)) == build_report(study)

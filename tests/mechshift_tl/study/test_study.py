@@ -11,7 +11,8 @@ from hooked_diffusion import load_pair
 from mechshift_tl.attribution import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.result import CircuitComparison
-from mechshift_tl.study import StudyConfig, run_study
+from mechshift_tl.report import build_report
+from mechshift_tl.study import Study, StudyConfig, run_study
 from mechshift_tl.tasks import IOI, Countdown
 
 
@@ -88,6 +89,33 @@ def test_saved_artefacts_load(study, tmp_path):
     comparison = CircuitComparison.load(tmp_path / "countdown" / "arm-mdm.comparison.json")
     assert comparison.edge_jaccard == study.tasks["countdown"].comparisons["mdm"].edge_jaccard
     assert json.loads((tmp_path / "study.json").read_text())["config"]["n"] == 8
+
+
+def test_a_loaded_study_says_the_same(study, tmp_path):
+    study.save(tmp_path / "first")
+    loaded = Study.load(tmp_path / "first")
+    assert build_report(loaded) == build_report(study)
+    for table in ("table", "overlap_table", "accuracy"):
+        assert getattr(loaded, table)().equals(getattr(study, table)())
+    assert loaded.config == study.config and loaded.tasks["ioi"].pool.examples == study.tasks["ioi"].pool.examples
+    for name, one in study.tasks.items():
+        assert loaded.tasks[name].evidence.grid().equals(one.evidence.grid())
+        assert loaded.tasks[name].step_stability("mdm").equals(one.step_stability("mdm"))
+    loaded.save(tmp_path / "second")
+    for path in (tmp_path / "first").rglob("*"):
+        assert path.is_dir() or path.read_bytes() == (tmp_path / "second" / path.relative_to(tmp_path / "first")).read_bytes(), path
+
+
+def test_what_is_no_study_is_not_loaded(study, tmp_path):
+    with pytest.raises(ValueError, match="holds no study.json; give a folder written by Study.save"):
+        Study.load(tmp_path)
+    study.save(tmp_path)
+    (tmp_path / "ioi" / "pool.json").write_text("{}")
+    with pytest.raises(ValueError, match="pool.json holds no task"):
+        Study.load(tmp_path)
+    (tmp_path / "study.json").write_text("{")
+    with pytest.raises(ValueError, match="study.json is damaged"):
+        Study.load(tmp_path)
 
 
 @pytest.mark.parametrize(
