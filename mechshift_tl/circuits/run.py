@@ -141,14 +141,9 @@ def run_edges(
 
 
 def _run_batch(
-    model: Any,
-    batch: Batch,
-    graph: Graph,
-    circuits: Sequence[Tensor],
-    intervention: Intervention,
-    means: WriterMeans | None,
+    model: Any, batch: Batch, graph: Graph, circuits: Sequence[Tensor], intervention: Intervention, means: WriterMeans | None,
     tallies: Sequence[_Tally],
-) -> Iterator[int]:
+) -> Iterator[int]:  # fmt: skip
     """Both ends and every circuit, each added to its tally; yields how many rows each run had. Raises FloatingPointError saying where."""
     try:
         clean, base, empty = _ends(model, batch, graph, intervention, means)

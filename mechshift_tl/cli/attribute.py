@@ -12,7 +12,7 @@ from mechshift_tl.cli.console import console, print_frame, print_notes
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import KV, Data, Fresh, ModelName, Out, Seed, TaskName, open_model, task_of
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
-from mechshift_tl.cli.results import results_in
+from mechshift_tl.cli.results import results_in, told_apart
 from mechshift_tl.cli.scoring import (
     InterventionName,
     MeansN,
@@ -73,8 +73,8 @@ def attribute(
         Selection(edges, **selection)
         apart_n, chosen = means_count(intervention, means_n), task_of(task, data)
         check_least("--n", n, 1)
-        job = {"command": "attribute", "model": model, "task": task, "data": str(data), "n": n, "edges": edges, "seed": seed, **settings}
-        job |= {**selection, "means_n": apart_n, "keep_per_example": keep_per_example}
+        job = {"command": "attribute", "model": model, "task": task, "n": n, "edges": edges, "seed": seed, **settings}
+        job |= {**selection, "data": told_apart(data), "means_n": apart_n, "keep_per_example": keep_per_example}
         with results_in(out, fresh, **job) as folder:
             opened = open_model(model)
             if edges is not None:

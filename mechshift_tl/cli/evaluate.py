@@ -11,7 +11,7 @@ from mechshift_tl.cli import given
 from mechshift_tl.cli.console import console, print_notes
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import Data, Fresh, ModelName, Out, Seed, TaskName, open_model, task_of
-from mechshift_tl.cli.results import file_digest, results_in
+from mechshift_tl.cli.results import results_in, told_apart
 from mechshift_tl.cli.scoring import MeansN, check_intervention_name, check_least, means_count
 
 
@@ -70,7 +70,7 @@ def evaluate(
             "data": data,
             "found_on": circuit.with_name("prompts.csv") if left_out else None,
         }
-        job |= {**settings, **draws, "others": list(elsewhere), **{key: file_digest(path) for key, path in files.items()}}
+        job |= {**settings, **draws, "others": list(elsewhere), **{key: told_apart(path) for key, path in files.items()}}
         with results_in(out, fresh, **job) as folder:
             opened = open_model(model)
             if all_edges is None or all_edges.per_example is None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mechshift_tl.tasks import Task
 
 GRAPH_FILES = (".json", ".pt")
-FOUND = "the circuit was found on them"
+FOUND = "the circuit was found on them (--reuse-prompts keeps them)"
 
 
 def load_circuit(path: Path, n_kv_heads: int | None = None) -> Circuit:

@@ -24,6 +24,6 @@ def results_in(out: Path | None, fresh: bool, **settings: Any) -> Iterator[Any]:
         yield folder
 
 
-def file_digest(path: Path | None) -> str | None:
-    """SHA-256 of a file: a stopped command does not go on with another."""
-    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+def told_apart(path: Path | None) -> str | None:
+    """A file by its name and the SHA-256 of its content: a stopped command does not go on with another. None stays None."""
+    return None if path is None else f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"

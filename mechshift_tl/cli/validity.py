@@ -13,7 +13,7 @@ from mechshift_tl.cli.console import console, print_frame
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import KV, Data, Fresh, Out, Seed, TaskName, open_model, open_pair, task_of, words_of
 from mechshift_tl.cli.prompts import print_prompts
-from mechshift_tl.cli.results import file_digest, results_in
+from mechshift_tl.cli.results import results_in, told_apart
 from mechshift_tl.cli.scoring import MetricName, check_least, scoring
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def validity(
         rank_by = RANK_BY if RANK_BY in asked else next(iter(asked))
         check_settings(asked, rank_by, {"n_top": top, "n_random": random})
         settings = {"rank_by": rank_by, "n_top": top, "n_random": random, "ig_steps": ig_steps, "metric": metric, "kv": kv, "seed": seed}
-        job = {"command": "validity", "model": model, "pair": pair, "task": task, "data": file_digest(data), "n": n, **settings}
+        job = {"command": "validity", "model": model, "pair": pair, "task": task, "data": told_apart(data), "n": n, **settings}
         with results_in(out, fresh, **job, methods=list(asked)) as folder:
             stages = Stages(folder)
             models, rows, examples = _of_model(model, chosen, n, seed) if model else _of_pair(str(pair), chosen, n, seed, stages)

@@ -22,6 +22,11 @@ ASKED = ("evaluate", "--task", "ioi", "--n", N, "--n-random", 1, "--n-resamples"
 
 
 @pytest.fixture(scope="module")
+def tokenizer(model):
+    return HookedDiffusionTransformer.from_pretrained(model).tokenizer
+
+
+@pytest.fixture(scope="module")
 def evaluated(invoke, model, attributed, tmp_path_factory) -> Path:
     """Everything there is to ask for."""
     out = tmp_path_factory.mktemp("evaluated") / "out"
@@ -56,13 +61,12 @@ def test_tables_and_figures_lie_beside(evaluated, attributed) -> None:
     assert "Plotly.newPlot" in (evaluated / "evaluation.html").read_text()
 
 
-@pytest.mark.parametrize("name", ["circuit.json", "circuit.pt"])
-def test_a_graph_file_is_evaluated_too(invoke, model, attributed, evaluated, tmp_path, name) -> None:
+def test_a_graph_file_is_evaluated_too(invoke, model, attributed, evaluated, tmp_path) -> None:
     """Its edges are per query head, so only floors differ; it holds no scores of single prompts."""
     shutil.copy(attributed / "prompts.csv", tmp_path)
-    write_graph(Circuit.load(attributed / "circuit.safetensors"), tmp_path / name)
+    write_graph(Circuit.load(attributed / "circuit.safetensors"), tmp_path / "circuit.pt")
     out = tmp_path / "out"
-    result = invoke(*ASKED, "--model", model, "--circuit", tmp_path / name, "--others", "none", "--out", out)
+    result = invoke(*ASKED, "--model", model, "--circuit", tmp_path / "circuit.pt", "--others", "none", "--out", out)
     assert result.exit_code == 0 and "no stability" in result.output, result.output
     found, ours = (CircuitEvaluation.load(folder / "evaluation.safetensors") for folder in (out, evaluated))
     assert [check.check for check in found.checks] == ["sufficiency", "necessity", "accuracy", "minimality"]
@@ -78,6 +82,19 @@ def test_prompts_can_be_reused_and_means_are_taken_of_others(invoke, model, attr
     prompts = [set(pd.read_csv(folder / "prompts.csv")["prompt"]) for folder in (attributed, tmp_path / "out")]
     assert prompts[1] < prompts[0]
     assert CircuitEvaluation.load(tmp_path / "out" / "evaluation.safetensors").intervention == "mean"
+
+
+def test_prompts_of_a_file_that_the_circuit_was_not_found_on(invoke, refused, model, attributed, tmp_path, tokenizer) -> None:
+    examples, data = IOI().examples(tokenizer, 8 + N, 0), tmp_path / "ioi.csv"
+    circuit = ("--model", model, "--task", "ioi", "--circuit", attributed / "circuit.safetensors")
+    rows = pd.DataFrame({"clean": [e.pair.prompt for e in examples], "corrupted": [e.pair.corrupt_prompt for e in examples]})
+    rows.to_csv(data)
+    result = invoke("evaluate", *circuit, "--data", data, "--n-random", 1, "--n-resamples", 1)
+    assert result.exit_code == 0 and f"{N} examples of ioi; 8 dropped" in result.output, result.output
+    rows[:8].to_csv(data)
+    refused("can make 0 held_out examples", "evaluate", *circuit, "--data", data)
+    refused("--reuse-prompts keeps them", "evaluate", *circuit, "--data", data)
+    refused("no column other", "evaluate", *circuit, "--data", data, "--others", "other")
 
 
 def test_a_corruption_without_meaning_is_left_out_and_said(invoke, model, attributed, monkeypatch) -> None:
@@ -98,6 +115,8 @@ def test_a_stopped_evaluation_goes_on_with_what_it_finished(invoke, model, attri
         patch.setattr("mechshift_tl.cli.evaluation.faithfulness_curve", stopped)
         assert invoke(*asked).exit_code == 2 and (tmp_path / ".out.partial").is_dir()
     monkeypatch.setattr("mechshift_tl.cli.evaluation.evaluate_circuit", lambda *_, **__: pytest.fail("done again"))
+    drawn = FaithfulnessCurve.load(evaluated / "curve.safetensors")
+    monkeypatch.setattr("mechshift_tl.cli.evaluation.faithfulness_curve", lambda *_, **__: drawn)
     result = invoke(*asked)
     assert result.exit_code == 0 and "Going on from" in result.output, result.output
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {path.name: path.read_bytes() for path in evaluated.iterdir()}

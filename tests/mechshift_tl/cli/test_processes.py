@@ -11,7 +11,7 @@ import pytest
 from mechshift_tl import cli
 from mechshift_tl.circuits.evaluate import CircuitEvaluation
 
-ASKED = ("evaluate", "--task", "ioi", "--n", "4", "--n-random", "1", "--n-resamples", "3", "--others", "none")
+ASKED = ("evaluate", "--task", "ioi", "--n", "4", "--n-random", "1", "--n-resamples", "3", "--others", "abc")
 
 
 @pytest.fixture
