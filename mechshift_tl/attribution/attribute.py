@@ -78,7 +78,7 @@ def attribute(
     architecture whose writers or readers are not known; FloatingPointError, naming layer and hook, when a run or a metric is not finite;
     MemoryError when one row alone does not fit; OSError when the journal cannot be written.
     """
-    steps, rule = _path(method, ig_steps, rule)
+    steps, rule = path_settings(method, ig_steps, rule)
     engine = Engine(
         model, Graph.of(model, kv), of, method, path_points(method, rule, steps), resolve_all(metric), intervention, means,
         len(readouts.spans) if per_position else None, bool(keep_per_example), edges, batch_tokens,
@@ -103,8 +103,8 @@ def attribute(
     return results if isinstance(metric, Sequence) and not isinstance(metric, str) else next(iter(results.values()))
 
 
-def _path(method: str, ig_steps: int | None, rule: Rule | None) -> tuple[int, Rule]:
-    """Points and rule of an integrated path, by default where they are None; other methods take neither."""
+def path_settings(method: str, ig_steps: int | None, rule: Rule | None) -> tuple[int, Rule]:
+    """Points and rule of an integrated path, by default where they are None. Raises ValueError on them for a method without one."""
     for name, given in {"ig_steps": ig_steps, "rule": rule}.items():
         if given is not None and method not in INTEGRATED:
             raise ValueError(f"attribute: method {method!r} takes no {name} (got {given}); leave it out, or choose an EAP-IG method")

@@ -159,7 +159,7 @@ def _check_same_work(team: Team, readouts: Readouts, circuits: Sequence[Tensor],
     """Raise ValueError when processes that were launched together run different circuits, or on different rows."""
     if team.count > 1:
         edges = [(str(i), one) for i, one in enumerate(circuits)]
-        if len(set(team.gather((digest([*readouts.tensors().items(), *edges]), intervention, metric.name)))) > 1:
+        if len(set(team.gather((digest([*readouts.tensors().items(), *edges]), intervention, metric.identity)))) > 1:
             raise ValueError(
                 "run_circuits: processes launched together were given different work; use `with mechshift_tl.processes.alone()`"
             )

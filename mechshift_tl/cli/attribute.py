@@ -10,7 +10,7 @@ import typer
 
 from mechshift_tl.cli.console import console, print_frame, print_notes
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import KV, Data, Fresh, ModelName, Out, Seed, TaskName, open_model, task_of
+from mechshift_tl.cli.options import KV, Data, DeviceMap, Fresh, ModelName, Out, Seed, TaskName, open_model, placed, task_of
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
 from mechshift_tl.cli.results import results_in, told_apart
 from mechshift_tl.cli.scoring import (
@@ -55,6 +55,7 @@ def attribute(
     ] = False,
     top: Annotated[int, typer.Option(help="Edges printed.")] = 15,
     seed: Seed = 0,
+    device_map: DeviceMap = None,
     fresh: Fresh = False,
 ) -> None:
     """Score the edges of one model on one task and cut its circuit."""
@@ -71,12 +72,12 @@ def attribute(
         settings = scoring(method, metric, intervention, kv, ig_steps=ig_steps, rule=rule)
         selection: dict[str, Any] = {"fraction": fraction, "threshold": threshold, "by": by, "greedy": greedy, "prune": not no_prune}
         Selection(edges, **selection)
-        apart_n, chosen = means_count(intervention, means_n), task_of(task, data)
+        apart_n, chosen, place = means_count(intervention, means_n), task_of(task, data), placed(device_map)
         check_least("--n", n, 1)
         job = {"command": "attribute", "model": model, "task": task, "n": n, "edges": edges, "seed": seed, **settings}
         job |= {**selection, "data": told_apart(data), "means_n": apart_n, "keep_per_example": keep_per_example}
         with results_in(out, fresh, **job) as folder:
-            opened = open_model(model)
+            opened = open_model(model, place)
             if edges is not None:
                 check_size(edges, Graph.of(opened, settings["kv"]))
             examples, apart = draw(chosen, opened.tokenizer, 200 if n is None and data is None else n, apart_n, seed)

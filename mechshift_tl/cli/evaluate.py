@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from mechshift_tl.cli import given
 from mechshift_tl.cli.console import console, print_notes
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import Data, Fresh, ModelName, Out, Seed, TaskName, open_model, task_of
+from mechshift_tl.cli.options import Data, DeviceMap, Fresh, ModelName, Out, Seed, TaskName, open_model, placed, task_of
 from mechshift_tl.cli.results import results_in, told_apart
-from mechshift_tl.cli.scoring import MeansN, check_intervention_name, check_least, means_count
+from mechshift_tl.cli.scoring import MeansN, check_choice, check_intervention_name, check_least, means_count
 
 
 def evaluate(
@@ -35,29 +35,33 @@ def evaluate(
         typer.Option(help="What edges outside are given: counterfactual, zero, mean, mean_positional; default the circuit's own."),
     ] = None,
     means_n: MeansN = None,
+    parts: Annotated[str, typer.Option(help="What minimality leaves out in turn: components, edges or tenths of them.")] = "components",
     n_random: Annotated[int, typer.Option(help="Random circuits behind the floors; at most 5 of them at each size of the curve.")] = 10,
     n_resamples: Annotated[int, typer.Option(help="Circuits of resampled prompts behind stability.")] = 100,
     reuse_prompts: Annotated[
         bool, typer.Option("--reuse-prompts", help="Do not leave out the prompts that the circuit was found on, which flatter it.")
     ] = False,
     seed: Seed = 0,
+    device_map: DeviceMap = None,
     fresh: Fresh = False,
 ) -> None:
     """Evaluate a circuit: sufficiency, necessity, minimality, stability, generalisation, each beside random circuits of its profile."""
     with clear_errors():
         from mechshift_tl.attribution.metrics import resolve
+        from mechshift_tl.circuits.evaluate import Parts
         from mechshift_tl.cli.evaluation import Work
         from mechshift_tl.processes import Team
         from mechshift_tl.stages import Stages
 
         for option, value in {"--n": n, "--n-random": n_random, "--n-resamples": n_resamples}.items():
             check_least(option, value, 1)
-        chosen, found = task_of(task, data), given.load_circuit(circuit)
+        check_choice("--parts", parts, get_args(Parts))
+        chosen, found, place = task_of(task, data), given.load_circuit(circuit), placed(device_map)
         name = check_intervention_name(intervention or found.settings.get("intervention", "counterfactual"))
         settings: dict[str, Any] = {"metric": metric or found.settings.get("metric", "logit_diff"), "intervention": name}
         resolve(settings["metric"])
         elsewhere = given.other_corruptions(task, data, others, name)
-        apart_n, draws = means_count(name, means_n), {"n_random": n_random, "n_resamples": n_resamples}
+        apart_n, asked = means_count(name, means_n), {"parts": parts, "n_random": n_random, "n_resamples": n_resamples}
         found_scores = given.scores_path(scores, circuit)
         if curve and found_scores is None:
             raise ValueError(f"--curve needs the scores of all edges, and none lie beside {circuit}; give them with --scores")
@@ -70,15 +74,15 @@ def evaluate(
             "data": data,
             "found_on": circuit.with_name("prompts.csv") if left_out else None,
         }
-        job |= {**settings, **draws, "others": list(elsewhere), **{key: told_apart(path) for key, path in files.items()}}
+        job |= {**settings, **asked, "others": list(elsewhere), **{key: told_apart(path) for key, path in files.items()}}
         with results_in(out, fresh, **job) as folder:
-            opened = open_model(model)
+            opened = open_model(model, place)
             if all_edges is None or all_edges.per_example is None:
                 print_notes(["no stability: it needs scores that mechshift attribute wrote with --keep-per-example, beside the circuit"])
             tasks = {name: given.apart(one, left_out) for name, one in elsewhere.items()}
             work = Work(
                 given.fitted(found, circuit, opened), all_edges, given.apart(chosen, left_out), tasks,
-                100 if n is None and data is None else n, apart_n, settings, draws, curve, seed,
+                100 if n is None and data is None else n, apart_n, settings, asked, curve, seed,
             )  # fmt: skip
             measured = work.run(opened, Stages(folder))
             if folder is not None:

@@ -33,7 +33,7 @@ class Work:
     """What is to be measured, on which prompts.
 
     - `others`: the task under other corruptions; `n`: prompts, None for all of a file; `means_n`: further ones for means, 0 for none.
-    - `settings`: of `run_circuit`; `draws`: `n_random` and `n_resamples` of `evaluate_circuit`; `curve`: whether to measure it, too.
+    - `settings`: of `run_circuit`; `asked`: `parts`, `n_random`, `n_resamples` of `evaluate_circuit`; `curve`: whether to measure it, too.
     """
 
     circuit: Circuit
@@ -43,7 +43,7 @@ class Work:
     n: int | None
     means_n: int
     settings: Mapping[str, Any]
-    draws: Mapping[str, int]
+    asked: Mapping[str, Any]
     curve: bool
     seed: int
 
@@ -55,11 +55,11 @@ class Work:
         settings: dict[str, Any] = {**self.settings, "means": means}
         made = stages.draft("readouts.safetensors", Readouts.load, lambda: readouts(model, examples, seed=self.seed))
         others = self._elsewhere(model, len(examples), settings, stages)
-        asked = partial(evaluate_circuit, model, made, self.circuit, scores=self.scores, others=others, seed=self.seed, **self.draws)
-        evaluation = stages.result("evaluation.safetensors", CircuitEvaluation.load, partial(asked, **settings))
+        evaluating = partial(evaluate_circuit, model, made, self.circuit, scores=self.scores, others=others, seed=self.seed, **self.asked)
+        evaluation = stages.result("evaluation.safetensors", CircuitEvaluation.load, partial(evaluating, **settings))
         curve = None
         if self.curve and self.scores is not None:
-            n_random = min(CURVE_RANDOM, self.draws["n_random"])
+            n_random = min(CURVE_RANDOM, self.asked["n_random"])
             drawing = partial(faithfulness_curve, model, made, self.scores, n_random=n_random, seed=self.seed, **settings)
             curve = stages.result("curve.safetensors", FaithfulnessCurve.load, drawing)
         return Found(evaluation, curve, examples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,10 @@ Steps = Annotated[int, typer.Option(help="Points on the integration path.")]
 Rule = Annotated[str, typer.Option(help="Where they lie: midpoint, gauss-legendre, right or left.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what a stopped run into the same folder has finished.")]
 KV = Annotated[str, typer.Option(help="K and V readers per KV head (grouped) or per query head (ungrouped).")]
+
+DeviceMap = Annotated[
+    str | None, typer.Option("--device-map", help='Where layers go: "auto", …, or JSON, {"module": "cpu" | "disk" | 0, …}.')
+]
 
 
 def tasks_of(names: str) -> list[Task]:
@@ -56,21 +61,33 @@ def number_of(word: str, option: str) -> int:
     return int(word)
 
 
-def open_pair(name: str) -> Any:
-    """The pair of that name, on this process's device."""
+def placed(device_map: str | None) -> dict[str, Any]:
+    """Where a model goes: as the map says, or to this process's own device. Raises ValueError on a map that is no JSON, or is shared."""
+    from mechshift_tl.processes import Team
+
+    if device_map is None:
+        return {"device": Team.here().device}
+    if Team.here().count > 1:
+        raise ValueError("--device-map spreads a model over all devices, which several processes cannot share; launch one, or leave it out")
+    try:
+        return {"device_map": json.loads(device_map) if device_map.startswith("{") else device_map}
+    except ValueError as error:
+        raise ValueError(f"--device-map {device_map} is not valid JSON: {error}") from error
+
+
+def open_pair(name: str, place: dict[str, Any] | None = None) -> Any:
+    """The pair of that name, `placed`, by default on this process's device."""
     from hooked_diffusion import load_pair
-    from mechshift_tl.processes import Team
 
     with console.status(f"opening {name}"):
-        return load_pair(name, device=Team.here().device)
+        return load_pair(name, **(place or placed(None)))
 
 
-def open_model(name: str) -> Any:
-    """The model of that name, on this process's device; what was noted when its checkpoint was read is printed."""
+def open_model(name: str, place: dict[str, Any]) -> Any:
+    """The model of that name, `placed`; what was noted when its checkpoint was read is printed."""
     from hooked_diffusion import HookedDiffusionTransformer
-    from mechshift_tl.processes import Team
 
     with console.status(f"opening {name}"):
-        model = HookedDiffusionTransformer.from_pretrained(name, device=Team.here().device)
+        model = HookedDiffusionTransformer.from_pretrained(name, **place)
     print_notes(model.source.get("notes", []))
     return model

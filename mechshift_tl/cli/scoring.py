@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
@@ -24,32 +24,27 @@ def scoring(
     method: str, metric: str, intervention: str = "counterfactual", kv: str = "grouped", *, ig_steps: int | None, rule: str | None
 ) -> dict[str, Any]:
     """Settings for `attribute`. Raises ValueError on those that are unknown, or that no model can be attributed by."""
+    from mechshift_tl.attribution.attribute import path_settings
     from mechshift_tl.attribution.engine import check_settings
     from mechshift_tl.attribution.metrics import resolve
-    from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, path_points
+    from mechshift_tl.attribution.path import INTEGRATED, Method, path_points
     from mechshift_tl.graph import KV
 
-    named: Any = method
-    integral: dict[str, Any] = {"ig_steps": DEFAULT_STEPS if ig_steps is None else ig_steps, "rule": rule or "midpoint"}
-    points = path_points(named, integral["rule"], integral["ig_steps"])
-    for option, value in {"--ig-steps": ig_steps, "--rule": rule}.items():
-        if value is not None and method not in INTEGRATED:
-            raise ValueError(
-                f"{option} {value}: method {method!r} integrates nothing; leave it out, or choose one of {', '.join(INTEGRATED)}"
-            )
+    named: Any = check_choice("--method", method, get_args(Method))
+    steps, chosen = path_settings(method, ig_steps, cast(Any, rule))
+    points = path_points(named, chosen, steps)
     check_intervention_name(intervention)
     check_choice("--kv", kv, get_args(KV))
     check_settings(named, points, [resolve(metric)], blank=intervention == "zero")
     settings = {"method": method, "metric": metric, "intervention": intervention, "kv": kv}
-    return settings | (integral if method in INTEGRATED else {})
+    return settings | ({"ig_steps": steps, "rule": chosen} if method in INTEGRATED else {})
 
 
 def check_intervention_name(name: str) -> Any:
     """The intervention of that name. Raises ValueError when there is none."""
     from mechshift_tl.interventions import Intervention
 
-    check_choice("--intervention", name, get_args(Intervention))
-    return name
+    return check_choice("--intervention", name, get_args(Intervention))
 
 
 def means_count(intervention: str, n: int | None) -> int:
@@ -62,10 +57,11 @@ def means_count(intervention: str, n: int | None) -> int:
     return DEFAULT_MEANS_N if n is None else n
 
 
-def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Raises ValueError unless `value` is one of `choices`."""
+def check_choice(option: str, value: str, choices: Sequence[str]) -> Any:
+    """`value`, one of `choices`. Raises ValueError when it is none of them."""
     if value not in choices:
         raise ValueError(f"{option} is {value!r}; choose one of {', '.join(choices)}")
+    return value
 
 
 def check_least(option: str, value: int | None, least: int) -> None:

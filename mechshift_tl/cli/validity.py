@@ -11,7 +11,7 @@ import typer
 
 from mechshift_tl.cli.console import console, print_frame
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import KV, Data, Fresh, Out, Seed, TaskName, open_model, open_pair, task_of, words_of
+from mechshift_tl.cli.options import KV, Data, DeviceMap, Fresh, Out, Seed, TaskName, open_model, open_pair, placed, task_of, words_of
 from mechshift_tl.cli.prompts import print_prompts
 from mechshift_tl.cli.results import results_in, told_apart
 from mechshift_tl.cli.scoring import MetricName, check_least, scoring
@@ -40,6 +40,7 @@ def validity(
     metric: MetricName = "logit_diff",
     kv: KV = "grouped",
     seed: Seed = 0,
+    device_map: DeviceMap = None,
     fresh: Fresh = False,
 ) -> None:
     """Hold every method's scores against exact patching: Spearman and Pearson correlations over edges, with 95 % intervals over prompts."""
@@ -53,14 +54,17 @@ def validity(
         if (model is None) == (pair is None):
             raise ValueError("give one of --model and --pair")
         check_least("--n", n, 2)
-        asked, chosen = _methods(methods, ig_steps, metric, kv), task_of(task, data)
+        asked, chosen, place = _methods(methods, ig_steps, metric, kv), task_of(task, data), placed(device_map)
         rank_by = RANK_BY if RANK_BY in asked else next(iter(asked))
         check_settings(asked, rank_by, {"n_top": top, "n_random": random})
         settings = {"rank_by": rank_by, "n_top": top, "n_random": random, "ig_steps": ig_steps, "metric": metric, "kv": kv, "seed": seed}
         job = {"command": "validity", "model": model, "pair": pair, "task": task, "data": told_apart(data), "n": n, **settings}
         with results_in(out, fresh, **job, methods=list(asked)) as folder:
             stages = Stages(folder)
-            models, rows, examples = _of_model(model, chosen, n, seed) if model else _of_pair(str(pair), chosen, n, seed, stages)
+            if model is None:
+                models, rows, examples = _of_pair(open_pair(str(pair), place), chosen, n, seed, stages)
+            else:
+                models, rows, examples = _of_model(open_model(model, place), chosen, n, seed)
             found = {
                 role: stages.result(
                     f"{role}.validity.safetensors", Validity.load,
@@ -97,21 +101,19 @@ def _plain(name: str) -> str:
     return name.replace("–", "-").lower()
 
 
-def _of_model(name: str, task: Task, n: int, seed: int) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
+def _of_model(model: Any, task: Task, n: int, seed: int) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
     """One model, and its readouts of the task's first `n` prompts."""
     from mechshift_tl.readouts import readouts
 
-    model = open_model(name)
     examples = task.examples(model.tokenizer, n, seed)
     print_prompts(examples)
     return {"model": model}, {"model": readouts(model, examples, seed=seed)}, examples
 
 
-def _of_pair(name: str, task: Task, n: int, seed: int, stages: Stages) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
+def _of_pair(pair: Any, task: Task, n: int, seed: int, stages: Stages) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
     """ARM and MDM, and their readouts of `n` prompts that both read correctly."""
     from mechshift_tl.pool import common_correct
 
-    pair = open_pair(name)
     models = {role: model for role, model in pair.models.items() if role != "control"}
     pool = common_correct(models, task, n, seed=seed, tokenizer=pair.tokenizer, stages=stages)
     return models, pool.readouts, pool.examples

@@ -100,6 +100,13 @@ def test_it_selects_as_python_does(invoke, model, tmp_path, options, selection) 
     assert f"Circuit: {expected.kept} edges kept of {expected.requested} requested, of 1108 possible" in result.output
 
 
+def test_layers_may_lie_on_disk(invoke, model, tmp_path) -> None:
+    for name, options in {"memory": (), "disk": ("--device-map", '{"": "disk"}')}.items():
+        result = invoke(*ASKED, "--model", model, "--ig-steps", 1, *options, "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "disk" / "circuit.csv").read_text() == (tmp_path / "memory" / "circuit.csv").read_text()
+
+
 def test_an_empty_circuit_has_no_picture(invoke, model, tmp_path) -> None:
     result = invoke(*ASKED, "--model", model, "--method", "EAP", "--threshold", 1e6, "--out", tmp_path / "out")
     assert result.exit_code == 0 and "no picture" in result.output
@@ -107,14 +114,14 @@ def test_an_empty_circuit_has_no_picture(invoke, model, tmp_path) -> None:
 
 
 REFUSED = {
-    "unknown method 'APE'": ("--method", "APE"),
+    "--method is 'APE'": ("--method", "APE"),
     "unknown metric 'loss'": ("--metric", "loss"),
     "--intervention is 'noise'": ("--intervention", "noise"),
     "--kv is 'both'": ("--kv", "both"),
     "unknown rule 'middle'": ("--rule", "middle"),
     "at least 1, got 0": ("--ig-steps", 0),
-    "--ig-steps 3: method 'EAP' integrates nothing": ("--method", "EAP", "--ig-steps", 3),
-    "--rule left: method 'exact' integrates nothing": ("--method", "exact", "--rule", "left"),
+    "method 'EAP' takes no ig_steps (got 3)": ("--method", "EAP", "--ig-steps", 3),
+    "method 'exact' takes no rule (got left)": ("--method", "exact", "--rule", "left"),
     "at an embedding of zero": ("--method", "clean-corrupted", "--intervention", "zero"),
     "'kl' has no gradient": ("--method", "EAP", "--metric", "kl"),
     "uses no means": ("--means-n", 20),
@@ -125,6 +132,7 @@ REFUSED = {
     "by is 'size'": ("--by", "size"),
     "--n must be at least 1, got 0": ("--n", 0),
     "unknown task 'chess'": ("--task", "chess"),
+    "is not valid JSON": ("--device-map", "{'': 'disk'}"),
     "data file none.csv does not exist": ("--data", "none.csv"),
 }
 

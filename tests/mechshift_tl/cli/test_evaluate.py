@@ -17,8 +17,8 @@ from mechshift_tl.readouts import readouts
 from mechshift_tl.tasks import IOI
 
 N = 4
-DRAWS = {"n_random": 1, "n_resamples": 3}
-ASKED = ("evaluate", "--task", "ioi", "--n", N, "--n-random", 1, "--n-resamples", 3)
+DRAWS = {"parts": "tenths", "n_random": 1, "n_resamples": 3}
+ASKED = ("evaluate", "--task", "ioi", "--n", N, "--parts", "tenths", "--n-random", 1, "--n-resamples", 3)
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,8 @@ def bad_files(attributed: Path, tmp_path: Path) -> dict[str, tuple[object, ...]]
         "unknown corruption 's3'": ("--circuit", whole, "--others", "s3"),
         "'zero' takes nothing from corrupt prompts": ("--circuit", whole, "--others", "abc", "--intervention", "zero"),
         "has one corruption": ("--circuit", whole, "--others", "abc", "--task", "countdown"),
+        "--parts is 'halves'": ("--circuit", whole, "--parts", "halves"),
+        "not valid JSON": ("--circuit", whole, "--device-map", "{cpu}"),
         "--n must be at least 1": ("--circuit", whole, "--n", 0),
         "--n-random must be at least 1": ("--circuit", whole, "--n-random", 0),
         "--n-resamples must be at least 1": ("--circuit", whole, "--n-resamples", 0),

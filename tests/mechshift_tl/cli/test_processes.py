@@ -11,7 +11,7 @@ import pytest
 from mechshift_tl import cli
 from mechshift_tl.circuits.evaluate import CircuitEvaluation
 
-ASKED = ("evaluate", "--task", "ioi", "--n", "4", "--n-random", "1", "--n-resamples", "3", "--others", "abc")
+ASKED = ("evaluate", "--task", "ioi", "--n", "4", "--n-random", "1", "--parts", "tenths", "--n-resamples", "3", "--others", "abc")
 
 
 @pytest.fixture

@@ -55,6 +55,7 @@ REFUSED = {
     "at least 1, got 0": ("--model", "x", "--ig-steps", 0),
     "--kv is 'both'": ("--model", "x", "--kv", "both"),
     "unknown task 'chess'": ("--model", "x", "--task", "chess"),
+    "not valid JSON": ("--model", "x", "--device-map", "{cpu}"),
     "does not exist": ("--model", "x", "--data", "none.csv"),
     "unknown pair 'nosuchpair'": ("--pair", "nosuchpair"),
 }
