@@ -184,7 +184,7 @@ def test_provenance_travels(model, rows) -> None:
     ("settings", "message"),
     [
         ({"rule": "trapezoid"}, "unknown rule 'trapezoid'.*midpoint"),
-        ({"ig_steps": 0}, "ig_steps must be at least 1, got 0"),
+        ({"ig_steps": 0}, "ig_steps must be a whole number of at least 1, got 0"),
         ({"kv": "native"}, "kv is 'native'; choose 'grouped' or 'ungrouped'"),
         ({"metric": "accuracy"}, "unknown metric 'accuracy'; choose one of logit_diff"),
     ],
