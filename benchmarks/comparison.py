@@ -2,7 +2,7 @@
 
 - floor: m plain forwards and activation-only backwards of the Hugging Face model (`floor`);
 - attribute: `mechshift_tl.attribute` with m EAP-IG steps, K and V per KV head or (ungrouped) per query head; and, as in an IOI prompt
-  whose subject is replaced, of prompts that are alike for their first two thirds;
+  whose subject is replaced, of prompts that are alike for their first two thirds; and under full attention, as an MDM has;
 - split hooks: EAP-IG through a residual copied for every reader, by TransformerLens 4's own flags (`literal.split_hooks`);
 - published: the same with the published code's arithmetic (`literal.published`);
 - TransformerLens: its own edge attribution, which takes one gradient and one prompt at a time, on models without KV groups (`peer`).
@@ -22,8 +22,10 @@ from benchmarks.measure import Cost, costs
 from benchmarks.peer import edge_scores
 from benchmarks.sizes import Size, hooked, native, prompts, ungrouped
 from benchmarks.tables import markdown
+from hooked_diffusion import HookedDiffusionTransformer
 from mechshift_tl import attribute
 from mechshift_tl.graph import Graph
+from mechshift_tl.readouts import Readouts
 
 #: Edges × tokens beyond which TransformerLens' edge attribution, a Python object per edge and position, is left out.
 PEER_LIMIT = 200_000
@@ -79,6 +81,12 @@ def table(measured: dict[str, Cost]) -> str:
     return markdown(["", "least s", "median s", "× floor", "peak MiB", "× floor"], rows)
 
 
+def in_full(bridge: HookedDiffusionTransformer, readouts: Readouts, ig_steps: int) -> None:
+    """Attribution under full attention, where every position sees and moves every other."""
+    with bridge.attention("full"):
+        attribute(bridge, readouts, ig_steps=ig_steps)
+
+
 def compare(size: Size, repeats: int) -> Comparison:
     """Measure every variant at one size."""
     model, readouts, m = native(size), prompts(size), size.ig_steps
@@ -89,6 +97,7 @@ def compare(size: Size, repeats: int) -> Comparison:
         "floor": lambda: floor(model, readouts, m),
         "attribute": lambda: attribute(bridge, readouts, ig_steps=m),
         "attribute, two thirds alike": lambda: attribute(bridge, alike, ig_steps=m),
+        "attribute, full attention": lambda: in_full(bridge, readouts, m),
         "split hooks": lambda: split_hooks(expanded, readouts, m),
         "published": lambda: published(expanded, readouts, m),
     }

@@ -4,7 +4,7 @@ Behind the last attention no position sees another. So only the positions that p
 projection, its MLP and the unembedding; what the others would put out meets no gradient and reaches no logit. Leaving it out is exact.
 
 What treats every token by itself (`tokenwise`) is run on chosen tokens by PyTorch's own module hooks, so TransformerLens' hooks see all
-positions, with 0 at those that were left out.
+positions, with 0 at those that were left out; all but the unembedding's output.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ def only_at(model: Any, positions: Int[Tensor, "b k"], length: int, *, last_laye
     With `last_layer`, its queries, output projection and MLP are 0 at the other positions; but a part with hooks within runs everywhere.
     """
 
-    def pick(residual: Tensor, hook: Any) -> Tensor:
-        return residual.gather(1, positions.to(residual.device)[..., None].expand(-1, -1, residual.shape[-1]))
+    def pick(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+        residual = inputs[0]
+        return residual.gather(1, positions.to(residual.device)[..., None].expand(-1, -1, residual.shape[-1])), *inputs[1:]
 
     with ExitStack() as stack:
-        stack.enter_context(model.hooks(fwd_hooks=[("unembed.hook_in", pick)]))
+        stack.callback(model.unembed.original_component.register_forward_pre_hook(pick).remove)
         if last_layer:
             rows = torch.arange(len(positions), device=positions.device)[:, None]
             read = (rows * length + positions).unique()  # read twice, a position would get its gradient twice

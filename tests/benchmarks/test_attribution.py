@@ -109,6 +109,8 @@ def test_the_command_prints_targets_and_writes_every_figure(tmp_path) -> None:
         word in result.output for word in ("attribute / floor", "published", "TransformerLens", "peak MiB", "target ≤", "kept edges")
     )
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert set(figures["sizes"]["tiny"]["costs"]) == {"floor", "attribute", "attribute, two thirds alike", "split hooks", "published"}
+    assert set(figures["sizes"]["tiny"]["costs"]) == {
+        "floor", "attribute", "attribute, two thirds alike", "attribute, full attention", "split hooks", "published"
+    }  # fmt: skip
     unknown = CliRunner().invoke(app, ["--size", "huge"])
     assert unknown.exit_code == 2 and "huge" in unknown.output
