@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechshift_tl import artefact
-from mechshift_tl.attribution.hooks import EMBED, Kept, capture
+from mechshift_tl.attribution.hooks import EMBED, Hooks, Kept, capture
 from mechshift_tl.placement import gathered
 from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import Batch, Readouts, Side
@@ -54,21 +54,28 @@ class WriterOutputs:
 
 
 @torch.no_grad()
-def run_writers(model: Any, batch: Batch, side: Side = "clean") -> tuple[WriterOutputs, Float[Tensor, "b k d_vocab"]]:
-    """One forward of a batch's clean or corrupt rows: every writer's output (0 at hidden tokens), and the aligned logits at the targets."""
+def run_writers(
+    model: Any, batch: Batch, side: Side = "clean", hooks: Hooks | None = None
+) -> tuple[WriterOutputs, Float[Tensor, "b k d_vocab"]]:
+    """One forward of a batch's clean or corrupt rows: every writer's output (0 at hidden tokens), and the aligned logits at the targets.
+
+    `hooks`: others that are to be there, too.
+    """
     layers = range(model.cfg.n_layers)
     z, mlp = [f"blocks.{i}.attn.hook_z" for i in layers], [f"blocks.{i}.hook_mlp_out" for i in layers]
     seen: Kept = {}
-    with model.hooks(fwd_hooks=capture([EMBED, *z, *mlp], seen)):
+    with model.hooks(fwd_hooks=[*capture([EMBED, *z, *mlp], seen), *(hooks or [])]):
         logits = batch.logits(model, side)
     seen = {name: _shown(output.float(), batch.mask(side)) for name, output in gathered(seen, batch.clean.device).items()}
     heads = tuple(seen[name].reshape(*seen[name].shape[:2], model.cfg.n_heads, -1) for name in z)
     return WriterOutputs(seen[EMBED], heads, tuple(seen[name] for name in mlp)), logits
 
 
-def run_both_sides(model: Any, batch: Batch) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
+def run_both_sides(
+    model: Any, batch: Batch, hooks: Hooks | None = None
+) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
     """`run_writers` of clean and corrupt in one forward of twice the rows: the weights are read once."""
-    outputs, logits = run_writers(model, batch.stacked(), "clean")
+    outputs, logits = run_writers(model, batch.stacked(), "clean", hooks)
     rows = len(batch)
     return (outputs.rows(slice(0, rows)), logits[:rows]), (outputs.rows(slice(rows, None)), logits[rows:])
 

@@ -147,8 +147,7 @@ class Engine:
     def _ends(self, batch: Batch, unmoved: Unmoved) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
         """Both ends of the path: the writers' outputs and the logits `(b, k, d_vocab)`, clean and what clean is held against."""
         if self.intervention == "counterfactual":
-            with self.model.hooks(fwd_hooks=unmoved.hooks()):
-                return run_both_sides(self.model, batch)
+            return run_both_sides(self.model, batch, unmoved.hooks())
         outputs = replaced(self.model, batch, self.intervention, self.means)
         with self.model.hooks(fwd_hooks=inject(EMBED, {EMBED: outputs.input})):
             corrupt = outputs, batch.logits(self.model)

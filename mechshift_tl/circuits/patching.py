@@ -58,8 +58,7 @@ class Base:
     def both_sides(cls, model: Any, batch: Batch) -> tuple[Float[Tensor, "b k d_vocab"], Base, Float[Tensor, "b k d_vocab"]]:
         """Clean logits, the corrupt run, and its logits: one forward of twice the rows."""
         seen: Kept = {}
-        with model.hooks(fwd_hooks=capture([*_streams(model), *_heads(model)], seen)):
-            (_, clean), (writers, logits) = run_both_sides(model, batch)
+        (_, clean), (writers, logits) = run_both_sides(model, batch, capture([*_streams(model), *_heads(model)], seen))
         corrupt = {name: tensor[len(batch) :] for name, tensor in seen.items()}
         *streams, final = (corrupt[name].to(batch.clean.device, torch.float32) for name in _streams(model))
         heads = {name: corrupt[name] for name in _heads(model)}
@@ -240,7 +239,8 @@ def _projection(
 
 def _of_heads(weight: Float[Tensor, "head m n"], heads: list[int]) -> Float[Tensor, "head m n"]:
     """The weights of some heads, in float32 and in the memory order of the projection that holds them, in which they copy fastest."""
-    return weight.mT[heads].float().mT
+    chosen = weight if heads == list(range(len(weight))) else weight.mT[heads].mT
+    return chosen.float()
 
 
 def _normalize(
