@@ -6,6 +6,7 @@ ends all of them at once, with the same message. In an ordinary process nothing 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from torch import Tensor
 T = TypeVar("T")
 #: What is summed at once: bounds the memory of a device that joins the processes.
 PIECE_BYTES = 64 * 2**20
+#: What `accelerate launch` sets in the one process that it starts on CPUs when it is asked for several.
+ASKED_FOR_SEVERAL = ("MASTER_ADDR", "ACCELERATE_USE_CPU", "ACCELERATE_DYNAMO_BACKEND")
 _alone = False
 
 
@@ -37,9 +40,15 @@ class Team:
     def here(cls) -> Team:
         """The processes that were launched together with this one; alone inside `alone()`.
 
-        Raises RuntimeError where several were launched and accelerate has been set up for one.
+        Raises RuntimeError where several were launched and accelerate has been set up for one; ValueError where several were asked for and
+        one was launched.
         """
         launched = get_cpu_distributed_information().world_size
+        if launched < 2 and all(name in os.environ for name in ASKED_FOR_SEVERAL):
+            raise ValueError(
+                "`accelerate launch --cpu` was asked for several processes and, without MPI, starts one; start them with "
+                "`torchrun --nproc-per-node N -m -- …`, or `ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes N -m …`"
+            )
         if _alone or launched < 2:
             return cls()
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
