@@ -35,7 +35,7 @@ from mechshift_tl.attribution.scoring import Pieces
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import WriterOutputs
 from mechshift_tl.placement import gathered, weight_of
-from mechshift_tl.readouts import Batch, aligned_logits, logit_shift
+from mechshift_tl.readouts import Batch
 
 Hook = Callable[[Tensor, Any], Tensor]
 
@@ -159,12 +159,10 @@ class _Row:
 
     def _run(self, hooks: Hooks, copies: int) -> Float[Tensor, "m k d_vocab"]:
         """Logits at the targets of the copies that `hooks` make of the row: only the positions that predict them are unembedded."""
-        shift = logit_shift(self.model)
-        at = self.batch.target_pos[0] - shift
-        at = torch.cat([at, at[:shift]])  # aligning drops as many at the end as it puts in front
-        with self.model.hooks(fwd_hooks=[*hooks, ("unembed.hook_in", lambda tensor, hook: tensor[:, at])]):
-            mask = None if self.batch.clean_mask is None else self.batch.clean_mask.expand(copies, -1)
-            return aligned_logits(self.model, self.batch.clean.expand(copies, -1), mask)[:, shift:].float()
+        mask = None if self.batch.clean_mask is None else self.batch.clean_mask.expand(copies, -1)
+        rows = replace(self.batch, clean=self.batch.clean.expand(copies, -1), clean_mask=mask, narrow=False)
+        with self.model.hooks(fwd_hooks=hooks):
+            return rows.logits(self.model)
 
     def _into(self, name: str, residual: str, norm: Any, written: Float[Tensor, "m pos d"]) -> Hooks:
         inputs = normed(self.clean[residual] - written, norm, self.model.cfg.eps)

@@ -29,6 +29,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechshift_tl.attribution.hooks import Hooks, Kept, capture
+from mechshift_tl.attribution.readers import repeated
 from mechshift_tl.attribution.reading import norm_weight
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions import WriterOutputs, run_both_sides
@@ -163,9 +164,7 @@ class _PatchedRun:
     def _project(self, tensor: Tensor, layer: int, kind: str) -> Tensor:
         """q, k or v `(b, pos, head, d_head)` with the heads of the circuit in place; per query head where the graph is ungrouped."""
         heads = self.graph.n_heads if kind == "q" else self.graph.n_kv_readers
-        tensor = self.base.heads.get(f"blocks.{layer}.attn.hook_{kind}", tensor)
-        if heads != tensor.shape[2]:
-            tensor = tensor.repeat_interleave(heads // tensor.shape[2], 2)
+        tensor = repeated(self.base.heads.get(f"blocks.{layer}.attn.hook_{kind}", tensor), heads, 2)
         if kind in self.own:
             tensor = tensor.clone()
             places, values = self.own[kind]

@@ -28,7 +28,8 @@ def only_at(model: Any, positions: Int[Tensor, "b k"], length: int, *, last_laye
 
     def pick(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
         residual = inputs[0]
-        return residual.gather(1, positions.to(residual.device)[..., None].expand(-1, -1, residual.shape[-1])), *inputs[1:]
+        at = positions.to(residual.device)[..., None].expand(len(residual), -1, residual.shape[-1])  # one row may have become several
+        return residual.gather(1, at), *inputs[1:]
 
     with ExitStack() as stack:
         stack.callback(model.unembed.original_component.register_forward_pre_hook(pick).remove)

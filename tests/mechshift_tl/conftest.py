@@ -1,4 +1,4 @@
-"""Attributions made by hand: a graph, and the score of each edge; and processes that share a job."""
+"""Attributions made by hand: a graph, and the score of each edge; how much of a model runs; and processes that share a job."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import multiprocessing
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from mechshift_tl.attribution import EdgeScores
@@ -40,6 +41,27 @@ def scored() -> Callable[..., EdgeScores]:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def counting() -> Callable[..., AbstractContextManager[None]]:
+    """`counting(module, tokens)`: inside, `tokens` gets how many tokens the module is run on, call by call."""
+
+    @contextmanager
+    def count(module: nn.Module, tokens: list[int]) -> Iterator[None]:
+        handle = module.register_forward_hook(lambda module, inputs, output: tokens.append(inputs[0][..., 0].numel()))
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    return count
+
+
+@pytest.fixture(scope="session")
+def watched() -> Callable[[Any], AbstractContextManager[Any]]:
+    """`watched(model)`: inside, somebody has a hook on it, which changes nothing."""
+    return lambda model: model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda tensor, hook: None)])
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from mechshift_tl import attribute
@@ -31,32 +29,23 @@ def late() -> Readouts:
     return Readouts.from_tokens(clean, corrupt, torch.tensor([[8, 7]] * 4), answers, foils, spans=spans)
 
 
-@contextmanager
-def counting(module: nn.Module, tokens: list[int]) -> Iterator[None]:
-    """How many tokens the module is run on, call by call."""
-    handle = module.register_forward_hook(lambda module, inputs, output: tokens.append(inputs[0][..., 0].numel()))
-    try:
-        yield
-    finally:
-        handle.remove()
+@pytest.fixture(scope="module")
+def check(watched) -> Callable[..., None]:
+    """`check(model, readouts, **settings)`: scores are those under somebody's hook, where nothing is left out."""
+
+    def compare(model: Any, readouts: Readouts, **settings: Any) -> None:
+        found = attribute(model, readouts, **settings)
+        with watched(model):
+            expected = attribute(model, readouts, **settings)
+        for name in ("matrix", "per_example", "per_span"):
+            if getattr(expected, name) is not None:
+                error = getattr(found, name) - getattr(expected, name)
+                assert error.abs().max() < 1e-5 * getattr(expected, name).abs().max(), name
+
+    return compare
 
 
-def watched(model: Any) -> Any:
-    """Under somebody's hook nothing is left out."""
-    return model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda tensor, hook: None)])
-
-
-def check(model: Any, readouts: Readouts, **settings: Any) -> None:
-    found = attribute(model, readouts, **settings)
-    with watched(model):
-        expected = attribute(model, readouts, **settings)
-    for name in ("matrix", "per_example", "per_span"):
-        if getattr(expected, name) is not None:
-            error = getattr(found, name) - getattr(expected, name)
-            assert error.abs().max() < 1e-5 * getattr(expected, name).abs().max(), name
-
-
-def test_the_walk_runs_on_moved_tokens_alone(bridged, late) -> None:
+def test_the_walk_runs_on_moved_tokens_alone(bridged, late, counting) -> None:
     model, tokens = bridged("arm"), []
     attribute(model, late, ig_steps=1)  # what is looked at once per model
     with counting(model.blocks[0].mlp.original_component, tokens):
@@ -75,11 +64,11 @@ def test_the_walk_runs_on_moved_tokens_alone(bridged, late) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_scores_are_the_whole_path_s(bridged, late, kind, settings) -> None:
+def test_scores_are_the_whole_path_s(bridged, late, kind, settings, check) -> None:
     check(bridged(kind), late, **settings)
 
 
-def test_means_move_every_token(bridged, late) -> None:
+def test_means_move_every_token(bridged, late, check) -> None:
     model = bridged("arm")
     check(model, late, intervention="mean", means=writer_means(model, late))
 
@@ -90,7 +79,7 @@ def test_scores_are_their_definition(definition, bridged, late) -> None:
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
-def test_attention_that_looks_ahead_moves_every_token(bridged, native, late) -> None:
+def test_attention_that_looks_ahead_moves_every_token(bridged, native, late, check, counting) -> None:
     for model in (bridged("mdm"), HookedDiffusionTransformer.from_hf(native(), spec=DiffusionSpec(attention="block", block_length=4))):
         check(model, late)
     model, tokens = bridged("arm"), []
@@ -99,14 +88,14 @@ def test_attention_that_looks_ahead_moves_every_token(bridged, native, late) -> 
     assert min(tokens) >= 9
 
 
-def test_padding_on_the_left_is_unmoved_too(bridged, late) -> None:
+def test_padding_on_the_left_is_unmoved_too(bridged, late, check) -> None:
     mask = torch.ones_like(late.clean, dtype=torch.bool)
     mask[0, :2] = mask[1, :3] = False
     tensors = {name: getattr(late, name) for name in ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids")}
     check(bridged("arm"), Readouts.from_tokens(**tensors, attention_mask=mask))
 
 
-def test_masks_that_differ_are_a_change(bridged, late) -> None:
+def test_masks_that_differ_are_a_change(bridged, late, check) -> None:
     """One side hides a token that the other sees: from there on positions and keys are others."""
     clean, corrupt = torch.ones(2, *late.clean.shape, dtype=torch.bool)
     corrupt[:, 2] = False
@@ -132,6 +121,6 @@ def joint(logits: torch.Tensor, answers: torch.Tensor, foils: torch.Tensor) -> t
     "settings",
     [{}, {"of": "nodes", "method": "exact"}, {"of": "nodes"}, {"metric": joint}, {"metric": joint, "method": "exact", "of": "nodes"}],
 )
-def test_what_is_read_before_the_first_change_is_run(bridged, late, kind, settings) -> None:
+def test_what_is_read_before_the_first_change_is_run(bridged, late, kind, settings, check) -> None:
     tensors = {name: getattr(late, name) for name in ("clean", "corrupt", "answer_ids", "foil_ids")}
     check(bridged(kind), Readouts.from_tokens(target_pos=torch.tensor([[3, 8], [2, 7], [5, 8], [1, 4]]), **tensors), **settings)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
@@ -40,26 +37,9 @@ def batch_of(readouts: Readouts) -> Batch:
     return batch
 
 
-@contextmanager
-def watched(model: Any) -> Iterator[None]:
-    """Somebody else's hook, which changes nothing."""
-    with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda tensor, hook: None)]):
-        yield
-
-
-@contextmanager
-def counting(module: nn.Module, tokens: list[int]) -> Iterator[None]:
-    """How many tokens the module is run on, call by call."""
-    handle = module.register_forward_hook(lambda module, inputs, output: tokens.append(inputs[0][..., 0].numel()))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 @pytest.mark.parametrize("name", ["arm", "mdm", "gpt2"])
 @pytest.mark.parametrize("side", ["clean", "corrupt"])
-def test_logits_are_the_whole_run_s(models, name, side) -> None:
+def test_logits_are_the_whole_run_s(models, name, side, counting) -> None:
     model, whole = models[name], batch_of(rows([[5, 3], [4, 6], [2, 2]]))
     narrow, tokens = whole.narrowed(model), []
     with torch.no_grad(), counting(model.blocks[-1].mlp.original_component, tokens):
@@ -77,7 +57,7 @@ def test_only_a_causal_model_s_canvas_is_cut_and_only_behind_what_is_read(models
         assert batch.narrowed(models["mdm"]).clean.shape == (3, 7)  # its logits are not shifted: 6 is read at 6
 
 
-def test_a_model_that_somebody_watches_runs_as_it_is(models) -> None:
+def test_a_model_that_somebody_watches_runs_as_it_is(models, watched) -> None:
     batch = batch_of(rows([[5], [6], [2]]))
     with watched(models["arm"]):
         assert batch.narrowed(models["arm"]) is batch
@@ -106,7 +86,7 @@ def test_modules_are_left_as_they_were_even_by_a_run_that_fails(models) -> None:
 
 @pytest.mark.parametrize("name", ["arm", "mdm", "gpt2"])
 @pytest.mark.parametrize("settings", [{}, {"kv": "ungrouped"}, {"of": "nodes"}, {"of": "neurons"}, {"method": "exact"}], ids=str)
-def test_scores_are_the_whole_run_s(models, name, settings) -> None:
+def test_scores_are_the_whole_run_s(models, name, settings, watched) -> None:
     """Positions read twice among them: each counts once in every gradient that reaches it."""
     model, readouts = models[name], rows([[5, 3], [4, 6], [2, 2]])
     found = attribute(model, readouts, **settings)
