@@ -18,7 +18,7 @@ from benchmarks.sizes import Size, hooked, native, prompts
 from benchmarks.tables import markdown
 from mechshift_tl import attribute
 from mechshift_tl.circuits import Circuit
-from mechshift_tl.circuits.run import run_circuits
+from mechshift_tl.evaluation.run import run_circuits
 
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 #: Plain forwards that a circuit may take, and up to which share of the edges.

@@ -22,9 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_diffusion.gradients import frozen
-from mechshift_tl.attribution.hooks import EMBED, Hooks
 from mechshift_tl.attribution.metrics import logit_diff
 from mechshift_tl.attribution.path import quadrature
+from mechshift_tl.bridge.hooks import EMBED, Hooks
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import Batch, Readouts, aligned_logits
 

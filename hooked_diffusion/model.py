@@ -30,7 +30,7 @@ from hooked_diffusion.attention import Direction, attention_mask_4d, check_visib
 from hooked_diffusion.checkpoints.placement import DeviceMap, main_device
 from hooked_diffusion.denoising.methods import DenoisingMethods
 from hooked_diffusion.spec import DiffusionSpec
-from hooked_diffusion.text import check_bos, check_tokenizer, without_remote_code
+from hooked_diffusion.tokenizers import check_bos, check_tokenizer, without_remote_code
 
 
 class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):

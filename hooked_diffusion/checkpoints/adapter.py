@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from hooked_diffusion.checkpoints.config import Config, native_config
 from hooked_diffusion.spec import DiffusionSpec
+
+Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +90,6 @@ class CheckpointAdapter:
         named = any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in self.names)
         stated = config.get("model_type") in self.model_types or bool(set(config.get("architectures") or ()) & set(self.architectures))
         return stated or named
-
-    def native_config(self, config: Config, where: str) -> PretrainedConfig:
-        """The native config, untied until the weights have been seen; errors as in `config.native_config`."""
-        return native_config(self, config, where)
 
     def spec(self, config: Config, vocabulary: int, where: str) -> DiffusionSpec:
         """How the checkpoint is read: `config["diffusion_spec"]` if stated, else what the family says.

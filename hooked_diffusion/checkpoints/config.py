@@ -13,15 +13,11 @@ A field that nobody knows is passed over only while it is switched off (false, n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import GenerationConfig, PretrainedConfig
 
-if TYPE_CHECKING:
-    from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-
-Config = Mapping[str, Any]
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, Config
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 #: Required and optional fields by the `model_type` of the native config; all but GPT2 share the first row.

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.config import native_config
 from hooked_diffusion.checkpoints.gguf import GgufReader
 from hooked_diffusion.checkpoints.hub import locate
 from hooked_diffusion.checkpoints.matching import check, is_tied, rename
@@ -154,7 +155,7 @@ def open_checkpoint(
     where = str(path if path.suffix == ".gguf" else path / "config.json")
     adapter = reader.adapt(adapter_for(reader.config, family, where, repository_name(name_or_path)))
     notes = (*adapter.notes, *lookalikes(reader.config, adapter), *_overridden(config), *_take_rows(reader, adapter))
-    native = adapter.native_config(reader.config, where)
+    native = native_config(adapter, reader.config, where)
     spec = adapter.spec(reader.config, native.vocab_size, where)
     native.is_causal = spec.attention == "causal"
     return OpenCheckpoint(str(name_or_path), revision, adapter, native, spec, reader, notes)

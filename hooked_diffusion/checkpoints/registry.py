@@ -13,8 +13,7 @@ from __future__ import annotations
 import warnings
 from importlib.metadata import EntryPoint, entry_points
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.config import Config
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, Config
 
 GROUP = "hooked_diffusion.families"
 

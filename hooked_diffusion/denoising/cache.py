@@ -20,7 +20,7 @@ from transformer_lens import ActivationCache
 from transformer_lens.utilities.slice import SliceInput
 
 from hooked_diffusion.denoising.cache_folder import CacheFolder, read_folder
-from hooked_diffusion.denoising.hooks import HookedForward, Watch, check_steps
+from hooked_diffusion.denoising.hooks import HookedForward, StepHook, Watch, check_steps
 from hooked_diffusion.denoising.loop import Job
 from hooked_diffusion.denoising.step import DenoisingStep
 from hooked_diffusion.gradients import from_embeddings
@@ -169,3 +169,20 @@ class CachingForward(HookedForward):
 def _bytes(cache: ActivationCache) -> int:
     """Memory that a cache holds on to: hooks that pass the same tensor on share it."""
     return sum({s.data_ptr(): s.nbytes() for s in (a.untyped_storage() for a in cache.cache_dict.values())}.values())
+
+
+def patch_from(cache: DenoisingCache, positions: Sequence[int] | slice = slice(None)) -> StepHook:
+    """A hook that puts in what another run had at the same step: its activation, at `positions` of dimension 1.
+
+    The other run must have been recorded at every step this hook fires at (KeyError otherwise), on as many tokens.
+    """
+
+    def patch(activation: Tensor, hook: Any, step: DenoisingStep) -> Tensor:
+        other = cache[step.index, hook.name].to(activation)
+        if other.shape != activation.shape:
+            raise ValueError(f"patch_from: {hook.name} is {tuple(activation.shape)} here, {tuple(other.shape)} in the other run")
+        patched = activation.clone()
+        patched[:, positions] = other[:, positions]
+        return patched
+
+    return patch

@@ -23,7 +23,6 @@ from hooked_diffusion.denoising.step import DenoisingStep
 from hooked_diffusion.gradients import from_embeddings
 
 if TYPE_CHECKING:
-    from hooked_diffusion.denoising.cache import DenoisingCache
     from hooked_diffusion.model import HookedDiffusionTransformer
 
 StepHook = Callable[[Tensor, Any, DenoisingStep], Tensor | None]
@@ -99,20 +98,3 @@ class HookedForward(Forward):
                 logits = super().run(step)
                 torch.autograd.grad(self.watch.value(logits, step), leaves)
             return logits.detach()
-
-
-def patch_from(cache: DenoisingCache, positions: Sequence[int] | slice = slice(None)) -> StepHook:
-    """A hook that puts in what another run had at the same step: its activation, at `positions` of dimension 1.
-
-    The other run must have been recorded at every step this hook fires at (KeyError otherwise), on as many tokens.
-    """
-
-    def patch(activation: Tensor, hook: Any, step: DenoisingStep) -> Tensor:
-        other = cache[step.index, hook.name].to(activation)
-        if other.shape != activation.shape:
-            raise ValueError(f"patch_from: {hook.name} is {tuple(activation.shape)} here, {tuple(other.shape)} in the other run")
-        patched = activation.clone()
-        patched[:, positions] = other[:, positions]
-        return patched
-
-    return patch

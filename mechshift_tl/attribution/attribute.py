@@ -21,16 +21,16 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from hooked_diffusion.gradients import frozen
-from mechshift_tl.attribution.engine import Engine, Of
+from mechshift_tl.attribution.accumulate import accumulate
+from mechshift_tl.attribution.engine import Engine, Level
 from mechshift_tl.attribution.metrics import resolve_all
 from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Rule, path_points
 from mechshift_tl.attribution.scores import EdgeScores, NodeScores
-from mechshift_tl.attribution.sweep import sweep
 from mechshift_tl.attribution.totals import Keep, Totals
 from mechshift_tl.graph import KV, Graph
-from mechshift_tl.interventions import Intervention, WriterMeans
-from mechshift_tl.provenance import provenance
+from mechshift_tl.interventions.replaced import Intervention, WriterMeans
 from mechshift_tl.readouts import Readouts
+from mechshift_tl.runs.provenance import provenance
 
 
 def attribute(
@@ -38,7 +38,7 @@ def attribute(
     readouts: Readouts,
     *,
     method: Method = "EAP-IG-inputs",
-    of: Of = "edges",
+    level: Level = "edges",
     ig_steps: int | None = None,
     rule: Rule | None = None,
     kv: KV = "grouped",
@@ -59,7 +59,7 @@ def attribute(
     - `ig_steps`, `rule`: points on an integrated path (default 5, midpoint; `path.quadrature`); "left" is the reference's grid.
     - `of`: "edges", "nodes" (input, heads, MLPs) or "neurons" (of the MLPs).
     - `kv`: K/V readers per KV head ("grouped") or per query head ("ungrouped", as the paper counts edges).
-    - `metric`: a name or callable of `metrics`; several, in one sweep, give a dict by name.
+    - `metric`: a name or callable of `metrics`; several, in one pass, give a dict by name.
     - `intervention`: what a writer's output is held against: its "counterfactual" on the corrupt row, "zero", or its "mean" or
       "mean_positional" over other prompts (`means`, see `interventions`); the path then starts at that embedding.
     - `edges`: which edges exact patching measures, by default all that can exist; the others score 0.
@@ -80,20 +80,20 @@ def attribute(
     """
     steps, rule = path_settings(method, ig_steps, rule)
     engine = Engine(
-        model, Graph.of(model, kv), of, method, path_points(method, rule, steps), resolve_all(metric), intervention, means,
+        model, Graph.of(model, kv), level, method, path_points(method, rule, steps), resolve_all(metric), intervention, means,
         len(readouts.spans) if per_position else None, bool(keep_per_example), edges, batch_tokens,
     )  # fmt: skip
     engine.check(readouts)
     integral = {"ig_steps": steps, "rule": rule} if method in INTEGRATED else {}
-    settings = {"method": method, "of": of, **integral, "kv": kv, "intervention": intervention}
-    made_from = provenance(model, readouts)
+    settings = {"method": method, "level": level, **integral, "kv": kv, "intervention": intervention}
+    made_from = provenance(model, readouts.info)
     work = {**settings, "keep_per_example": keep_per_example, **made_from, **engine.digests(readouts, weights=journal is not None)}
     with frozen(model):
-        totals = sweep(
+        totals = accumulate(
             engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, keep_per_example) for _ in engine.metrics],
-            engine.tokens, label=f"attribute {of}", journal=None if journal is None else Path(journal), work=work,
+            engine.tokens, label=f"attribute {level}", journal=None if journal is None else Path(journal), work=work,
         )  # fmt: skip
-    kind = EdgeScores if of == "edges" else NodeScores
+    kind = EdgeScores if level == "edges" else NodeScores
     results = {
         one.name: kind(
             graph=engine.graph, settings={**settings, "metric": one.name}, provenance=made_from, **total.fields(per_position=per_position)

@@ -16,25 +16,20 @@ from torch import Tensor
 
 from hooked_diffusion.gradients import frozen
 from mechshift_tl.attribution.gradients import sources, walk
-from mechshift_tl.attribution.hooks import EMBED, Kept, capture
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.readers import ReaderPath
-from mechshift_tl.attribution.scoring import Pieces, edge_scores
+from mechshift_tl.attribution.scoring import TokenGroups, edge_scores
+from mechshift_tl.bridge.hooks import EMBED, Kept, capture
+from mechshift_tl.bridge.weights import bias_of, gathered, weight_of, weightless
 from mechshift_tl.graph import KV, Graph
-from mechshift_tl.interventions import WriterOutputs, run_writers
-from mechshift_tl.placement import bias_of, gathered, weight_of, weightless
-from mechshift_tl.readouts import Batch, Side
+from mechshift_tl.interventions.outputs import WriterOutputs, run_writers
+from mechshift_tl.readouts import Batch
 
 #: Models whose writers, and K/V readers of a kind, have been summed; the sums depend on the architecture alone.
 SUMMED: WeakSet[Any] = WeakSet()
 READ: WeakKeyDictionary[Any, set[KV]] = WeakKeyDictionary()
 #: Share of what a block adds, and of the gradient's square, that may be missed.
 TOLERANCE = 2e-2
-#: Where to look, layer by layer; attention scores are left out, for masked positions are −∞ by design.
-IN_LAYER = (
-    "hook_resid_pre", "ln1.hook_normalized", "attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_pattern", "attn.hook_z",
-    "hook_attn_out", "ln2.hook_normalized", "mlp.hook_post", "hook_mlp_out",
-)  # fmt: skip
 
 
 @torch.no_grad()
@@ -89,7 +84,7 @@ def check_readers_sum(model: Any, batch: Batch, graph: Graph) -> None:
     with frozen(model):
         gradient, path = _at_the_clean_end(model, row, graph, outputs, logits)
     deltas = WriterOutputs(gradient, outputs.z, outputs.mlp)
-    total = edge_scores(model, graph, deltas, path, Pieces(row, False, None), slice(0, 1)).sum()
+    total = edge_scores(model, graph, deltas, path, TokenGroups(row, False, None), slice(0, 1)).sum()
     wanted = gradient.square().sum()
     if (total - wanted).abs() > TOLERANCE * wanted:
         raise ValueError(
@@ -127,30 +122,3 @@ def _at_the_clean_end(
         weight, seen, (gradients,) = next(points)
         path.add(seen, gradients, weight)
     return gradients[EMBED], path
-
-
-@torch.no_grad()
-def locate_not_finite(model: Any, batch: Batch) -> str:
-    """Where the first NaN or infinity appears when the batch is run again: side, layer and hook, or that both runs are finite."""
-    for side in ("clean", "corrupt"):
-        found = _first_not_finite(model, batch, side)
-        if found:
-            name, count, row = found
-            layer = f"layer {name.split('.')[1]}, " if name.startswith("blocks.") else ""
-            return f"in the {side} run the first such values are at {layer}hook {name} ({count} of them, row {int(batch.index[row])} first)"
-    return "both runs are finite, so it arose between them or in the metric: check the metric, or run in float32"
-
-
-def _first_not_finite(model: Any, batch: Batch, side: Side) -> tuple[str, int, int] | None:
-    found: list[tuple[str, int, int]] = []
-
-    def look(name: str, tensor: Tensor) -> None:
-        bad = ~tensor.isfinite()
-        if not found and bad.any():
-            found.append((name, int(bad.sum()), int(bad.nonzero()[0, 0])))
-
-    in_layers = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in IN_LAYER]
-    names = [*in_layers, "ln_final.hook_normalized", "unembed.hook_in", "unembed.hook_out"]
-    with model.hooks(fwd_hooks=[(name, lambda tensor, hook, name=name: look(name, tensor)) for name in names]):
-        batch.logits(model, side)
-    return found[0] if found else None

@@ -15,24 +15,26 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mechshift_tl.attribution.check import check_neurons, check_readers_sum, check_writers_sum, locate_not_finite
+from mechshift_tl.attribution.check import check_neurons, check_readers_sum, check_writers_sum
 from mechshift_tl.attribution.exact import check_edges, patched_scores
 from mechshift_tl.attribution.gradients import Source, sources, walk
-from mechshift_tl.attribution.hooks import EMBED, inject
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.nodes import neuron_sites, node_scores, node_sites
 from mechshift_tl.attribution.path import Method, Points
 from mechshift_tl.attribution.readers import ReaderPath
-from mechshift_tl.attribution.scoring import Pieces, edge_scores
-from mechshift_tl.attribution.totals import Part
-from mechshift_tl.attribution.unmoved import Unmoved
+from mechshift_tl.attribution.scoring import TokenGroups, edge_scores
+from mechshift_tl.attribution.shared_prefix import SharedPrefix
+from mechshift_tl.attribution.totals import BatchScores
+from mechshift_tl.bridge.hooks import EMBED, inject
+from mechshift_tl.bridge.weights import named_weights
 from mechshift_tl.graph import Graph
-from mechshift_tl.interventions import Intervention, WriterMeans, WriterOutputs, check_intervention, replaced, run_both_sides, run_writers
-from mechshift_tl.placement import named_weights
-from mechshift_tl.provenance import digest
+from mechshift_tl.interventions.not_finite import locate_not_finite
+from mechshift_tl.interventions.outputs import WriterOutputs, run_both_sides, run_writers
+from mechshift_tl.interventions.replaced import Intervention, WriterMeans, check_intervention, replaced
 from mechshift_tl.readouts import Batch, Readouts
+from mechshift_tl.runs.provenance import digest
 
-Of = Literal["edges", "nodes", "neurons"]
+Level = Literal["edges", "nodes", "neurons"]
 #: Default bound on what one batch keeps: its activations and what the path adds to them. `batch_tokens` follows from it.
 ACTIVATION_BYTES = 2**30
 
@@ -60,7 +62,7 @@ class Engine:
 
     model: Any
     graph: Graph
-    of: Of
+    level: Level
     method: Method
     points: Points
     metrics: list[Metric]
@@ -74,9 +76,9 @@ class Engine:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one set of scores."""
-        if self.of == "edges":
+        if self.level == "edges":
             return len(self.graph.writers), len(self.graph.readers)
-        return (len(self.graph.writers),) if self.of == "nodes" else (self.graph.n_layers * self.model.cfg.d_mlp,)
+        return (len(self.graph.writers),) if self.level == "nodes" else (self.graph.n_layers * self.model.cfg.d_mlp,)
 
     @property
     def tokens(self) -> int:
@@ -89,26 +91,26 @@ class Engine:
 
     def check(self, readouts: Readouts) -> None:
         """Everything that can be wrong is said before any long work."""
-        if self.of not in ("edges", "nodes", "neurons"):
-            raise ValueError(f"attribute: of is {self.of!r}; choose 'edges', 'nodes' or 'neurons'")
+        if self.level not in ("edges", "nodes", "neurons"):
+            raise ValueError(f"attribute: level is {self.level!r}; choose 'edges', 'nodes' or 'neurons'")
         if self.n_spans == 0:
             raise ValueError("attribute: per_position=True needs readouts with named spans; give them as Readouts.from_tokens(spans=…)")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"attribute: batch_tokens must be at least 1, got {self.batch_tokens}; leave it out to be chosen")
-        if self.of == "neurons" and self.intervention.startswith("mean"):
+        if self.level == "neurons" and self.intervention.startswith("mean"):
             raise ValueError(f"attribute: neurons have no means; choose 'counterfactual' or 'zero', not {self.intervention!r}")
         blank = self.intervention == "zero" or (self.intervention == "counterfactual" and readouts.hides_from_corrupt)
         check_settings(self.method, self.points, self.metrics, blank)
         if self.edges is not None:
-            check_edges(self.edges, self.graph, self.method, self.of)
+            check_edges(self.edges, self.graph, self.method, self.level)
         readouts.check(self.model)
         visible = (readouts.clean >= 0) if readouts.clean_mask is None else readouts.clean_mask
         check_intervention(self.model, self.intervention, self.means, visible)
         row = next(iter(readouts.batches(1))).to(self.model.cfg.device)
         check_writers_sum(self.model, row)
-        if self.of == "neurons":
+        if self.level == "neurons":
             check_neurons(self.model, row)
-        if self.of == "edges" and self.method != "exact":
+        if self.level == "edges" and self.method != "exact":
             check_readers_sum(self.model, row, self.graph)
 
     def digests(self, readouts: Readouts, *, weights: bool) -> dict[str, Any]:
@@ -122,32 +124,32 @@ class Engine:
             found["edges"] = digest([("edges", self.edges)])
         return found | ({"weights": digest(named_weights(self.model))} if weights else {})
 
-    def parts(self, batch: Batch) -> list[Part]:
+    def parts(self, batch: Batch) -> list[BatchScores]:
         """One part per metric. Raises FloatingPointError naming where a run stopped being finite."""
         batch = batch.to(self.model.cfg.device).narrowed(self.model)
         try:
             parts = self._parts(batch)
             if not all(part.scores.isfinite().all() for part in parts):
-                raise FloatingPointError(f"{self.of} scores are not finite")
+                raise FloatingPointError(f"{self.level} scores are not finite")
             return parts
         except FloatingPointError as error:
             raise FloatingPointError(f"{error}; {locate_not_finite(self.model, batch)}") from error
 
-    def _parts(self, batch: Batch) -> list[Part]:
-        scores, logits, corrupt_logits = self._edges(batch) if self.of == "edges" else self._nodes(batch)
+    def _parts(self, batch: Batch) -> list[BatchScores]:
+        scores, logits, corrupt_logits = self._edges(batch) if self.level == "edges" else self._nodes(batch)
         ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
-        return [Part(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
+        return [BatchScores(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
 
-    def _unmoved(self, batch: Batch) -> Unmoved:
+    def _shared_prefix(self, batch: Batch) -> SharedPrefix:
         """What the path leaves alone: nothing where it starts elsewhere than the corrupt run, or where MLPs are looked into."""
-        along_a_path = self.method != "exact" or self.of == "nodes"
-        return Unmoved(self.model, batch, wanted=along_a_path and self.intervention == "counterfactual" and self.of != "neurons")
+        along_a_path = self.method != "exact" or self.level == "nodes"
+        return SharedPrefix(self.model, batch, wanted=along_a_path and self.intervention == "counterfactual" and self.level != "neurons")
 
     @torch.no_grad()
-    def _ends(self, batch: Batch, unmoved: Unmoved) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
+    def _ends(self, batch: Batch, prefix: SharedPrefix) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
         """Both ends of the path: the writers' outputs and the logits `(b, k, d_vocab)`, clean and what clean is held against."""
         if self.intervention == "counterfactual":
-            return run_both_sides(self.model, batch, unmoved.hooks())
+            return run_both_sides(self.model, batch, prefix.hooks())
         outputs = replaced(self.model, batch, self.intervention, self.means)
         with self.model.hooks(fwd_hooks=inject(EMBED, {EMBED: outputs.input})):
             corrupt = outputs, batch.logits(self.model)
@@ -155,28 +157,28 @@ class Engine:
 
     def _edges(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
         """Per metric the scores of every edge; and the logits at both ends."""
-        unmoved = self._unmoved(batch)
-        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch, unmoved)
-        pieces, deltas = Pieces(batch, self.per_row, self.n_spans), clean - corrupt
+        prefix = self._shared_prefix(batch)
+        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch, prefix)
+        groups, deltas = TokenGroups(batch, self.per_row, self.n_spans), clean - corrupt
         if self.method == "exact":
             edges = self.graph.possible if self.edges is None else self.edges
-            found = patched_scores(self.model, self.graph, batch, self.metrics, logits, deltas, edges, pieces, self.tokens)
+            found = patched_scores(self.model, self.graph, batch, self.metrics, logits, deltas, edges, groups, self.tokens)
             return found, logits, corrupt_logits
         walks = sources(clean, corrupt, self.graph, activations=self.method == "EAP-IG-activations")
         del clean, corrupt  # from here on the differences, and the two ends of what is walked, are enough
         totals: list[Tensor] = []
         for source in walks:
-            paths = self._walk(batch, source, logits, unmoved)
-            scores = [edge_scores(self.model, self.graph, deltas, path, pieces, source.writers) for path in paths]
+            paths = self._walk(batch, source, logits, prefix)
+            scores = [edge_scores(self.model, self.graph, deltas, path, groups, source.writers) for path in paths]
             totals = [total + score for total, score in zip(totals, scores, strict=True)] if totals else scores
         return totals, logits, corrupt_logits
 
-    def _walk(self, batch: Batch, source: Source, logits: Tensor, unmoved: Unmoved) -> list[ReaderPath]:
+    def _walk(self, batch: Batch, source: Source, logits: Tensor, prefix: SharedPrefix) -> list[ReaderPath]:
         """The readers of each metric over one path."""
         paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
         hooks = paths[0].wanted, paths[0].watched, paths[0].splits
         along = walk(self.model, batch, self.metrics, logits, source, self.points, *hooks)
-        with unmoved.left_out(), closing(along) as points:
+        with prefix.left_out(), closing(along) as points:
             for weight, seen, gradients in points:
                 for path, found in zip(paths, gradients, strict=True):
                     path.add(seen, found, weight)
@@ -184,14 +186,14 @@ class Engine:
 
     def _nodes(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
         """Per metric the scores of every node or neuron; and the logits at both ends."""
-        unmoved = self._unmoved(batch)
-        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch, unmoved)
-        if self.of == "nodes":
+        prefix = self._shared_prefix(batch)
+        (clean, logits), (corrupt, corrupt_logits) = self._ends(batch, prefix)
+        if self.level == "nodes":
             sites = node_sites(self.model, clean, corrupt)
         else:
             sites = neuron_sites(self.model, batch, zero=self.intervention == "zero")
         embeddings = sources(clean, corrupt, self.graph, activations=False)[0]
-        pieces = Pieces(batch, self.per_row, self.n_spans)
-        with unmoved.left_out():
-            found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, self.points, self.method, pieces)
+        groups = TokenGroups(batch, self.per_row, self.n_spans)
+        with prefix.left_out():
+            found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, self.points, self.method, groups)
         return found, logits, corrupt_logits

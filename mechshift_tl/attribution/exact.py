@@ -28,22 +28,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechshift_tl.attribution.hooks import Hooks, Kept, capture
 from mechshift_tl.attribution.metrics import Metric
-from mechshift_tl.attribution.reading import normed, placed, projected
-from mechshift_tl.attribution.scoring import Pieces
+from mechshift_tl.attribution.scoring import TokenGroups
+from mechshift_tl.bridge.hooks import Hooks, Kept, capture
+from mechshift_tl.bridge.norms import normed, placed, projected
+from mechshift_tl.bridge.weights import gathered, weight_of
 from mechshift_tl.graph import Graph
-from mechshift_tl.interventions import WriterOutputs
-from mechshift_tl.placement import gathered, weight_of
+from mechshift_tl.interventions.outputs import WriterOutputs
 from mechshift_tl.readouts import Batch
 
 Hook = Callable[[Tensor, Any], Tensor]
 
 
-def check_edges(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph, method: str, of: str) -> None:
+def check_edges(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph, method: str, level: str) -> None:
     """Raise ValueError unless `edges` is a mask of edges that can exist and are to be patched."""
-    if method != "exact" or of != "edges":
-        raise ValueError(f"attribute: edges= chooses what exact patching measures; method {method!r} of {of} scores all of them")
+    if method != "exact" or level != "edges":
+        raise ValueError(f"attribute: edges= chooses what exact patching measures; method {method!r} of {level} scores all of them")
     if not isinstance(edges, Tensor):
         raise ValueError(f"attribute: edges is a {type(edges).__name__}; give a bool mask, such as a circuit's .edges")
     if edges.shape != graph.possible.shape or edges.dtype != torch.bool:
@@ -63,25 +63,25 @@ def patched_scores(
     clean_logits: Float[Tensor, "b k d_vocab"],
     deltas: WriterOutputs,
     edges: Bool[Tensor, "n_writers n_readers"],
-    pieces: Pieces,
+    groups: TokenGroups,
     most_tokens: int,
 ) -> list[Float[Tensor, "rows spans n_writers n_readers"]]:
     """Per metric, what each of `edges` is worth times the positions read, zero elsewhere, per part of `pieces`.
 
     `most_tokens`: edges × tokens that run at once, at least one edge.
     """
-    shape = (len(batch), pieces.shape[1], *edges.shape)
+    shape = (len(batch), groups.shape[1], *edges.shape)
     scores = [clean_logits.new_zeros(shape) for _ in metrics]
     most = max(1, most_tokens // batch.clean.shape[1])
     for i in range(len(batch)):
         row = _Row.of(model, graph, batch, i, clean_logits)
-        for j, where in enumerate(pieces.patches):
+        for j, where in enumerate(groups.patches):
             written = _Written(model, graph, deltas, i, where[i])
             for writers, readers in together(graph, edges, most):
                 values = row.patched(written.by(writers), readers, metrics)
                 for score, clean, patched in zip(scores, row.values(clean_logits[i : i + 1], metrics), values, strict=True):
                     score[i, j, writers, readers] = (clean - patched) * batch.k
-    return [pieces.of_patches(score) for score in scores]
+    return [groups.of_patches(score) for score in scores]
 
 
 def together(graph: Graph, edges: Bool[Tensor, "n_writers n_readers"], most: int) -> Iterator[tuple[Int[Tensor, " m"], Int[Tensor, " m"]]]:

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechshift_tl.attribution.hooks import EMBED, Kept, capture, inject
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.path import Points
 from mechshift_tl.attribution.ungrouped import Split
+from mechshift_tl.bridge.hooks import EMBED, Kept, capture, inject
+from mechshift_tl.bridge.weights import gathered, refetch_in_backward
 from mechshift_tl.graph import Graph
-from mechshift_tl.interventions import WriterOutputs
-from mechshift_tl.placement import gathered, lean
+from mechshift_tl.interventions.outputs import WriterOutputs
 from mechshift_tl.readouts import Batch
 
 
@@ -80,7 +80,7 @@ def walk(
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         for alpha, weight in points:
             at[source.name] = source.at(alpha).detach().requires_grad_(True)
-            with lean(model):
+            with refetch_in_backward(model):
                 logits = batch.logits(model)
             gradients: list[Kept] = []
             found: Kept = {}

@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechshift_tl.attribution.gradients import Source, walk
-from mechshift_tl.attribution.hooks import EMBED, Kept, capture, inject
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.path import Method, Points
-from mechshift_tl.attribution.scoring import Pieces
-from mechshift_tl.interventions import WriterOutputs
+from mechshift_tl.attribution.scoring import TokenGroups
+from mechshift_tl.bridge.hooks import EMBED, Kept, capture, inject
+from mechshift_tl.interventions.outputs import WriterOutputs
 from mechshift_tl.readouts import Batch
 
 
@@ -87,14 +87,14 @@ def node_scores(
     embeddings: Source,
     points: Points,
     method: Method,
-    pieces: Pieces,
+    groups: TokenGroups,
 ) -> list[Float[Tensor, "rows spans nodes"]]:
     """Per metric, the scores of every node of `sites`, per part of `pieces`."""
     if method == "exact":
-        return _patched(model, batch, metrics, clean_logits, sites, pieces)
+        return _patched(model, batch, metrics, clean_logits, sites, groups)
     own = method == "EAP-IG-activations"
     walks = [(site.source, [site]) for site in sites] if own else [(embeddings, list(sites))]
-    scores = [clean_logits.new_zeros(*pieces.shape, sites[-1].nodes.stop) for _ in metrics]
+    scores = [clean_logits.new_zeros(*groups.shape, sites[-1].nodes.stop) for _ in metrics]
     for source, met in walks:
         sums: list[Kept] = [{} for _ in metrics]
         with closing(walk(model, batch, metrics, clean_logits, source, points, [site.name for site in met])) as along:
@@ -103,7 +103,7 @@ def node_scores(
         for total, score in zip(sums, scores, strict=True):
             for site in met:
                 met_by = ((site.clean - site.corrupt) * total[site.name].reshape(site.clean.shape)).sum(-1)
-                _add_parts(score[..., site.nodes], met_by.flatten(0, 1), pieces)
+                _add_parts(score[..., site.nodes], met_by.flatten(0, 1), groups)
     return scores
 
 
@@ -114,25 +114,25 @@ def _add_point(sums: Sequence[Kept], gradients: Sequence[Kept], weight: float) -
             total[name] = total[name].add_(gradient, alpha=weight) if name in total else gradient * weight
 
 
-def _add_parts(score: Float[Tensor, "rows spans node"], values: Float[Tensor, "tok node"], pieces: Pieces) -> None:
-    for part, tokens in pieces.of(len(values)):
+def _add_parts(score: Float[Tensor, "rows spans node"], values: Float[Tensor, "tok node"], groups: TokenGroups) -> None:
+    for part, tokens in groups.of(len(values)):
         score[part] += values[tokens].sum(0)
 
 
 @torch.no_grad()
 def _patched(
-    model: Any, batch: Batch, metrics: Sequence[Metric], clean_logits: Tensor, sites: Sequence[Site], pieces: Pieces
+    model: Any, batch: Batch, metrics: Sequence[Metric], clean_logits: Tensor, sites: Sequence[Site], groups: TokenGroups
 ) -> list[Float[Tensor, "rows spans nodes"]]:
     """One forward per node (and per span): metric(clean) − metric(node at its corrupt value), times the positions read."""
     base = [metric.values(clean_logits, batch, clean_logits) for metric in metrics]
-    scores = [clean_logits.new_zeros(len(batch), pieces.shape[1], sites[-1].nodes.stop) for _ in metrics]
+    scores = [clean_logits.new_zeros(len(batch), groups.shape[1], sites[-1].nodes.stop) for _ in metrics]
     for site in sites:
         for node in range(site.clean.shape[2]):
-            for i, where in enumerate(pieces.patches):
+            for i, where in enumerate(groups.patches):
                 value = site.clean.clone()
                 value[:, :, node][where] = site.corrupt[:, :, node][where]
                 with model.hooks(fwd_hooks=inject(site.name, {site.name: value})):
                     logits = batch.logits(model)
                 for metric, clean, score in zip(metrics, base, scores, strict=True):
                     score[:, i, site.nodes.start + node] = (clean - metric.values(logits, batch, clean_logits)) * batch.k
-    return [pieces.of_patches(score) for score in scores]
+    return [groups.of_patches(score) for score in scores]

@@ -24,11 +24,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from mechshift_tl.attribution.hooks import Kept
-from mechshift_tl.attribution.reading import norm_weight
 from mechshift_tl.attribution.ungrouped import Split
+from mechshift_tl.bridge.hooks import Kept
+from mechshift_tl.bridge.norms import norm_weight
+from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
-from mechshift_tl.placement import bias_of, weight_of
 
 KINDS = "qkv"
 NORM_HOOKS = ("hook_scale", "hook_in")

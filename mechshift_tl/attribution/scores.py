@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import Self
 
-from mechshift_tl import artefact
 from mechshift_tl.graph import Graph
+from mechshift_tl.runs import artefact
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class NodeScores(Scores):
     @cached_property
     def ids(self) -> list[str]:
         """`input`, `a3.h1`, `m3` for nodes; `m3.n17` for neurons."""
-        if self.settings.get("of") != "neurons":
+        if self.settings.get("level") != "neurons":
             return self.graph.writers
         width = len(self.matrix) // self.graph.n_layers
         return [f"m{layer}.n{i}" for layer in range(self.graph.n_layers) for i in range(width)]
@@ -192,13 +192,13 @@ class NodeScores(Scores):
     @property
     def completeness_gap(self) -> float:
         """The input's score minus the effect, as a share of |effect|; NaN for neurons, which do not hold the input."""
-        if self.settings.get("of") == "neurons":
+        if self.settings.get("level") == "neurons":
             return float("nan")
         return (self.matrix[0].item() - self.effect) / max(abs(self.effect), 1e-12)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per node, strongest |score| first: node, layer (−1 for the input), score."""
-        neurons = self.settings.get("of") == "neurons"
+        neurons = self.settings.get("level") == "neurons"
         width = len(self.matrix) // self.graph.n_layers
         layers = [i // width for i in range(len(self.matrix))] if neurons else self.graph.writer_layers.tolist()
         frame = pd.DataFrame({"node": self.ids, "layer": layers, "score": self.matrix.tolist()})
@@ -207,3 +207,8 @@ class NodeScores(Scores):
 
 _SIDE = ("steps", "n_read", "clean", "corrupt", "n_examples", "settings", "provenance", "spans")
 _OPTIONAL = ("per_example", "ends_per_example", "read_per_example", "moments", "per_span")
+
+
+def can_resample(*scores: EdgeScores) -> bool:
+    """Whether all hold per-example parts of at least two examples."""
+    return all(s.per_example is not None and s.n_examples > 1 for s in scores)

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechshift_tl.attribution.readers import ReaderPath, Tokens
+from mechshift_tl.bridge.weights import weight_of
 from mechshift_tl.graph import Graph
-from mechshift_tl.interventions import WriterOutputs
-from mechshift_tl.placement import weight_of
+from mechshift_tl.interventions.outputs import WriterOutputs
 from mechshift_tl.readouts import Batch
 
 #: A piece holds as many tokens as keep the writers within this, but never fewer than `LEAST_TOKENS`: weights are read once a piece.
@@ -27,7 +27,7 @@ LEAST_TOKENS = 32
 
 
 @dataclass(frozen=True)
-class Pieces:
+class TokenGroups:
     """How a batch's tokens are divided: one part per row or one for all, one per span and one for the rest, or one for all."""
 
     batch: Batch
@@ -80,18 +80,18 @@ def live_tokens(deltas: WriterOutputs) -> Bool[Tensor, "b pos"]:
 
 
 def edge_scores(
-    model: Any, graph: Graph, deltas: WriterOutputs, path: ReaderPath, pieces: Pieces, writers: slice
+    model: Any, graph: Graph, deltas: WriterOutputs, path: ReaderPath, groups: TokenGroups, writers: slice
 ) -> Float[Tensor, "rows spans n_writers n_readers"]:
     """Scores of the edges out of `writers` into the path's readers, zero elsewhere, per part of `pieces`."""
     limit = max(LEAST_TOKENS, WRITER_BYTES // (4 * len(graph.writers) * model.cfg.d_model))
-    scores = deltas.input.new_zeros(*pieces.shape, len(graph.writers), len(graph.readers))
-    board = _Board(writers, graph, model.cfg.d_model, deltas.input)
-    for part, tokens in pieces.of(limit, live_tokens(deltas)):
+    scores = deltas.input.new_zeros(*groups.shape, len(graph.writers), len(graph.readers))
+    board = ScoreBuffers(writers, graph, model.cfg.d_model, deltas.input)
+    for part, tokens in groups.of(limit, live_tokens(deltas)):
         _add_piece(scores[part], model, graph, deltas, path, tokens, board)
     return scores
 
 
-class _Board:
+class ScoreBuffers:
     """Memory that every piece uses again: what scored writers wrote, `(writer, tok, d)`, and one stage's readers, `(reader, tok, d)`."""
 
     def __init__(self, writers: slice, graph: Graph, width: int, like: Tensor) -> None:
@@ -118,7 +118,7 @@ class _Board:
 
 def _add_piece(
     scores: Float[Tensor, "n_writers n_readers"], model: Any, graph: Graph, deltas: WriterOutputs, path: ReaderPath, tokens: Tokens,
-    board: _Board,
+    board: ScoreBuffers,
 ) -> None:  # fmt: skip
     def write(at: int, output: Float[Tensor, "b pos d"]) -> None:
         if (slot := board.slot(at, 1)) is not None:
@@ -144,7 +144,7 @@ def _add_piece(
         write(before + graph.n_heads, deltas.mlp[layer])
 
 
-def _readers_between(path: ReaderPath, graph: Graph, layer: int, tokens: Tokens, board: _Board) -> slice | None:
+def _readers_between(path: ReaderPath, graph: Graph, layer: int, tokens: Tokens, board: ScoreBuffers) -> slice | None:
     """Put on the board the MLP below a layer beside the layer's q, k, v, or beside the logits; returns their columns.
 
     They are neighbours in the graph, so one product serves both. None where the path has no readers.

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechshift_tl.processes import Team
 from mechshift_tl.readouts import Batch, Readouts
+from mechshift_tl.runs.processes import Processes
 
 PER_EXAMPLE_BYTES = 2 * 2**30
 MOMENT_BYTES = 256 * 2**20
@@ -25,7 +25,7 @@ Keep = Literal[False, True, "moments"]
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchScores:
     """What one batch adds: `scores (rows or 1, spans and the rest or 1, …)`, and the metric's value at both ends, `(rows,)`."""
 
     scores: Float[Tensor, "rows spans *score"]
@@ -70,7 +70,7 @@ class Totals:
                 weights = self.read[start:stop].double().view(-1, *[1] * len(self.shape))
                 self.moments += torch.stack([(self.table.double() ** 2).sum(0), (self.table * weights).sum(0)])
 
-    def add(self, batch: Batch, part: Part) -> None:
+    def add(self, batch: Batch, part: BatchScores) -> None:
         """Add one batch of the current block."""
         example = self.rows.example[batch.index]
         whole = part.scores.sum(1)
@@ -82,20 +82,20 @@ class Totals:
         if self.table is not None:
             self.table.index_add_(0, example, whole)
 
-    def join(self, mine: Totals, examples: Sequence[int], team: Team) -> Totals:
+    def join(self, mine: Totals, examples: Sequence[int], processes: Processes) -> Totals:
         """These totals, filled with those of every process; this one's, `mine`, are of `examples`."""
         for step in self.readouts.steps:
-            self.steps[step] = team.add_up(mine.steps[step])
+            self.steps[step] = processes.add_up(mine.steps[step])
             self.n_read[step] = int(self.readouts.n_read[self.readouts.step == step].sum())
-        self.spans = team.add_up(mine.spans)
-        self.moments = None if mine.moments is None else team.add_up(mine.moments)
+        self.spans = processes.add_up(mine.spans)
+        self.moments = None if mine.moments is None else processes.add_up(mine.moments)
         self.ends[:, list(examples)] = mine.ends
-        team.add_up(self.ends)
+        processes.add_up(self.ends)
         if self.keep is True:
             self.table = torch.zeros(self.readouts.n_examples, *self.shape)
             if mine.table is not None:
                 self.table[list(examples)] = mine.table
-            team.add_up(self.table)
+            processes.add_up(self.table)
         return self
 
     def fields(self, *, per_position: bool) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechshift_tl.attribution.hooks import Kept
+from mechshift_tl.bridge.hooks import Kept
 
 
 @dataclass(frozen=True)

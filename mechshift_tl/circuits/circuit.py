@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechshift_tl import artefact
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.circuits.picture import draw
 from mechshift_tl.circuits.select import Rank, Selection, check_finite
 from mechshift_tl.graph import Graph, check_same_graph
+from mechshift_tl.runs import artefact
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,9 +182,7 @@ class Circuit:
 
     def figure(self, n: int = 200) -> go.Figure:
         """A picture of the `n` strongest edges, from `input` on the left to `logits` on the right: see `circuits.picture`."""
-        from mechshift_tl.circuits.picture import draw  # draws circuits, in the colours of the report, which shows them
-
-        return draw(self, n)
+        return draw(self.graph, self.to_dataframe(), n)
 
     def save(self, path: str | Path) -> None:
         """Write `path` (safetensors): the edges' indices and scores, with graph, settings and provenance in its header."""

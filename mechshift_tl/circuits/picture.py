@@ -18,9 +18,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.graph import Graph
-from mechshift_tl.report.look import DIVERGING, INK, QUIET, plain, style
+from mechshift_tl.plotting import DIVERGING, INK, QUIET, plain, style
 
 COLOURS = {-1: DIVERGING[0][1], 0: QUIET, 1: DIVERGING[-1][1]}
 LEVELS, POINTS = 6, 24  # of width, each one line of the figure for each sign; of a curve
@@ -32,14 +31,14 @@ PORT, PORTS = 6, {"q": -13, "k": 0, "v": 13}  # a port's radius, and how far bel
 MARGIN = {"l": 16, "r": 16, "t": 44, "b": 44}
 
 
-def draw(circuit: Circuit, n: int = 200) -> go.Figure:
-    """The `n` edges of largest |score| of a circuit, and their components: see the module's text.
+def draw(graph: Graph, table: pd.DataFrame, n: int = 200) -> go.Figure:
+    """The first `n` edges of a circuit's `table` (one row per edge, strongest |score| first), and their components.
 
-    Raises ValueError when the circuit has no edge or `n` is below 1.
+    Raises ValueError when the table has no edge or `n` is below 1.
     """
-    if n < 1 or not circuit.kept:
-        raise ValueError(f"a picture of {n} of {circuit.kept} edges shows nothing; ask for 1 or more of a circuit that has some")
-    table, figure, place = circuit.to_dataframe(), go.Figure(), _Places(circuit.graph)
+    if n < 1 or not len(table):
+        raise ValueError(f"a picture of {n} of {len(table)} edges shows nothing; ask for 1 or more of a circuit that has some")
+    figure, place = go.Figure(), _Places(graph)
     shown = table.head(n)
     _edges(figure, shown, place)
     _legend(figure, shown["score"].abs().max())

@@ -118,7 +118,7 @@ def check_edges(matrix: Tensor, graph: Graph) -> None:
     """Raises ValueError unless there is one score per writer and reader: scores of nodes and neurons have no edges to choose from."""
     if matrix.shape != graph.possible.shape:
         raise ValueError(
-            f"scores are {tuple(matrix.shape)}, not {tuple(graph.possible.shape)} writers × readers; attribute(of='edges') gives those "
+            f"scores are {tuple(matrix.shape)}, not {tuple(graph.possible.shape)} writers × readers; attribute(level='edges') gives those "
             "that circuits are made of"
         )
 

@@ -28,7 +28,7 @@ from mechshift_tl.cli.scoring import (
 if TYPE_CHECKING:
     from mechshift_tl.attribution import EdgeScores
     from mechshift_tl.circuits import Circuit
-    from mechshift_tl.tasks.task import Examples
+    from mechshift_tl.tasks.examples import Examples
 
 
 def attribute(
@@ -65,9 +65,9 @@ def attribute(
         from mechshift_tl.circuits import Circuit
         from mechshift_tl.circuits.select import Selection, check_size
         from mechshift_tl.graph import Graph
-        from mechshift_tl.processes import Team
         from mechshift_tl.readouts import Readouts, readouts
-        from mechshift_tl.stages import Stages
+        from mechshift_tl.runs.processes import Processes
+        from mechshift_tl.runs.stages import Stages
 
         settings = scoring(method, metric, intervention, kv, ig_steps=ig_steps, rule=rule)
         selection: dict[str, Any] = {"fraction": fraction, "threshold": threshold, "by": by, "greedy": greedy, "prune": not no_prune}
@@ -91,7 +91,7 @@ def attribute(
             scores: EdgeScores = stages.result(name, EdgeScores.load, lambda: asked(journal=stages.journal(name)))
             circuit = Circuit.from_scores(scores, edges, **selection)
             if folder is not None:
-                Team.here().once(lambda: _save(folder, scores, circuit, examples, opened.cfg.d_model))
+                Processes.here().once(lambda: _save(folder, scores, circuit, examples, opened.cfg.d_model))
         _print_scores(scores, circuit, top)
         if out is not None:
             console.print(f"Written: {out}")

@@ -19,11 +19,11 @@ def convert(
 ) -> None:
     """Write a checkpoint as a native folder that plain transformers opens too, with the same logits."""
     with clear_errors():
-        from mechshift_tl.processes import Team
-        from mechshift_tl.workplace import workplace
+        from mechshift_tl.runs.output_folder import output_folder
+        from mechshift_tl.runs.processes import Processes
 
-        with workplace(out) as folder, console.status(f"converting {source}"):
-            Team.here().once(lambda: _write(source, folder, family, dtype))
+        with output_folder(out) as folder, console.status(f"converting {source}"):
+            Processes.here().once(lambda: _write(source, folder, family, dtype))
         console.print(f"Written: {out}")
 
 

@@ -24,26 +24,26 @@ def clear_errors() -> Iterator[None]:
 
     Of processes launched together the first speaks for all; another, failing alone, waits for the launcher to end it first.
     """
-    from mechshift_tl.memory import is_out_of_memory
-    from mechshift_tl.processes import ProcessFailed, Team
-    from mechshift_tl.workplace import AlreadyFinished
+    from mechshift_tl.runs.out_of_memory import is_out_of_memory
+    from mechshift_tl.runs.output_folder import AlreadyFinished
+    from mechshift_tl.runs.processes import Processes, ProcessFailed
 
-    team = Team()
+    processes = Processes()
     try:
-        team = Team.here()
-        console.quiet = not team.is_first
+        processes = Processes.here()
+        console.quiet = not processes.is_first
         with _warnings_as_notes():
             yield
-        team.part()
+        processes.part()
     except AlreadyFinished as finished:
         console.print(str(finished))
     except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
         known = not isinstance(error, RuntimeError) or isinstance(error, ProcessFailed) or is_out_of_memory(error)
         if not known:
             raise
-        if not team.is_first:
+        if not processes.is_first:
             time.sleep(LAUNCHER_SECONDS)
-        if team.is_first or not isinstance(error, ProcessFailed):
+        if processes.is_first or not isinstance(error, ProcessFailed):
             Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {error or 'out of memory'}"), soft_wrap=True)
         raise typer.Exit(2) from error
 
@@ -51,7 +51,7 @@ def clear_errors() -> Iterator[None]:
 @contextmanager
 def _warnings_as_notes() -> Iterator[None]:
     """Print what an attribution warns of as notes."""
-    from mechshift_tl.attribution.sweep import BatchHalved
+    from mechshift_tl.attribution.accumulate import BatchHalved
 
     with warnings.catch_warnings():
         shown = warnings.showwarning

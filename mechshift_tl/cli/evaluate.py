@@ -48,10 +48,10 @@ def evaluate(
     """Evaluate a circuit: sufficiency, necessity, minimality, stability, generalisation, each beside random circuits of its profile."""
     with clear_errors():
         from mechshift_tl.attribution.metrics import resolve
-        from mechshift_tl.circuits.evaluate import Parts
         from mechshift_tl.cli.evaluation import Work
-        from mechshift_tl.processes import Team
-        from mechshift_tl.stages import Stages
+        from mechshift_tl.evaluation.evaluate import Parts
+        from mechshift_tl.runs.processes import Processes
+        from mechshift_tl.runs.stages import Stages
 
         for option, value in {"--n": n, "--n-random": n_random, "--n-resamples": n_resamples}.items():
             check_least(option, value, 1)
@@ -86,7 +86,7 @@ def evaluate(
             )  # fmt: skip
             measured = work.run(opened, Stages(folder))
             if folder is not None:
-                Team.here().once(lambda: measured.save(folder))
+                Processes.here().once(lambda: measured.save(folder))
         measured.print()
         if out is not None:
             console.print(f"Written: {out}")

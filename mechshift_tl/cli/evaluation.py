@@ -11,17 +11,18 @@ from typing import Any
 import pandas as pd
 
 from mechshift_tl.attribution import EdgeScores
-from mechshift_tl.circuits import Circuit, evaluate_circuit, faithfulness_curve, run_circuit
-from mechshift_tl.circuits.curve import FaithfulnessCurve
-from mechshift_tl.circuits.evaluate import CircuitEvaluation
-from mechshift_tl.circuits.faithfulness import Faithfulness
+from mechshift_tl.circuits import Circuit
 from mechshift_tl.cli.console import console, print_frame, print_notes
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
+from mechshift_tl.evaluation import evaluate_circuit, faithfulness_curve, run_circuit
+from mechshift_tl.evaluation.curve import FaithfulnessCurve
+from mechshift_tl.evaluation.evaluate import CircuitEvaluation
+from mechshift_tl.evaluation.faithfulness import Faithfulness
 from mechshift_tl.readouts import Readouts, readouts
 from mechshift_tl.report.page import write_page
-from mechshift_tl.stages import Stages
+from mechshift_tl.runs.stages import Stages
 from mechshift_tl.tasks import Task
-from mechshift_tl.tasks.task import Examples
+from mechshift_tl.tasks.examples import Examples
 
 CURVE_COLUMNS = ["rank", "requested", "kept", "faithfulness", "low", "high", "random", "accuracy"]
 #: The most random circuits beside each of the curve's: there are twenty of these.

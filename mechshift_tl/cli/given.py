@@ -79,9 +79,9 @@ def found_on(circuit: Path) -> set[str]:
 
 def apart(task: Task, prompts: set[str]) -> Task:
     """`task` without those prompts."""
-    from mechshift_tl.tasks.apart import Apart
+    from mechshift_tl.tasks.excluding import Excluding
 
-    return Apart(task, prompts, FOUND) if prompts else task
+    return Excluding(task, prompts, FOUND) if prompts else task
 
 
 def other_corruptions(task: str, data: Path | None, names: str | None, intervention: str) -> dict[str, Task]:

@@ -9,8 +9,8 @@ from mechshift_tl.cli.console import console, print_frame
 
 def models() -> None:
     """List the natural pairs that --pair knows by name: where they are, under which licence, and how much memory their weights take."""
-    from hooked_diffusion.known import models as known
-    from hooked_diffusion.pairs import bundled_pairs
+    from hooked_diffusion.pairs.known import models as known
+    from hooked_diffusion.pairs.pair import bundled_pairs
 
     frame = known().astype({"GiB (bf16)": str})
     frame.insert(1, "ARM → MDM", frame.pop("ARM") + "\n→ " + frame.pop("MDM"))

@@ -63,11 +63,11 @@ def number_of(word: str, option: str) -> int:
 
 def placed(device_map: str | None) -> dict[str, Any]:
     """Where a model goes: as the map says, or to this process's own device. Raises ValueError on a map that is no JSON, or is shared."""
-    from mechshift_tl.processes import Team
+    from mechshift_tl.runs.processes import Processes
 
     if device_map is None:
-        return {"device": Team.here().device}
-    if Team.here().count > 1:
+        return {"device": Processes.here().device}
+    if Processes.here().count > 1:
         raise ValueError("--device-map spreads a model over all devices, which several processes cannot share; launch one, or leave it out")
     try:
         return {"device_map": json.loads(device_map) if device_map.startswith("{") else device_map}

@@ -26,9 +26,9 @@ def plan(
 ) -> None:
     """Count what attributing a model will take, without its weights: edges, operations, time, memory, disk."""
     with clear_errors():
-        from hooked_diffusion.shapes import find_shape
-        from mechshift_tl import plan as planning
         from mechshift_tl.attribution.path import quadrature
+        from mechshift_tl.planning import plan as planning
+        from mechshift_tl.planning.shapes import find_shape
 
         settings: dict[str, Any] = {"ig_steps": ig_steps, "kv": kv, "rate": flops, "dtypes": words_of(dtype)}
         quadrature("midpoint", ig_steps)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from mechshift_tl.cli.console import console
 
 if TYPE_CHECKING:
-    from mechshift_tl.interventions import WriterMeans
-    from mechshift_tl.stages import Stages
+    from mechshift_tl.interventions.replaced import WriterMeans
+    from mechshift_tl.runs.stages import Stages
     from mechshift_tl.tasks import Task
-    from mechshift_tl.tasks.task import Examples
+    from mechshift_tl.tasks.examples import Examples
 
 
 def draw(task: Task, tokenizer: Any, n: int | None, apart: int, seed: int) -> tuple[Examples, Examples | None]:
@@ -32,7 +32,7 @@ def means_over(model: Any, apart: Examples | None, intervention: str, seed: int,
     """The writers' mean outputs over prompts kept apart, where there are any."""
     if apart is None:
         return None
-    from mechshift_tl.interventions import WriterMeans, writer_means
+    from mechshift_tl.interventions.replaced import WriterMeans, writer_means
     from mechshift_tl.readouts import readouts
 
     console.print(f"Means over {len(apart)} further examples of {apart.task}, none of them among these")

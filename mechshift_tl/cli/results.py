@@ -17,10 +17,10 @@ def results_in(out: Path | None, fresh: bool, **settings: Any) -> Iterator[Any]:
     if out is None:
         yield None
         return
-    from mechshift_tl.provenance import versions
-    from mechshift_tl.workplace import workplace
+    from mechshift_tl.runs.output_folder import output_folder
+    from mechshift_tl.runs.provenance import versions
 
-    with workplace(out, {**settings, "versions": versions()}, fresh=fresh, say=console.print) as folder:
+    with output_folder(out, {**settings, "versions": versions()}, fresh=fresh, say=console.print) as folder:
         yield folder
 
 

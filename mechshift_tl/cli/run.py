@@ -32,7 +32,7 @@ def run(
 ) -> None:
     """Compare the circuits of an ARM, its MDM and its control, task by task, and write a report."""
     with clear_errors():
-        from mechshift_tl.processes import Team
+        from mechshift_tl.runs.processes import Processes
         from mechshift_tl.study import StudyConfig, run_study
 
         settings: dict[str, Any] = {"n": n, "seed": seed, "ig_steps": ig_steps, "rule": rule, "kv": kv, "held_out": held_out}
@@ -45,7 +45,7 @@ def run(
                 from mechshift_tl.report import write_report
 
                 print_stage(status, "report")
-                Team.here().once(lambda: (study.save(folder), write_report(study, folder / "report.html")))
+                Processes.here().once(lambda: (study.save(folder), write_report(study, folder / "report.html")))
         _print_study(study)
         console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
 

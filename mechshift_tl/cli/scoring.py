@@ -42,7 +42,7 @@ def scoring(
 
 def check_intervention_name(name: str) -> Any:
     """The intervention of that name. Raises ValueError when there is none."""
-    from mechshift_tl.interventions import Intervention
+    from mechshift_tl.interventions.replaced import Intervention
 
     return check_choice("--intervention", name, get_args(Intervention))
 

@@ -19,11 +19,11 @@ from mechshift_tl.cli.scoring import MetricName, check_least, scoring
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mechshift_tl.evaluation.validity import Validity
     from mechshift_tl.readouts import Readouts
-    from mechshift_tl.stages import Stages
+    from mechshift_tl.runs.stages import Stages
     from mechshift_tl.tasks import Task
-    from mechshift_tl.tasks.task import Examples
-    from mechshift_tl.validity import Validity
+    from mechshift_tl.tasks.examples import Examples
 
 
 def validity(
@@ -45,11 +45,11 @@ def validity(
 ) -> None:
     """Hold every method's scores against exact patching: Spearman and Pearson correlations over edges, with 95 % intervals over prompts."""
     with clear_errors():
-        from mechshift_tl.processes import Team
-        from mechshift_tl.stages import Stages
-        from mechshift_tl.validity import Validity
-        from mechshift_tl.validity import validity as measure_validity
-        from mechshift_tl.validity.measure import RANK_BY, check_settings
+        from mechshift_tl.evaluation.validity import Validity
+        from mechshift_tl.evaluation.validity import validity as measure_validity
+        from mechshift_tl.evaluation.validity.measure import RANK_BY, check_settings
+        from mechshift_tl.runs.processes import Processes
+        from mechshift_tl.runs.stages import Stages
 
         if (model is None) == (pair is None):
             raise ValueError("give one of --model and --pair")
@@ -73,7 +73,7 @@ def validity(
                 for role in models
             }  # fmt: skip
             if folder is not None:
-                Team.here().once(lambda: _save(folder, found, examples))
+                Processes.here().once(lambda: _save(folder, found, examples))
         print_frame(f"Correlation with exact patching on {len(examples)} prompts of {task}, 95 % over prompts", _texts(found))
         _print_note(found)
         if out is not None:
@@ -83,7 +83,7 @@ def validity(
 def _methods(names: str | None, ig_steps: int, metric: str, kv: str) -> dict[str, dict[str, Any]]:
     """Those of `validity.METHODS` that were named. Raises ValueError on an unknown name, and where a method has no use for the settings."""
     from mechshift_tl.attribution.path import INTEGRATED
-    from mechshift_tl.validity import METHODS
+    from mechshift_tl.evaluation.validity import METHODS
 
     known = {_plain(name): name for name in METHODS}
     wanted = list(METHODS) if names is None else words_of(names)
@@ -112,7 +112,7 @@ def _of_model(model: Any, task: Task, n: int, seed: int) -> tuple[dict[str, Any]
 
 def _of_pair(pair: Any, task: Task, n: int, seed: int, stages: Stages) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
     """ARM and MDM, and their readouts of `n` prompts that both read correctly."""
-    from mechshift_tl.pool import common_correct
+    from mechshift_tl.readouts.pool import common_correct
 
     models = {role: model for role, model in pair.models.items() if role != "control"}
     pool = common_correct(models, task, n, seed=seed, tokenizer=pair.tokenizer, stages=stages)
@@ -137,7 +137,7 @@ def _texts(found: Mapping[str, Validity]) -> pd.DataFrame:
 
 def _print_note(found: Mapping[str, Validity]) -> None:
     """Of a pair: whether the method is less valid on the MDM."""
-    from mechshift_tl.validity import validity_note
+    from mechshift_tl.evaluation.validity import validity_note
 
     if found.keys() == {"arm", "mdm"}:
         console.print(validity_note(found["arm"], found["mdm"]) or "The method that ranked the edges is no less valid on the MDM.")

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import torch
 
-from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.attribution.scores import EdgeScores, can_resample
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import random_circuits
-from mechshift_tl.compare.intervals import Interval, can_resample, intervals
 from mechshift_tl.compare.overlap import overlaps, spearman
+from mechshift_tl.intervals import Interval, intervals
 
 N_SPLITS = 10
 

@@ -14,16 +14,17 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.attribution.scores import EdgeScores, can_resample
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import full_cell_share
 from mechshift_tl.circuits.select import default_n
+from mechshift_tl.compare.bootstrap import bootstrap
 from mechshift_tl.compare.bounds import ceiling, floor
 from mechshift_tl.compare.depth import centre_of_depth, default_cut, depth_labels, depth_profile, early_curve, early_share
-from mechshift_tl.compare.intervals import Interval, bootstrap, can_resample
 from mechshift_tl.compare.overlap import curve_sizes, default_k, jaccard_curve, overlaps, spearman, top_components
 from mechshift_tl.compare.result import CircuitComparison, Statistic
 from mechshift_tl.graph import check_same_graph
+from mechshift_tl.intervals import Interval
 
 STATISTICS = (
     "edge_jaccard", "component_jaccard", "weighted_jaccard", "spearman",

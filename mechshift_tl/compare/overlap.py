@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
-from mechshift_tl.circuits.random import cell_counts
+from mechshift_tl.circuits.overlap import edge_jaccard, expected_jaccard, jaccard
 from mechshift_tl.circuits.select import strongest
 from mechshift_tl.graph import Graph, check_same_graph
 
@@ -26,12 +26,6 @@ MAX_DEFAULT_K = 100
 def default_k(graph: Graph) -> int:
     """Components compared by default: 100, or 10 % of the graph's components (rounded up) where that is fewer."""
     return min(MAX_DEFAULT_K, -(-len(graph.components) // 10))
-
-
-def edge_jaccard(a: Circuit, b: Circuit) -> float:
-    """|A ∩ B| / |A ∪ B| over edges."""
-    check_same_graph(a.graph, b.graph)
-    return _jaccard(a.edges, b.edges)
 
 
 def weighted_jaccard(a: Circuit, b: Circuit) -> float:
@@ -59,7 +53,7 @@ def component_jaccard(a: Circuit, b: Circuit, k: int | None = None, *, signed: b
     """
     check_same_graph(a.graph, b.graph)
     k = default_k(a.graph) if k is None else k
-    return _jaccard(top_components(a, k, signed=signed), top_components(b, k, signed=signed))
+    return jaccard(top_components(a, k, signed=signed), top_components(b, k, signed=signed))
 
 
 def spearman(
@@ -102,15 +96,3 @@ def jaccard_curve(a: EdgeScores, b: EdgeScores, sizes: Sequence[int], *, prune: 
         x, y = (Circuit.from_scores(scores, n, prune=prune) for scores in (a, b))
         rows.append({"n": n, "jaccard": edge_jaccard(x, y), "expected": expected_jaccard(x, y), "kept_a": x.kept, "kept_b": y.kept})
     return pd.DataFrame(rows)
-
-
-def expected_jaccard(a: Circuit, b: Circuit) -> float:
-    """I / (|A| + |B| − I) with I = Σ_cells |A_c|·|B_c| / |possible_c|, the mean intersection of both circuits redrawn (hypergeometric)."""
-    x, y, room = (cell_counts(edges, a.graph).double() for edges in (a.edges, b.edges, a.graph.possible))
-    shared = (x * y / room.clamp(min=1)).sum()
-    return (shared / (x.sum() + y.sum() - shared)).item()
-
-
-def _jaccard(a: Bool[Tensor, "*shape"], b: Bool[Tensor, "*shape"]) -> float:
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else float("nan")

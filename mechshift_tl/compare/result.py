@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from mechshift_tl.compare.intervals import Interval
+from mechshift_tl.intervals import Interval
 
 CAVEAT = (
     "A low overlap does not prove a different mechanism: many circuits can carry one mechanism. Read an overlap between its floor and its "

@@ -1,9 +1,9 @@
 """What a model is shown and where it is read."""
 
-from mechshift_tl.readouts.alignment import aligned_logits, logit_shift, mask_token, spec_of
+from mechshift_tl.bridge.alignment import aligned_logits, logit_shift, mask_token, spec_of
 from mechshift_tl.readouts.batch import Batch, Side
 from mechshift_tl.readouts.build import readouts
-from mechshift_tl.readouts.parts import ABSENT
+from mechshift_tl.readouts.checks import ABSENT
 from mechshift_tl.readouts.rows import Readouts
 
 __all__ = ["ABSENT", "Batch", "Readouts", "Side", "aligned_logits", "logit_shift", "mask_token", "readouts", "spec_of"]

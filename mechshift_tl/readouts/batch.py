@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechshift_tl.readouts.alignment import hidden_tokens, is_causal, logit_shift
-from mechshift_tl.readouts.narrow import only_at
+from mechshift_tl.bridge.alignment import hidden_tokens, is_causal, logit_shift
+from mechshift_tl.bridge.narrow import only_at
 
 Side = Literal["clean", "corrupt"]
 

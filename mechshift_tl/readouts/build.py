@@ -19,11 +19,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from mechshift_tl.commit_order import Order, commit_orders
-from mechshift_tl.readouts.alignment import logit_shift, mask_token, spec_of
-from mechshift_tl.readouts.parts import ABSENT, check_ids
+from mechshift_tl.bridge.alignment import logit_shift, mask_token, spec_of
+from mechshift_tl.readouts.checks import ABSENT, check_ids
+from mechshift_tl.readouts.commit_order import Order, commit_orders
 from mechshift_tl.readouts.rows import Readouts
-from mechshift_tl.tasks.task import Example, Examples
+from mechshift_tl.tasks.examples import Example, Examples
 
 Revealed = Literal["own", "clean"]
 SPANS = ("read", "changed", "prompt", "answer", "tail")

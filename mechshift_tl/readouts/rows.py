@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mechshift_tl import artefact
-from mechshift_tl.readouts.alignment import logit_shift
+from mechshift_tl.bridge.alignment import logit_shift
 from mechshift_tl.readouts.batch import Batch
-from mechshift_tl.readouts.given import AttentionMask, Span, columns_of, masks_of, rectangle, span_of
-from mechshift_tl.readouts.parts import ABSENT, MASKS, check_ids, check_parts
+from mechshift_tl.readouts.checks import ABSENT, MASKS, check_ids, check_parts
+from mechshift_tl.readouts.from_tokens import AttentionMask, Span, columns_of, masks_of, rectangle, span_of
+from mechshift_tl.runs import artefact
 
 
 @dataclass(frozen=True)

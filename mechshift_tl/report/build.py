@@ -16,8 +16,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mechshift_tl.compare.result import CAVEAT
-from mechshift_tl.report import claims, figures, tables
+from mechshift_tl.report import figures, tables
 from mechshift_tl.report.overlap_figure import overlaps
+from mechshift_tl.study import claims
 from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
 
 

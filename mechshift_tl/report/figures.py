@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mechshift_tl.compare.result import CircuitComparison
-from mechshift_tl.report.look import COLOURS, DASHES, DIVERGING, QUIET, SIZE, SYMBOLS, Drawing, faded, plain, style
+from mechshift_tl.plotting import COLOURS, DASHES, DIVERGING, QUIET, SIZE, SYMBOLS, Drawing, faded, plain, style
 from mechshift_tl.study.results import ROLE_NAMES, TaskStudy
 
 HEIGHT = 340

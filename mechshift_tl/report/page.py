@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment
 from plotly.offline import get_plotlyjs
 
-from mechshift_tl.report.look import FONT, INK, Drawing
+from mechshift_tl.plotting import FONT, INK, Drawing
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">

@@ -17,19 +17,15 @@ import pandas as pd
 
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
-from mechshift_tl.circuits.curve import FaithfulnessCurve, faithfulness_curve
-from mechshift_tl.circuits.faithfulness import Faithfulness, recovered
-from mechshift_tl.circuits.random import random_circuits
-from mechshift_tl.circuits.run import run_circuits
-from mechshift_tl.compare.intervals import interval
+from mechshift_tl.evaluation.curve import FaithfulnessCurve, faithfulness_curve
+from mechshift_tl.evaluation.transfer import N_RANDOM, circuits_in_model
+from mechshift_tl.evaluation.validity import Validity, validity, validity_note
 from mechshift_tl.readouts import Readouts
-from mechshift_tl.stages import Stages
+from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study.config import StudyConfig
-from mechshift_tl.validity import Validity, validity, validity_note
 
 #: Shares of the possible edges at which faithfulness is measured, and random circuits beside each circuit.
 SIZES = (0.01, 0.05, 0.15, 0.4, 1.0)
-N_RANDOM = 2
 #: The models whose overlap is the question: only these are measured at every size and patched exactly.
 QUESTIONED = ("arm", "mdm")
 
@@ -103,7 +99,7 @@ def gather_evidence(
     rows = [
         row
         for role, model in models.items()
-        for row in stages.value(f"{role}.runs.json", partial(_in_model, role, model, circuits, held_out[role], config.seed))
+        for row in stages.value(f"{role}.runs.json", partial(circuits_in_model, role, model, circuits, held_out[role], config.seed))
     ]
     table = pd.DataFrame(rows)
     meant = set(table.loc[table["note"] == "", "model"])
@@ -133,24 +129,3 @@ METHOD = "EAP-IG"
 def _method(config: StudyConfig) -> dict[str, dict[str, Any]]:
     """What found the circuits, and what it would have cost less: one gradient."""
     return {METHOD: {"method": "EAP-IG-inputs", "rule": config.rule}, "EAP": {"method": "EAP"}}
-
-
-def _in_model(role: str, model: Any, circuits: Mapping[str, Circuit], readouts: Readouts, seed: int) -> list[dict[str, Any]]:
-    """Every circuit in one model: a row each."""
-    chance = {name: list(random_circuits(circuit, N_RANDOM, seed)) for name, circuit in circuits.items()}
-    runs = iter(run_circuits(model, readouts, [*circuits.values(), *(one for draws in chance.values() for one in draws)]))
-    own = {name: next(runs) for name in circuits}
-    rows = []
-    for name, run in own.items():
-        random = interval(recovered(next(runs))[0].item() for _ in chance[name]).mean
-        row: dict[str, Any] = {"circuit": name, "model": role, "value": float("nan"), "low": float("nan"), "high": float("nan")}
-        row |= {"random": float("nan"), "kept": run.kept, "accuracy": float("nan"), "clean_accuracy": float("nan")}
-        row |= {"n": readouts.n_examples, "note": ""}
-        try:
-            found = Faithfulness.of(run, seed=seed)
-        except ValueError as error:
-            rows.append(row | {"note": str(error)})
-            continue
-        ends = {"value": found.value, "low": found.low, "high": found.high, "random": random}
-        rows.append(row | ends | {"accuracy": found.accuracy, "clean_accuracy": found.clean_accuracy, "n": found.n_examples})
-    return rows

@@ -19,19 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from mechshift_tl.attribution import EdgeScores, attribute
+from mechshift_tl.bridge.weights import named_weights
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.comparison import compare
 from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.graph import Graph
-from mechshift_tl.placement import named_weights
-from mechshift_tl.pool import Pool, common_correct
-from mechshift_tl.provenance import digest, versions
-from mechshift_tl.stages import Stages
+from mechshift_tl.readouts.pool import Pool, common_correct
+from mechshift_tl.runs.provenance import digest, versions
+from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import gather_evidence
 from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
-from mechshift_tl.tasks.task import Examples, Task
+from mechshift_tl.tasks.examples import Examples
+from mechshift_tl.tasks.task import Task
 from mechshift_tl.views.lens import component_lens
 from mechshift_tl.views.lens_table import ComponentLens
 from mechshift_tl.views.neurons import NeuronActivations, neuron_activations

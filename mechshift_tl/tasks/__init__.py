@@ -1,8 +1,9 @@
 """Tasks: what the models are asked to do."""
 
 from mechshift_tl.tasks.countdown import Countdown
+from mechshift_tl.tasks.examples import Example, Examples, TextPair
 from mechshift_tl.tasks.ioi import IOI
-from mechshift_tl.tasks.task import Example, Examples, Task, TextPair
+from mechshift_tl.tasks.task import Task
 
 __all__ = ["IOI", "TASKS", "Countdown", "Example", "Examples", "Task", "TextPair", "task_class"]
 

@@ -19,7 +19,8 @@ from itertools import combinations, combinations_with_replacement, permutations,
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechshift_tl.tasks.task import Example, Split, Task, TextPair, in_split
+from mechshift_tl.tasks.examples import Example, TextPair
+from mechshift_tl.tasks.task import Split, Task, in_split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

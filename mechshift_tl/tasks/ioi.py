@@ -19,7 +19,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from mechshift_tl.tasks.task import Example, Split, Task, TextPair, in_split, split_answer
+from mechshift_tl.tasks.examples import Example, TextPair, split_answer
+from mechshift_tl.tasks.task import Split, Task, in_split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

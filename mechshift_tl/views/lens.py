@@ -22,11 +22,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechshift_tl.attribution.hooks import EMBED, Kept
+from mechshift_tl.bridge.hooks import EMBED, Kept
+from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
-from mechshift_tl.placement import bias_of, weight_of
-from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import Batch, Readouts
+from mechshift_tl.runs.provenance import provenance
 from mechshift_tl.views.lens_table import READINGS, ComponentLens
 from mechshift_tl.views.positions import default_batch_tokens, predicting_positions, read_numbers, run_at
 from mechshift_tl.views.projection import Projection
@@ -76,7 +76,7 @@ def component_lens(
     return ComponentLens(
         list(wanted), graph, **table.values, step=torch.tensor(reads["step"].tolist()), example=torch.tensor(reads["example"].tolist()),
         words=_words(tokenizer or getattr(model, "tokenizer", None), table.values["top_id"]), gap=gap,
-        settings={"norm": norm, "top": top}, provenance=provenance(model, readouts),
+        settings={"norm": norm, "top": top}, provenance=provenance(model, readouts.info),
     )  # fmt: skip
 
 

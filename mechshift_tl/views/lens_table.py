@@ -11,8 +11,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechshift_tl import artefact
 from mechshift_tl.graph import Graph
+from mechshift_tl.runs import artefact
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,9 +22,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechshift_tl import artefact
-from mechshift_tl.provenance import provenance
 from mechshift_tl.readouts import ABSENT, Readouts
+from mechshift_tl.runs import artefact
+from mechshift_tl.runs.provenance import provenance
 from mechshift_tl.views.positions import default_batch_tokens, fixed_position, predicting_positions, run_at
 from mechshift_tl.views.selectivity import eta_squared, expected_by_chance, group_means, null_95
 
@@ -157,7 +157,8 @@ def neuron_activations(
     return NeuronActivations(
         layer=layer, groups=names, sizes=labels.bincount().tolist(), means=group_means(values, labels),
         selectivity=eta_squared(values, labels), null_mean=expected_by_chance(labels), null_95=each_95, null_max_95=max_95,
-        settings={"position": position, "shuffles": shuffles, "seed": seed, "left_out": left_out}, provenance=provenance(model, readouts),
+        settings={"position": position, "shuffles": shuffles, "seed": seed, "left_out": left_out},
+        provenance=provenance(model, readouts.info),
     )  # fmt: skip
 
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechshift_tl.attribution.hooks import Kept
+from mechshift_tl.bridge.alignment import hidden_tokens
+from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.readouts import Batch, Readouts, spec_of
-from mechshift_tl.readouts.alignment import hidden_tokens
 
 #: Default bounds on one batch: its tokens, and the bytes of its logits.
 BATCH_TOKENS = 8192

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechshift_tl.attribution.reading import norm_weight
-from mechshift_tl.placement import bias_of, weight_of
+from mechshift_tl.bridge.norms import norm_weight
+from mechshift_tl.bridge.weights import bias_of, weight_of
 
 #: Bound on the logits that exist at once.
 CHUNK_BYTES = 64 * 2**20

@@ -157,11 +157,11 @@ def test_ungrouped_scores_sum_to_the_group_s(rows, family) -> None:
 
 
 @pytest.mark.parametrize("family", UNKNOWN)
-@pytest.mark.parametrize("of", ["edges", "nodes"])
-def test_blocks_that_add_something_else_than_their_writers_are_refused(rows, family, of) -> None:
+@pytest.mark.parametrize("level", ["edges", "nodes"])
+def test_blocks_that_add_something_else_than_their_writers_are_refused(rows, family, level) -> None:
     model = bridge(native(family, **UNKNOWN[family]), family)
     with pytest.raises(ValueError, match=rf"{family}: heads and MLP miss \d+% of what block . adds to the residual \(post-norms"):
-        attribute(model, rows, of=of)
+        attribute(model, rows, level=level)
 
 
 def test_norms_that_are_not_what_they_say_are_refused(rows, monkeypatch) -> None:
@@ -172,7 +172,7 @@ def test_norms_that_are_not_what_they_say_are_refused(rows, monkeypatch) -> None
     monkeypatch.setattr(readers, "norm_weight", lambda norm, device=None: norm.weight.detach())
     with pytest.raises(ValueError, match=r"odd: the gradients of all readers sum to -?\d+\.\d+ of the residual stream's"):
         attribute(model, rows)
-    attribute(model, rows, of="nodes", method="EAP")
+    attribute(model, rows, level="nodes", method="EAP")
     monkeypatch.undo()
     attribute(model, rows, method="EAP")
 
@@ -190,6 +190,6 @@ def test_weights_processed_by_transformer_lens_score_alike(rows, family, process
 def test_neurons_of_a_mixture_of_experts_are_refused(rows) -> None:
     model = bridge(native("Mixtral", num_local_experts=2), "mixture")
     with pytest.raises(ValueError, match="mixture: blocks.0.mlp.hook_post holds .* not d_mlp = 64 neurons .*; attribute its nodes instead"):
-        attribute(model, rows, of="neurons")
-    edges, nodes = (attribute(model, rows, of=of) for of in ("edges", "nodes"))
+        attribute(model, rows, level="neurons")
+    edges, nodes = (attribute(model, rows, level=level) for level in ("edges", "nodes"))
     assert disagreement(edges.matrix.sum(1), nodes.matrix) < 1e-5

@@ -174,7 +174,7 @@ def test_the_model_is_left_as_it_was(native, rows) -> None:
 
 def test_provenance_travels(model, rows) -> None:
     scores = attribute(model, rows, ig_steps=3, rule="left")
-    how = {"method": "EAP-IG-inputs", "of": "edges", "ig_steps": 3, "rule": "left", "intervention": "counterfactual"}
+    how = {"method": "EAP-IG-inputs", "level": "edges", "ig_steps": 3, "rule": "left", "intervention": "counterfactual"}
     assert scores.settings == how | {"kv": "grouped", "metric": "logit_diff"}
     assert scores.provenance["spec"] == MDM.to_dict() and scores.provenance["readouts"] == {"task": "random"}
     assert set(scores.provenance["versions"]) == {"mechshift-tl", "torch", "transformer-lens", "transformers"}

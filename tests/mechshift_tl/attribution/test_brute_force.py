@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from mechshift_tl import attribute
 from mechshift_tl.circuits import Circuit
-from mechshift_tl.circuits.run import run_circuit
+from mechshift_tl.evaluation.run import run_circuit
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import Readouts
 

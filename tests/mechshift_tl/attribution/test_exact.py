@@ -19,7 +19,7 @@ from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from mechshift_tl import attribute
 from mechshift_tl.attribution import EdgeScores
 from mechshift_tl.attribution.metrics import logit_diff
-from mechshift_tl.interventions import run_writers
+from mechshift_tl.interventions.outputs import run_writers
 from mechshift_tl.readouts import Readouts
 
 MDM = DiffusionSpec(attention="full", logit_shift=0, mask_token_id=2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mechshift_tl import attribute
-from mechshift_tl.interventions import writer_means
+from mechshift_tl.interventions.replaced import writer_means
 from mechshift_tl.readouts import ABSENT, Readouts
 
 KINDS = ["arm", "mdm", "gpt2", "plain llama", "plain qwen2"]
@@ -59,7 +59,7 @@ def assert_same(padded: Any, short: Any) -> None:
 def test_padded_rows_score_as_they_do_without(bridged, kind, side) -> None:
     short, padded = short_and_padded(side)
     model = bridged(kind)
-    for settings in ({"kv": "ungrouped", "ig_steps": 2}, {"of": "nodes", "method": "EAP"}, {"of": "neurons", "method": "EAP"}):
+    for settings in ({"kv": "ungrouped", "ig_steps": 2}, {"level": "nodes", "method": "EAP"}, {"level": "neurons", "method": "EAP"}):
         assert_same(*(attribute(model, rows, keep_per_example=True, **settings) for rows in (padded, short)))
 
 
@@ -143,7 +143,7 @@ def test_a_path_does_not_start_at_tokens_that_the_corrupt_run_does_not_see(bridg
     all_seen, one_hidden = torch.ones(3, 8), torch.ones(3, 8).index_fill(1, torch.tensor([2]), 0)
     columns = torch.full((3,), 7), torch.tensor([5, 6, 7]), torch.tensor([8, 9, 10])
     rows = Readouts.from_tokens(clean, corrupt, *columns, attention_mask=(all_seen, one_hidden))
-    for settings in ({"method": "clean-corrupted"}, {"rule": "left"}, {"rule": "left", "of": "nodes"}):
+    for settings in ({"method": "clean-corrupted"}, {"rule": "left"}, {"rule": "left", "level": "nodes"}):
         with pytest.raises(ValueError, match="tokens that the corrupt mask alone hides, choose EAP"):
             attribute(bridged("mdm"), rows, **settings)
     other = Readouts.from_tokens(clean, corrupt, *columns, attention_mask=(one_hidden, all_seen))

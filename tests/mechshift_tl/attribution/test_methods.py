@@ -87,8 +87,8 @@ def test_a_method_takes_only_its_own_settings(bridged, few) -> None:
         attribute(model, few, ig_steps=2.5)
     with pytest.raises(ValueError, match="unknown method 'ACDC'; choose one of EAP-IG-inputs, EAP, EAP-IG-activations"):
         attribute(model, few, method="ACDC")
-    with pytest.raises(ValueError, match="of is 'layers'; choose 'edges', 'nodes' or 'neurons'"):
-        attribute(model, few, of="layers")
+    with pytest.raises(ValueError, match="level is 'layers'; choose 'edges', 'nodes' or 'neurons'"):
+        attribute(model, few, level="layers")
     with pytest.raises(ValueError, match="batch_tokens must be at least 1, got 0"):
         attribute(model, few, batch_tokens=0)
 

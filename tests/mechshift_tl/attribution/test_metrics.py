@@ -83,13 +83,13 @@ def test_both_ends_are_the_metric_s_values(definition, few, kind, sweep, name) -
         assert sweep[name].clean == pytest.approx(0, abs=1e-6) and sweep[name].corrupt < 0
 
 
-@pytest.mark.parametrize("of", ["edges", "nodes", "neurons"])
-def test_several_in_one_sweep_are_each_alone(bridged, few, of) -> None:
+@pytest.mark.parametrize("level", ["edges", "nodes", "neurons"])
+def test_several_in_one_sweep_are_each_alone(bridged, few, level) -> None:
     model = bridged("arm")
-    together = attribute(model, few, of=of, ig_steps=2, metric=["logit_diff", *GIVEN], kv="ungrouped", keep_per_example=True)
+    together = attribute(model, few, level=level, ig_steps=2, metric=["logit_diff", *GIVEN], kv="ungrouped", keep_per_example=True)
     assert list(together) == ["logit_diff", "prob_diff", "log_prob", "kl", "margin"]
     for name, metric in zip(together, ["logit_diff", *GIVEN], strict=True):
-        alone = attribute(model, few, of=of, ig_steps=2, metric=metric, kv="ungrouped", keep_per_example=True)
+        alone = attribute(model, few, level=level, ig_steps=2, metric=metric, kv="ungrouped", keep_per_example=True)
         assert together[name].settings["metric"] == name == alone.settings["metric"]
         for field in ("matrix", "per_step", "per_example", "ends_per_example"):
             assert torch.equal(getattr(together[name], field), getattr(alone, field)), (name, field)
@@ -115,5 +115,5 @@ def test_metrics_that_cannot_be_are_refused(bridged, few) -> None:
         attribute(model, few, metric=["kl", "kl"])
     with pytest.raises(ValueError, match=r"metrics are \[\]"):
         attribute(model, few, metric=[])
-    exact = attribute(model, few, of="nodes", method="exact", metric=[accuracy, "kl"])
+    exact = attribute(model, few, level="nodes", method="exact", metric=[accuracy, "kl"])
     assert exact["accuracy"].matrix.shape == (11,) and (exact["kl"].matrix >= -1e-6).all()

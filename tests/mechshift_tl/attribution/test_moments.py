@@ -30,15 +30,15 @@ def test_the_example_s_own_scores_weigh_by_what_they_read(many) -> None:
     assert sorted(set(torch.zeros(40, dtype=torch.long).index_add(0, many.example, many.n_read).tolist())) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("of", ["edges", "nodes", "neurons"])
+@pytest.mark.parametrize("level", ["edges", "nodes", "neurons"])
 @pytest.mark.parametrize("in_memory", [10**9, 5, 1])
-def test_moments_are_those_of_the_table_however_many_are_held_at_once(bridged, many, monkeypatch, of, in_memory) -> None:
+def test_moments_are_those_of_the_table_however_many_are_held_at_once(bridged, many, monkeypatch, level, in_memory) -> None:
     model = bridged("arm")
     many = many.select(range(8 if in_memory == 1 else 40))
-    table = attribute(model, many, method="EAP", of=of, keep_per_example=True)
+    table = attribute(model, many, method="EAP", level=level, keep_per_example=True)
     monkeypatch.setattr(totals, "MOMENT_BYTES", 4 * table.matrix.numel() * in_memory)
     metrics: Any = ["logit_diff", "log_prob"]
-    streamed = attribute(model, many, method="EAP", of=of, keep_per_example="moments", metric=metrics)["logit_diff"]
+    streamed = attribute(model, many, method="EAP", level=level, keep_per_example="moments", metric=metrics)["logit_diff"]
     assert streamed.per_example is None and streamed.moments is not None
     scale = table.matrix.abs().max()
     assert (streamed.matrix - table.matrix).abs().max() < 1e-5 * scale
@@ -49,7 +49,7 @@ def test_moments_are_those_of_the_table_however_many_are_held_at_once(bridged, m
 
 @pytest.fixture(scope="module")
 def scores(bridged, many) -> Any:
-    return attribute(bridged("arm"), many, method="EAP", of="nodes", keep_per_example=True)
+    return attribute(bridged("arm"), many, method="EAP", level="nodes", keep_per_example=True)
 
 
 def test_the_standard_error_is_the_jackknife_s(scores) -> None:
@@ -68,7 +68,7 @@ def test_the_standard_error_is_the_bootstrap_s(scores) -> None:
 
 def test_the_standard_error_is_that_of_a_mean_where_all_read_alike(bridged, many) -> None:
     one = many.select([e for e in range(40) if int((many.example == e).sum()) == 1 and e % 3 == 0])
-    scores = attribute(bridged("arm"), one, method="EAP", of="nodes", keep_per_example=True)
+    scores = attribute(bridged("arm"), one, method="EAP", level="nodes", keep_per_example=True)
     each = scores.per_example / one.n_read[0]
     assert (one.n_read == 2).all()
     torch.testing.assert_close(scores.standard_error, each.std(0, correction=0) / len(one) ** 0.5, rtol=1e-4, atol=1e-6)
@@ -99,13 +99,13 @@ def test_a_table_past_its_bound_is_refused_before_any_run_and_moments_are_not(br
     with pytest.raises(
         ValueError, match="keep_per_example would take 0.0 GiB, over 2 GiB; attribute fewer examples at a time, or keep 'mom"
     ):
-        attribute(model, many, of="nodes", keep_per_example=True)
-    attribute(model, many, of="nodes", method="EAP", keep_per_example="moments")
+        attribute(model, many, level="nodes", keep_per_example=True)
+    attribute(model, many, level="nodes", method="EAP", keep_per_example="moments")
     with pytest.raises(ValueError, match="keep_per_example is 'table'; choose False, True or 'moments'"):
         attribute(model, many, keep_per_example="table")
 
 
 def test_moments_are_saved(bridged, many, tmp_path) -> None:
-    scores = attribute(bridged("arm"), many, of="nodes", method="EAP", keep_per_example="moments")
+    scores = attribute(bridged("arm"), many, level="nodes", method="EAP", keep_per_example="moments")
     scores.save(tmp_path / "nodes.safetensors")
     assert torch.equal(type(scores).load(tmp_path / "nodes.safetensors").standard_error, scores.standard_error)

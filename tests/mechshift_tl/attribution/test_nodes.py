@@ -38,7 +38,7 @@ def close(found: Tensor, expected: Tensor, share: float = 1e-5) -> None:
 def test_a_node_is_the_sum_of_its_outgoing_edges(bridged, few, kind, method, intervention) -> None:
     model = bridged(kind)
     edges, nodes = (
-        attribute(model, few, method=method, of=of, intervention=intervention, keep_per_example=True) for of in ("edges", "nodes")
+        attribute(model, few, method=method, level=level, intervention=intervention, keep_per_example=True) for level in ("edges", "nodes")
     )
     assert isinstance(nodes, NodeScores) and nodes.ids == edges.writers
     close(nodes.matrix, edges.matrix.sum(1))
@@ -52,7 +52,7 @@ def test_a_node_is_the_sum_of_its_outgoing_edges(bridged, few, kind, method, int
 def test_an_mlp_is_the_sum_of_its_neurons_only_along_one_path(bridged, few, kind, method) -> None:
     """The down projection is linear and its bias is on both sides; along their own paths too, for the MLP's output moves as they do."""
     model = bridged(kind)
-    nodes, neurons = (attribute(model, few, method=method, of=of) for of in ("nodes", "neurons"))
+    nodes, neurons = (attribute(model, few, method=method, level=level) for level in ("nodes", "neurons"))
     assert neurons.ids[:2] == ["m0.n0", "m0.n1"] and len(neurons.ids) == len(neurons.matrix) == 2 * model.cfg.d_mlp
     mlps = [nodes.ids.index(name) for name in ("m0", "m1")]
     torch.testing.assert_close(neurons.matrix.view(2, -1).sum(1), nodes.matrix[mlps], rtol=1e-4, atol=1e-5)
@@ -61,7 +61,7 @@ def test_an_mlp_is_the_sum_of_its_neurons_only_along_one_path(bridged, few, kind
 def test_nodes_are_the_metric_s_slopes_along_their_delta(bridged, definition, few) -> None:
     """d/dt of the metric with t·Δu added at the node, at every point of the path, by central differences."""
     step, by_hand = 1e-3, definition("gpt2", [])
-    nodes = attribute(bridged("gpt2"), few, of="nodes", ig_steps=3)
+    nodes = attribute(bridged("gpt2"), few, level="nodes", ig_steps=3)
     expected = torch.zeros(len(nodes.matrix))
     for i in range(len(few)):
         clean, corrupt, logits = by_hand.ends(few, i)
@@ -121,13 +121,13 @@ def read_by(native: Any, module: Any, tokens: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("intervention", ["counterfactual", "zero"])
-@pytest.mark.parametrize("of", ["nodes", "neurons"])
+@pytest.mark.parametrize("level", ["nodes", "neurons"])
 @torch.no_grad()
-def test_exact_patching_is_a_native_model_given_other_values(native, of, intervention) -> None:
+def test_exact_patching_is_a_native_model_given_other_values(native, level, intervention) -> None:
     generator = torch.Generator().manual_seed(3)
     clean, corrupt = torch.randint(3, 48, (2, 2, 6), generator=generator)
     rows = Readouts.from_tokens(clean, corrupt, torch.tensor([5, 4]), torch.tensor([7, 8]), torch.tensor([9, 10]))
-    scores = attribute(HookedDiffusionTransformer.from_hf(native()), rows, of=of, method="exact", intervention=intervention)
+    scores = attribute(HookedDiffusionTransformer.from_hf(native()), rows, level=level, method="exact", intervention=intervention)
     by_hand = native().double()
 
     def metric() -> Tensor:
@@ -139,11 +139,11 @@ def test_exact_patching_is_a_native_model_given_other_values(native, of, interve
         down, out = layer.mlp.down_proj, layer.self_attn.o_proj
         heads = {f"a{n}.h{h}": (out, slice(8 * h, 8 * h + 8)) for h in range(4)} | {f"m{n}": (down, slice(None))}
         neurons = {f"m{n}.n{i}": (down, slice(i, i + 1)) for i in range(64)}
-        for name, (module, columns) in (heads if of == "nodes" else neurons).items():
+        for name, (module, columns) in (heads if level == "nodes" else neurons).items():
             other = read_by(by_hand, module, corrupt)[..., columns]
             with put_in(module, columns, 0 * other if intervention == "zero" else other):
                 expected[name] = base - metric()
-    if of == "nodes":
+    if level == "nodes":
         assert scores.matrix[0].item() == pytest.approx(scores.effect, rel=1e-5), "the input patched everywhere is the corrupt run"
     wanted = torch.stack([expected[name] for name in scores.ids if name != "input"])
     close(scores.matrix[scores.matrix.shape[0] - len(wanted) :], wanted)
@@ -152,14 +152,14 @@ def test_exact_patching_is_a_native_model_given_other_values(native, of, interve
 def test_a_node_s_own_path_ends_in_its_exact_effect(bridged, few) -> None:
     """Input and MLPs move alone on their paths, so finely sampled they are complete; heads of a layer move together."""
     model = bridged("gpt2")
-    exact = attribute(model, few, of="nodes", method="exact")
-    fine = attribute(model, few, of="nodes", method="EAP-IG-activations", rule="gauss-legendre", ig_steps=24)
+    exact = attribute(model, few, level="nodes", method="exact")
+    fine = attribute(model, few, level="nodes", method="EAP-IG-activations", rule="gauss-legendre", ig_steps=24)
     alone = [0, 5, 10]
     close(fine.matrix[alone], exact.matrix[alone], 2e-3)
 
 
 def test_nodes_and_neurons_are_saved_and_listed(bridged, few, tmp_path) -> None:
-    neurons = attribute(bridged("arm"), few, of="neurons", method="EAP")
+    neurons = attribute(bridged("arm"), few, level="neurons", method="EAP")
     neurons.save(tmp_path / "neurons.safetensors")
     again = NodeScores.load(tmp_path / "neurons.safetensors")
     assert torch.equal(again.matrix, neurons.matrix) and again.ids == neurons.ids and again.settings == neurons.settings

@@ -15,8 +15,8 @@ from mechshift_tl.attribution import check, scoring
 from mechshift_tl.readouts import Readouts
 
 SETTINGS: list[dict[str, Any]] = [
-    {}, {"kv": "ungrouped"}, {"method": "EAP-IG-activations", "ig_steps": 2}, {"of": "nodes"}, {"of": "neurons", "method": "EAP"},
-    {"of": "nodes", "method": "exact"}, {"intervention": "zero"},
+    {}, {"kv": "ungrouped"}, {"method": "EAP-IG-activations", "ig_steps": 2}, {"level": "nodes"}, {"level": "neurons", "method": "EAP"},
+    {"level": "nodes", "method": "exact"}, {"intervention": "zero"},
 ]  # fmt: skip
 
 
@@ -46,15 +46,15 @@ def test_the_same_settings_write_the_same_bytes(bridged, rows, tmp_path, setting
 
 @pytest.mark.parametrize(("method", "keep"), [("EAP", False), ("EAP", True), ("EAP-IG-activations", True)])
 def test_the_pieces_in_which_tokens_are_scored_do_not_matter(bridged, rows, monkeypatch, keep, method) -> None:
-    model, pieces = bridged("arm"), []
+    model, groups = bridged("arm"), []
     settings: Any = {"method": method, "keep_per_example": keep} | ({"ig_steps": 1} if "IG" in method else {})
     whole = attribute(model, rows, **settings)
     monkeypatch.setattr(scoring, "WRITER_BYTES", 1)
     monkeypatch.setattr(scoring, "LEAST_TOKENS", 3)
     add = scoring._add_piece
-    monkeypatch.setattr(scoring, "_add_piece", lambda *args: (pieces.append(len(torch.arange(10**3)[args[5]])), add(*args)))
+    monkeypatch.setattr(scoring, "_add_piece", lambda *args: (groups.append(len(torch.arange(10**3)[args[5]])), add(*args)))
     small = attribute(model, rows, **settings)
-    assert max(pieces) == 3 and len(pieces) > 15
+    assert max(groups) == 3 and len(groups) > 15
     assert disagreement(small.matrix, whole.matrix) < 1e-5
 
 
@@ -117,11 +117,11 @@ SPOILT = {
 
 
 @pytest.mark.parametrize(
-    ("where", "of"), [*((where, "edges") for where in SPOILT), *((next(iter(SPOILT)), of) for of in ("nodes", "neurons"))]
+    ("where", "level"), [*((where, "edges") for where in SPOILT), *((next(iter(SPOILT)), level) for level in ("nodes", "neurons"))]
 )
-def test_a_weight_that_is_no_number_is_named_by_layer_and_hook(native, rows, where, of) -> None:
+def test_a_weight_that_is_no_number_is_named_by_layer_and_hook(native, rows, where, level) -> None:
     with pytest.raises(FloatingPointError, match=f"in the clean run the first such values are at {SPOILT[where]} \\(") as error:
-        attribute(spoilt(native, where), rows.select([0]), of=of, method="EAP")
+        attribute(spoilt(native, where), rows.select([0]), level=level, method="EAP")
     assert str(error.value).count("first such values") == 1
 
 
@@ -168,13 +168,13 @@ def test_an_interrupted_attribution_leaves_no_hook_behind(bridged, rows, monkeyp
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for module, name, of in ((readers.SingleReader, "add", "edges"), (scoring.Pieces, "of", "nodes")):
+    for module, name, level in ((readers.SingleReader, "add", "edges"), (scoring.TokenGroups, "of", "nodes")):
         model = bridged("mdm")
         before = model(rows.clean[:1])
-        attribute(model, rows, of=of, method="EAP")
+        attribute(model, rows, level=level, method="EAP")
         monkeypatch.setattr(module, name, interrupted)
         with pytest.raises(KeyboardInterrupt) as kept:
-            attribute(model, rows, of=of)
+            attribute(model, rows, level=level)
         assert kept.tb is not None and not any(point.fwd_hooks for point in model.hook_dict.values())
         assert torch.equal(model(rows.clean[:1]), before)
         monkeypatch.undo()

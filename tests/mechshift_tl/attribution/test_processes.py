@@ -11,7 +11,7 @@ import torch
 from hooked_diffusion import HookedDiffusionTransformer
 from mechshift_tl import attribute
 from mechshift_tl.attribution import EdgeScores
-from mechshift_tl.processes import ProcessFailed, Team, alone
+from mechshift_tl.runs.processes import Processes, ProcessFailed, alone
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,9 @@ def test_different_work_is_refused_and_alone_it_is_not(model, rows, tmp_path, la
         except ValueError as error:
             (tmp_path / os.environ["RANK"]).write_text(str(error))
         with alone():
-            assert Team.here() == Team(0, 1)
+            assert Processes.here() == Processes(0, 1)
             assert attribute(model, mine).n_examples == mine.n_examples
-        assert Team.here().count == 2
+        assert Processes.here().count == 2
 
     assert launched(2, work) == [0, 0]
     assert all("different work" in (tmp_path / str(rank)).read_text() for rank in range(2))
@@ -93,13 +93,13 @@ def test_different_work_is_refused_and_alone_it_is_not(model, rows, tmp_path, la
 
 def test_what_a_team_does(launched, tmp_path) -> None:
     def work() -> None:
-        team = Team.here()
-        assert [list(Team(rank, 3).share(7)) for rank in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
-        assert team.agree(team.rank) == 0 and team.gather(team.rank) == [0, 1, 2] and team.device is None
-        team.once(lambda: (tmp_path / str(team.rank)).write_text("x"))
-        assert list(team.in_step(iter(range(team.rank)))) == list(range(team.rank))
-        table = torch.full((5, 2), float(team.rank), dtype=torch.float64)
-        assert team.add_up(table) is table and (table == 3).all()
+        processes = Processes.here()
+        assert [list(Processes(rank, 3).share(7)) for rank in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
+        assert processes.agree(processes.rank) == 0 and processes.gather(processes.rank) == [0, 1, 2] and processes.device is None
+        processes.once(lambda: (tmp_path / str(processes.rank)).write_text("x"))
+        assert list(processes.in_step(iter(range(processes.rank)))) == list(range(processes.rank))
+        table = torch.full((5, 2), float(processes.rank), dtype=torch.float64)
+        assert processes.add_up(table) is table and (table == 3).all()
 
     assert launched(3, work) == [0, 0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["0"]

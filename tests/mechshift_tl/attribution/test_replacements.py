@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mechshift_tl import attribute
 from mechshift_tl.attribution.path import quadrature
-from mechshift_tl.interventions import WriterMeans, writer_means
+from mechshift_tl.interventions.replaced import WriterMeans, writer_means
 from mechshift_tl.readouts import Readouts
 
 POINTS = quadrature("midpoint", 2)
@@ -91,6 +91,6 @@ def test_neurons_have_no_means(bridged, rows) -> None:
     for intervention, positional in CASES[1:]:
         means = writer_means(model, rows, positional=positional)
         with pytest.raises(ValueError, match=f"neurons have no means; choose 'counterfactual' or 'zero', not '{intervention}'"):
-            attribute(model, rows, of="neurons", intervention=intervention, means=means)
+            attribute(model, rows, level="neurons", intervention=intervention, means=means)
     with pytest.raises(ValueError, match="intervention 'mean' needs means=writer_means"):
         attribute(model, rows, intervention="mean")

@@ -40,21 +40,23 @@ def close(found: Tensor, expected: Tensor, share: float = 1e-5) -> None:
     assert (found - expected).abs().max() <= share * expected.abs().max()
 
 
-@pytest.mark.parametrize("of", ["edges", "nodes", "neurons"])
+@pytest.mark.parametrize("level", ["edges", "nodes", "neurons"])
 @pytest.mark.parametrize("method", ["EAP", "EAP-IG-inputs", "EAP-IG-activations"])
-def test_spans_that_cover_a_row_add_up_to_the_scores(bridged, of, method) -> None:
-    scores = attribute(bridged("arm"), rows_with(COVERING), of=of, method=method, per_position=True)
+def test_spans_that_cover_a_row_add_up_to_the_scores(bridged, level, method) -> None:
+    scores = attribute(bridged("arm"), rows_with(COVERING), level=level, method=method, per_position=True)
     assert scores.spans == ["before", "changed", "after"] and scores.per_span is not None
     assert scores.per_span.shape == (3, *scores.matrix.shape)
     close(scores.per_span.sum(0), scores.matrix)
     assert (scores.span("before").matrix == 0).all(), "nothing differs before the first change, and no causal model looks ahead"
 
 
-@pytest.mark.parametrize(("of", "method"), [("edges", "EAP"), ("edges", "exact"), ("nodes", "EAP"), ("nodes", "exact"), ("neurons", "EAP")])
+@pytest.mark.parametrize(
+    ("level", "method"), [("edges", "EAP"), ("edges", "exact"), ("nodes", "EAP"), ("nodes", "exact"), ("neurons", "EAP")]
+)
 @pytest.mark.parametrize("keep", [False, True, "moments"])
-def test_the_scores_are_the_same_whether_spans_are_kept_or_not(bridged, of, method, keep) -> None:
+def test_the_scores_are_the_same_whether_spans_are_kept_or_not(bridged, level, method, keep) -> None:
     model, rows = bridged("mdm"), rows_with(PARTLY)
-    plain, kept = (attribute(model, rows, of=of, method=method, per_position=p, keep_per_example=keep) for p in (False, True))
+    plain, kept = (attribute(model, rows, level=level, method=method, per_position=p, keep_per_example=keep) for p in (False, True))
     close(kept.matrix, plain.matrix)
     close(kept.per_step, plain.per_step)
     if keep is True:
@@ -79,15 +81,15 @@ def test_small_pieces_do_not_change_a_span(bridged, monkeypatch) -> None:
     whole = attribute(bridged("mdm"), rows, per_position=True)
     monkeypatch.setattr(scoring, "WRITER_BYTES", 1)
     monkeypatch.setattr(scoring, "LEAST_TOKENS", 1)
-    pieces = attribute(bridged("mdm"), rows, per_position=True)
-    close(pieces.per_span, whole.per_span)
-    close(pieces.matrix, whole.matrix)
+    groups = attribute(bridged("mdm"), rows, per_position=True)
+    close(groups.per_span, whole.per_span)
+    close(groups.matrix, whole.matrix)
 
 
 def test_exact_patching_of_a_span_patches_it_alone(bridged) -> None:
     """What the input puts out at a position is its token's: patched there alone, it is a canvas corrupt at that token alone."""
     rows, model = rows_with({"second": (1, 2), "third": (2, 3)}), bridged("mdm")
-    scores, edges = (attribute(model, rows, of=of, method="exact", per_position=True) for of in ("nodes", "edges"))
+    scores, edges = (attribute(model, rows, level=level, method="exact", per_position=True) for level in ("nodes", "edges"))
     for name, column in (("second", 1), ("third", 2)):
         canvas = rows.clean.clone()
         canvas[:, column] = rows.corrupt[:, column]
@@ -132,14 +134,14 @@ def test_the_spans_of_a_task_cover_its_canvases(task, role) -> None:
     assert torch.equal(rows.span >= 0, rows.clean >= 0)
     shift = logit_shift(model)
     for i, example in enumerate(rows.example.tolist()):
-        of = examples[example]
+        level = examples[example]
         for position, span in enumerate(rows.span[i, : int((rows.clean[i] >= 0).sum())].tolist()):
-            expected = "tail" if position >= len(of.clean) else "answer"
-            if position < of.answer_start:
-                expected = "prompt" if of.clean[position] == of.corrupt[position] else "changed"
+            expected = "tail" if position >= len(level.clean) else "answer"
+            if position < level.answer_start:
+                expected = "prompt" if level.clean[position] == level.corrupt[position] else "changed"
             if position + shift in rows.target_pos[i].tolist():
                 expected = "read"
             assert rows.spans[span] == expected, (i, position)
-    scores = attribute(model, rows, method="EAP", of="nodes", per_position=True)
+    scores = attribute(model, rows, method="EAP", level="nodes", per_position=True)
     assert scores.per_span is not None
     close(scores.per_span.sum(0), scores.matrix)

@@ -150,7 +150,7 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 
 def test_scores_of_nodes_have_no_edges_to_choose_from(scored):
     nodes = NodeScores(**{f.name: getattr(scored(PLAIN, HAND), f.name) for f in fields(NodeScores)} | {"matrix": torch.ones(7)})
-    with pytest.raises(ValueError, match=r"scores are \(7,\), not \(7, 15\) writers × readers; attribute\(of='edges'\) gives those"):
+    with pytest.raises(ValueError, match=r"scores are \(7,\), not \(7, 15\) writers × readers; attribute\(level='edges'\) gives those"):
         Circuit.from_scores(nodes)
     with pytest.raises(ValueError, match="writers × readers"):
         write_graph(nodes, "scores.json")

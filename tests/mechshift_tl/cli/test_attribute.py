@@ -12,7 +12,7 @@ from hooked_diffusion import HookedDiffusionTransformer
 from mechshift_tl import attribute
 from mechshift_tl.attribution import EdgeScores
 from mechshift_tl.circuits import Circuit, read_graph, read_graph_scores
-from mechshift_tl.interventions import WriterMeans, writer_means
+from mechshift_tl.interventions.replaced import WriterMeans, writer_means
 from mechshift_tl.readouts import readouts
 from mechshift_tl.tasks import IOI
 

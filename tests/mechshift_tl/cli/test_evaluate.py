@@ -10,9 +10,10 @@ import pytest
 
 from hooked_diffusion import HookedDiffusionTransformer
 from mechshift_tl.attribution import EdgeScores
-from mechshift_tl.circuits import Circuit, evaluate_circuit, faithfulness_curve, write_graph
-from mechshift_tl.circuits.curve import FaithfulnessCurve
-from mechshift_tl.circuits.evaluate import CircuitEvaluation
+from mechshift_tl.circuits import Circuit, write_graph
+from mechshift_tl.evaluation import evaluate_circuit, faithfulness_curve
+from mechshift_tl.evaluation.curve import FaithfulnessCurve
+from mechshift_tl.evaluation.evaluate import CircuitEvaluation
 from mechshift_tl.readouts import readouts
 from mechshift_tl.tasks import IOI
 

@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from hooked_diffusion.known import KNOWN_PAIRS, models
+from hooked_diffusion.pairs.known import KNOWN_PAIRS, models
 
 
 def test_models_lists_every_natural_pair_with_licence_and_memory(invoke, monkeypatch) -> None:

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from mechshift_tl import cli
-from mechshift_tl.circuits.evaluate import CircuitEvaluation
-from mechshift_tl.processes import ASKED_FOR_SEVERAL
+from mechshift_tl.evaluation.evaluate import CircuitEvaluation
+from mechshift_tl.runs.processes import ASKED_FOR_SEVERAL
 
 ASKED = ("evaluate", "--task", "ioi", "--n", "4", "--n-random", "1", "--parts", "tenths", "--n-resamples", "3", "--others", "abc")
 

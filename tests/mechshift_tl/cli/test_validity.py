@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hooked_diffusion import load_pair
-from mechshift_tl.pool import common_correct
+from mechshift_tl.evaluation.validity import Validity, validity, validity_note
+from mechshift_tl.readouts.pool import common_correct
 from mechshift_tl.tasks import IOI
-from mechshift_tl.validity import Validity, validity, validity_note
 
 FEW = ("--task", "ioi", "--n", 3, "--top", 6, "--random", 6, "--ig-steps", 1)
 

@@ -5,9 +5,9 @@ import torch
 from scipy.stats import hypergeom
 
 from mechshift_tl.circuits import Circuit
+from mechshift_tl.circuits.overlap import expected_jaccard
 from mechshift_tl.circuits.random import random_circuits
 from mechshift_tl.compare.bounds import floor
-from mechshift_tl.compare.overlap import expected_jaccard
 from mechshift_tl.graph import Graph
 
 GRAPH = Graph(2, 4, 4)

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from mechshift_tl.circuits import Circuit
+from mechshift_tl.circuits.overlap import edge_jaccard, expected_jaccard
 from mechshift_tl.compare.overlap import (
     component_jaccard,
     curve_sizes,
     default_k,
-    edge_jaccard,
-    expected_jaccard,
     jaccard_curve,
     spearman,
     top_components,

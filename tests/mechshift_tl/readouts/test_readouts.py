@@ -12,8 +12,8 @@ from torch import Tensor
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
-from mechshift_tl.commit_order import commit_orders
 from mechshift_tl.readouts import ABSENT, Readouts, aligned_logits, logit_shift, mask_token, readouts
+from mechshift_tl.readouts.commit_order import commit_orders
 from mechshift_tl.tasks import Example, Examples, TextPair
 
 MASK, VOCABULARY = 3, 40

@@ -13,10 +13,11 @@ from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from mechshift_tl.attribution import attribute
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.compare import compare
-from mechshift_tl.pool import Pool
 from mechshift_tl.readouts import readouts
+from mechshift_tl.readouts.pool import Pool
 from mechshift_tl.study import Study, StudyConfig, TaskStudy
-from mechshift_tl.tasks.task import Example, Examples, Split, Task, TextPair
+from mechshift_tl.tasks.examples import Example, Examples, TextPair
+from mechshift_tl.tasks.task import Split, Task
 from mechshift_tl.views import component_lens, neuron_activations
 
 HOSTILE = "<script>alert('{}')</script>"

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mechshift_tl.report import figures, look
+from mechshift_tl import plotting as look
+from mechshift_tl.report import figures
 from mechshift_tl.report.overlap_figure import overlaps
 
 

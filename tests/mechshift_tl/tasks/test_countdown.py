@@ -13,7 +13,7 @@ import pytest
 
 from mechshift_tl.tasks import Countdown
 from mechshift_tl.tasks.countdown import Problem, is_solution, problems, solutions, spellings
-from mechshift_tl.tasks.task import split_answer
+from mechshift_tl.tasks.examples import split_answer
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from hooked_diffusion import DiffusionSpec
 from mechshift_tl.tasks import Example, Examples, Task, TextPair
-from mechshift_tl.tasks.task import CannotAlign, encode_pair, in_split, is_held_out, split_answer
+from mechshift_tl.tasks.examples import CannotAlign, encode_pair, split_answer
+from mechshift_tl.tasks.task import in_split, is_held_out
 
 
 def pair(prompt: str = "w4 w5", answer: str = " w6 w7", corrupt: str = "w4 w8", foil: str = " w9 w10", **rest) -> TextPair:

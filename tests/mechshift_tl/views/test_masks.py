@@ -9,8 +9,8 @@ import torch
 from transformer_lens.model_bridge.sources import build_bridge_from_module
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
-from mechshift_tl.pool import read_correctly
 from mechshift_tl.readouts import Readouts, aligned_logits
+from mechshift_tl.readouts.pool import read_correctly
 from mechshift_tl.views import component_lens, neuron_activations
 from mechshift_tl.views.neurons import example_activations
 

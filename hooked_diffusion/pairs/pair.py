@@ -1,0 +1,173 @@
+"""Pairs: an ARM, the MDM post-trained from it, and where there is one a control: the ARM post-trained as long without diffusion.
+
+A pair shares its backbone, or its circuits could not share their ids; that is checked on the configs, before any weights are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoTokenizer, PretrainedConfig
+
+from hooked_diffusion.checkpoints.loading import OpenCheckpoint, open_checkpoint
+from hooked_diffusion.checkpoints.placement import DeviceMap
+from hooked_diffusion.model import HookedDiffusionTransformer
+from hooked_diffusion.pairs.checks import PairMismatch, check_attention, check_backbone, check_tokenizers, differences, tokenizer_overlap
+from hooked_diffusion.pairs.known import KNOWN_PAIRS
+
+__all__ = ["Pair", "PairMismatch", "bundled_pairs", "load_pair"]
+ROLES = ("arm", "mdm", "control")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pair:
+    """`arm` and `mdm` of one backbone, `control` or None, and the `tokenizer` that they share (the MDM's, which knows the mask token).
+
+    Raises `PairMismatch` when backbones or tokenizers differ, or when attention is not causal in ARM and control and ahead in the MDM.
+    """
+
+    name: str
+    arm: HookedDiffusionTransformer
+    mdm: HookedDiffusionTransformer
+    control: HookedDiffusionTransformer | None = None
+    tokenizer: Any = None
+
+    def __post_init__(self) -> None:
+        for role, model in self.models.items():
+            check_backbone(self.name, _config(self.arm), role, _config(model), model.spec)
+            check_attention(self.name, role, model.spec)
+            check_tokenizers(self.name, self.arm.tokenizer, role, model.tokenizer)
+
+    @property
+    def models(self) -> dict[str, HookedDiffusionTransformer]:
+        """Role ("arm", "mdm", "control") → model; without the control where there is none."""
+        models = {"arm": self.arm, "mdm": self.mdm, "control": self.control}
+        return {role: model for role, model in models.items() if model is not None}
+
+    @property
+    def spec_differences(self) -> dict[str, tuple[Any, Any]]:
+        """The part of `differences` that `DiffusionSpec` says."""
+        return {key: values for key, values in self.differences.items() if hasattr(self.arm.spec, key)}
+
+    @property
+    def differences(self) -> dict[str, tuple[Any, Any]]:
+        """Field → (the ARM's value, the MDM's), where they differ: what a comparison confounds with training.
+
+        Fields of `DiffusionSpec` (attention, logit_shift, mask_token_id, …), `vocab_size` and `rope_theta`.
+        """
+        return differences(_config(self.arm), _config(self.mdm), (self.arm.spec, self.mdm.spec))
+
+    @property
+    def tokenizer_overlap(self) -> tuple[int, int, int] | None:
+        """Tokens that both tokenizers know, that the ARM's knows, and that the MDM's knows; None without tokenizers."""
+        if self.arm.tokenizer is None or self.mdm.tokenizer is None:
+            return None
+        return tokenizer_overlap(self.arm.tokenizer, self.mdm.tokenizer)
+
+    def __repr__(self) -> str:
+        config: Any = _config(self.arm)
+        shape = f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, {config.hidden_size} wide"
+        changes = "; ".join(f"{key} {arm} → {mdm}" for key, (arm, mdm) in self.differences.items())
+        return f"Pair({self.name!r}: {' + '.join(self.models)}, {shape}; {changes})"
+
+
+def bundled_pairs() -> list[str]:
+    """The names of the pairs that come with the package."""
+    with resources.as_file(resources.files("hooked_diffusion") / "pretrained") as root:
+        return sorted(path.parent.parent.name for path in root.glob("*/arm/config.json"))
+
+
+def load_pair(
+    name: str | Path | None = None,
+    mdm: str | Path | None = None,
+    *,
+    arm: str | Path | None = None,
+    control: str | Path | None = None,
+    family: str | None = None,
+    tokenizer: Any = "auto",
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
+) -> Pair:
+    """Load a pair: by the name of a bundled or known one, a folder laid out like one, or any two checkpoints.
+
+        load_pair("tiny")    load_pair("dream-7b")    load_pair("runs/mine")    load_pair(arm="Qwen/Qwen2.5-7B", mdm="path/to/mdm")
+
+    A pair's folder holds `arm`, `mdm`, maybe `control`, and their `tokenizer`. A checkpoint is what `from_pretrained` takes; `family` is
+    the MDM's, where its config does not tell. `tokenizer` "auto" loads the pair's own, None leaves it out, an object serves all models;
+    `dtype`, `device` and `device_map` as in `from_pretrained`. Known names: `hooked_diffusion.pairs.known.KNOWN_PAIRS`.
+
+    Raises ValueError for an unknown name, `PairMismatch` (a ValueError) when the models are no pair, and what `from_pretrained` raises.
+    """
+    label, opened, tokenizer = _open_pair(name if arm is None else arm, mdm, family, tokenizer)
+    if control is not None:
+        opened["control"] = open_checkpoint(control)
+    for role, checkpoint in opened.items():
+        check_backbone(label, opened["arm"].config, role, checkpoint.config, checkpoint.spec)
+        check_attention(label, role, checkpoint.spec)
+    models = {role: _hook(opened.pop(role), tokenizer, dtype, device, device_map) for role in list(opened)}
+    return Pair(label, **models, tokenizer=models["mdm"].tokenizer)
+
+
+def _open_pair(
+    name: str | Path | None, mdm: str | Path | None, family: str | None, tokenizer: Any
+) -> tuple[str, dict[str, OpenCheckpoint], Any]:
+    """What `load_pair` was asked for: its label, its checkpoints by role, and their tokenizer."""
+    if name is None:
+        raise ValueError("load_pair needs a name, the folder of a pair, or two checkpoints: load_pair(arm=…, mdm=…)")
+    if mdm is not None:
+        return f"{name} + {mdm}", {"arm": open_checkpoint(name), "mdm": open_checkpoint(mdm, family=family)}, tokenizer
+    row = KNOWN_PAIRS.get(str(name))
+    if row is None or Path(name).is_dir():
+        folder = _pair_folder(name)
+        roles = [role for role in ROLES if (folder / role).is_dir()]
+        opened = {role: replace(open_checkpoint(folder / role), name=f"{name}/{role}") for role in roles}
+        return str(name), opened, _shared_tokenizer(folder, tokenizer)
+    if row.arm is None:
+        raise ValueError(f"{name} was trained from scratch, so it has no ARM; open {row.mdm} by HookedDiffusionTransformer.from_pretrained")
+    opened = {"arm": open_checkpoint(row.arm, config=row.arm_config), "mdm": open_checkpoint(row.mdm, family=row.family)}
+    return row.name, opened, tokenizer
+
+
+def _pair_folder(name: str | Path) -> Path:
+    """The folder of a bundled pair, or `name` itself where it is laid out as one."""
+    if str(name) in bundled_pairs():
+        with resources.as_file(resources.files("hooked_diffusion") / "pretrained" / str(name)) as folder:
+            return folder
+    if all((Path(name) / role / "config.json").is_file() for role in ("arm", "mdm")):
+        return Path(name)
+    known = ", ".join(bundled_pairs()) or "none"
+    raise ValueError(
+        f"unknown pair {str(name)!r}; bundled: {known}. Or give a folder with arm and mdm in it, two checkpoints: load_pair(arm=…, mdm=…), "
+        f"or a pair of the hub: {', '.join(row.name for row in KNOWN_PAIRS.values() if row.arm)}"
+    )
+
+
+def _shared_tokenizer(folder: Path, tokenizer: Any) -> Any:
+    """The tokenizer that all models of a pair's folder use, unless the caller chose one."""
+    if not (isinstance(tokenizer, str) and tokenizer == "auto"):
+        return tokenizer
+    if not (folder / "tokenizer").is_dir():
+        raise FileNotFoundError(f"{folder} holds no folder named tokenizer; pass tokenizer=None, or a tokenizer of your own")
+    return AutoTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True, trust_remote_code=False)
+
+
+def _hook(
+    checkpoint: OpenCheckpoint,
+    tokenizer: Any,
+    dtype: torch.dtype | str | None,
+    device: str | torch.device | None,
+    device_map: DeviceMap | None,
+) -> HookedDiffusionTransformer:
+    loaded = checkpoint.load(tokenizer=tokenizer, dtype=dtype, device=device, device_map=device_map)
+    model = HookedDiffusionTransformer.from_hf(loaded.hf_model, loaded.tokenizer, loaded.spec, name=checkpoint.name)
+    model.source = loaded.source
+    return model
+
+
+def _config(model: HookedDiffusionTransformer) -> PretrainedConfig:
+    return cast(Any, model.original_model).config

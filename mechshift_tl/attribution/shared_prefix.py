@@ -1,0 +1,79 @@
+"""Tokens that a path does not move: under causal attention, those before the first at which the clean and the corrupt row differ.
+
+They are the same at every point of the path, and all that later tokens see of them is their keys and values. So those are kept from the
+clean run, and the walk leaves such tokens out of every projection and MLP, but for those that are read. Nothing is scored there either,
+for no writer differs. Exact, and of use: of an IOI prompt whose subject is replaced, two thirds come before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from mechshift_tl.bridge.alignment import is_causal, logit_shift
+from mechshift_tl.bridge.hooks import Hooks, Kept
+from mechshift_tl.bridge.narrow import narrowed, tokenwise
+from mechshift_tl.readouts import Batch
+
+#: Share of a batch's tokens from which leaving them out pays for picking the others.
+WORTHWHILE = 0.2
+
+
+class SharedPrefix:
+    """The unmoved tokens of one batch: `hooks` for the run that keeps their keys and values, `left_out` for the walk.
+
+    Nothing is left out unless `wanted`, of a batch that is not narrow, under other than causal attention, or where it would not pay.
+    """
+
+    def __init__(self, model: Any, batch: Batch, *, wanted: bool) -> None:
+        self.model, self.rows = model, len(batch)
+        read = batch.target_pos - logit_shift(model)  # a metric may weigh what is read there by what is read elsewhere
+        tokens = _before_the_first_change(batch).scatter(1, read, False)
+        self.tokens, self.moved = (chosen.flatten().nonzero()[:, 0] for chosen in (tokens, ~tokens))
+        self.pays = wanted and batch.narrow and is_causal(model) and len(self.tokens) >= WORTHWHILE * tokens.numel()
+        self.kept: Kept = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Where keys and values pass."""
+        return [f"blocks.{i}.attn.hook_{kind}" for i in range(self.model.cfg.n_layers) for kind in "kv"] if self.pays else []
+
+    def hooks(self) -> Hooks:
+        """Hooks that keep keys and values from a run whose first rows are the batch's clean ones."""
+
+        def keeping(name: str) -> Callable:
+            def hook_fn(tensor: Tensor, hook: Any) -> None:
+                self.kept[name] = tensor[: self.rows].flatten(0, 1)[self.tokens.to(tensor.device)].detach()
+
+            return hook_fn
+
+        return [(name, keeping(name)) for name in self.names]
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """Inside, the model runs without them; later tokens see the keys and values that were kept."""
+
+        def filling(name: str) -> Callable:
+            def hook_fn(tensor: Tensor, hook: Any) -> Tensor:
+                return tensor.flatten(0, 1).index_copy(0, self.tokens.to(tensor.device), self.kept[name]).view_as(tensor)
+
+            return hook_fn
+
+        *blocks, last = self.model.blocks
+        with ExitStack() as stack:
+            if self.pays:
+                parts = [part for block in blocks for part in tokenwise(block, ("q", "k", "v", "o", "mlp"))]
+                stack.enter_context(narrowed([*parts, *tokenwise(last, ("k", "v"))], self.moved))
+                stack.enter_context(self.model.hooks(fwd_hooks=[(name, filling(name)) for name in self.names]))
+            yield
+
+
+def _before_the_first_change(batch: Batch) -> Bool[Tensor, "b pos"]:
+    differs = batch.clean != batch.corrupt
+    if batch.clean_mask is not None and batch.corrupt_mask is not None:
+        differs |= batch.clean_mask != batch.corrupt_mask
+    return differs.cummax(1).values.logical_not()

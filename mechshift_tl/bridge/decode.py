@@ -1,0 +1,29 @@
+"""Free decoding of a model: an MDM denoises its masks, an ARM (or a plain bridge) continues greedily."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mechshift_tl.bridge.alignment import aligned_logits, mask_token, spec_of
+
+
+def decode(model: Any, prompts: Int[Tensor, "batch prompt"], k: int) -> Int[Tensor, "batch k"]:
+    """`k` tokens after each prompt: denoised by an MDM, greedy by an ARM (or any plain TransformerBridge)."""
+    mask = mask_token(model)
+    if mask is not None:
+        masks = prompts.new_full((len(prompts), k), mask)
+        tail = prompts.new_tensor(spec_of(model).tail).expand(len(prompts), -1)
+        canvas = torch.cat([prompts, masks, tail], 1)
+        where = torch.zeros_like(canvas, dtype=torch.bool)
+        where[:, prompts.shape[1] : prompts.shape[1] + k] = True
+        tokens = model.denoise(canvas, steps=k, mask_positions=where).tokens
+        return tokens[:, prompts.shape[1] : prompts.shape[1] + k]
+    row = torch.cat([prompts, prompts.new_zeros(len(prompts), 1)], 1)
+    for _ in range(k):
+        row[:, -1] = aligned_logits(model, row)[:, -1].argmax(-1)
+        row = torch.cat([row, row.new_zeros(len(row), 1)], 1)
+    return row[:, prompts.shape[1] : -1]

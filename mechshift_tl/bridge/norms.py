@@ -1,0 +1,58 @@
+"""What a reader makes of a residual of its own: the norm and the projection, in float32, outside the model.
+
+TransformerLens hands a head a residual of its own only by splitting the stream for all of them. Here the few readers that are to see
+another residual are normed and projected apart, and the result is put where the model has its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from einops import einsum, rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechshift_tl.bridge.weights import bias_of, weight_of
+
+
+def norm_weight(norm: Any, device: torch.device | str | None = None) -> Float[Tensor, " d"]:
+    """What the norm multiplies x̂ with, float32: its weight, 1 + weight where that is stored as an offset (Gemma), 1 without one (OLMo).
+
+    On `device`, or where the norm keeps it.
+    """
+    if getattr(norm, "weight", None) is None:
+        return torch.ones(norm.config.d_model, device=device or norm.config.device)
+    return weight_of(norm, "weight", device).float() + float(norm.uses_weight_offset)
+
+
+def normed(residual: Float[Tensor, "*rows pos d"], norm: Any, eps: float) -> Float[Tensor, "*rows pos d"]:
+    """The norm's output for `residual`: RMSNorm, or LayerNorm, which also centres and has a bias."""
+    x = residual.float()
+    if not norm.uses_rms_norm:
+        x = x - x.mean(-1, keepdim=True)
+    out = x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * norm_weight(norm, x.device)
+    bias = None if norm.uses_rms_norm else bias_of(norm, x.device)
+    return out if bias is None else out + bias.float()
+
+
+def projected(
+    normalized: Float[Tensor, "rows pos d"], attn: Any, kind: str, heads: Int[Tensor, " rows"]
+) -> Float[Tensor, "rows pos d_head"]:
+    """Each row's q, k or v (`kind`), of the one head or KV head that `heads` names for it."""
+    weights = weight_of(attn, f"W_{kind.upper()}", normalized.device)[heads].float()
+    out = einsum(normalized, weights, "rows pos d, rows d e -> rows pos e")
+    bias = bias_of(getattr(attn, kind), normalized.device)
+    if bias is None:
+        return out
+    per_head = rearrange(bias.float(), "(head e) -> head e", e=out.shape[-1])
+    return out + per_head[heads][:, None]
+
+
+def placed(
+    tensor: Float[Tensor, "rows pos head d_head"], rows: Int[Tensor, " m"], heads: Int[Tensor, " m"], values: Float[Tensor, "m pos d_head"]
+) -> Float[Tensor, "rows pos head d_head"]:
+    """A copy of `tensor` that holds `values[i]` at row `rows[i]`, head `heads[i]`."""
+    tensor = tensor.clone()
+    tensor[rows, :, heads] = values.to(tensor)
+    return tensor

@@ -1,0 +1,249 @@
+"""Evaluate a circuit: more than one number, in one table.
+
+- *sufficiency*: faithfulness with the circuit patched in: everything outside it replaced.
+- *necessity*: 1 − faithfulness of the complement: what is lost with the circuit patched out, all else live. 1 = everything.
+- *accuracy*: share of examples whose answer ranks first at every read position with the circuit patched in.
+- *minimality*: the least faithfulness lost without any one part of the circuit, each of which is left out in turn (`parts`); at 0 or below,
+  some part was not needed. A part is a component, which is out when its edges to others are; or a single edge; or a tenth of the edges by
+  |score|. The least of many losses lies below each of them by chance: look at the parts' own intervals to say which were not needed.
+- *stability*: edge Jaccard with the circuits of resampled prompts; it needs scores kept per example.
+- *generalisation*: sufficiency on each of the caller's other readouts: held-out templates, another corruption.
+
+The floor of a row is the same statistic for random circuits with the circuit's own layer profile, mean over draws: what its size and depth
+alone give. Minimality's is the circuit's faithfulness over the number of its parts: what each would carry, were they equal and additive.
+Stability's is what two random circuits of the profile share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.circuits.overlap import expected_jaccard
+from mechshift_tl.circuits.random import random_circuits
+from mechshift_tl.evaluation.faithfulness import N_BOOT, check_gap, recovered, spread_of
+from mechshift_tl.evaluation.run import CircuitRun, run_edges
+from mechshift_tl.evaluation.stability import jaccard_over_resamples
+from mechshift_tl.graph import check_same_graph
+from mechshift_tl.intervals import check_draws, resamples
+from mechshift_tl.plotting import COLOURS, QUIET, style
+from mechshift_tl.readouts import Readouts
+from mechshift_tl.runs import artefact
+
+#: What is left out in turn: see *minimality*.
+Parts = Literal["components", "edges", "tenths"]
+Statistic = Callable[[Tensor | None], Float[Tensor, " draws"]]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row: a value, its 95 % interval over examples (for stability, over resamples), the `n` examples, and its floor; NaN = none."""
+
+    check: str
+    value: float
+    low: float
+    high: float
+    n: int
+    floor: float
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitEvaluation:
+    """What a circuit was put through: see the module docstring.
+
+    - `checks`: one per row of the table.
+    - `parts`: one row per part of the circuit, strongest first: part (`a3.h1`, `input → m0`, or the tenth's number), edges, and the loss of
+      faithfulness without it, low, high.
+    - `kept` of `n_edges` edges, `intervention`, `metric`.
+    """
+
+    checks: tuple[Check, ...]
+    parts: pd.DataFrame = field(repr=False)
+    kept: int
+    n_edges: int
+    intervention: str
+    metric: str
+
+    def __getitem__(self, name: str) -> Check:
+        """The check of that name. Raises KeyError naming those there are."""
+        for check in self.checks:
+            if check.check == name:
+                return check
+        raise KeyError(f"{name!r} was not checked; these were: {', '.join(check.check for check in self.checks)}")
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per check: check, value, low, high, n, floor."""
+        return pd.DataFrame([asdict(check) for check in self.checks])
+
+    def figure(self) -> go.Figure:
+        """Every check's value with its interval, and its floor as an open circle."""
+
+        names, values = [c.check for c in self.checks], [c.value for c in self.checks]
+        above, below = [c.high - c.value for c in self.checks], [c.value - c.low for c in self.checks]
+        bars = {"array": above, "arrayminus": below, "symmetric": False}
+        figure = go.Figure()
+        figure.add_scatter(x=values, y=names, error_x=bars, mode="markers", name="circuit", marker={"color": COLOURS["arm"], "size": 9})
+        open_circle = {"color": QUIET, "size": 10, "symbol": "circle-open"}
+        figure.add_scatter(x=[c.floor for c in self.checks], y=names, mode="markers", name="floor", marker=open_circle)
+        figure.update_yaxes(autorange="reversed")
+        return style(figure, 120 + 36 * len(names))
+
+    def save(self, path: str | Path) -> None:
+        """Write `path` (safetensors): everything in its header."""
+        side = {name: getattr(self, name) for name in _SIDE} | {"checks": [asdict(c) for c in self.checks]}
+        artefact.write(path, "circuit evaluation", {}, side | {"parts": self.parts.to_dict("list")})
+
+    @classmethod
+    def load(cls, path: str | Path) -> CircuitEvaluation:
+        """Read what `save` wrote. Raises ValueError when the file is something else."""
+        _, side = artefact.read(path, "circuit evaluation", "CircuitEvaluation.save")
+        return cls(tuple(Check(**c) for c in side.pop("checks")), pd.DataFrame(side.pop("parts")), **side)
+
+    def _repr_html_(self) -> str:
+        head = f"<b>CircuitEvaluation</b>: {self.kept} of {self.n_edges} edges, {self.metric}, {self.intervention}"
+        return head + self.to_dataframe().to_html(index=False, float_format="%.3f")
+
+
+_SIDE = ("kept", "n_edges", "intervention", "metric")
+
+
+def evaluate_circuit(
+    model: Any,
+    readouts: Readouts,
+    circuit: Circuit,
+    *,
+    scores: EdgeScores | None = None,
+    others: Mapping[str, Readouts] | None = None,
+    parts: Parts = "components",
+    n_random: int = 10,
+    n_resamples: int = 100,
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+    **settings: Any,
+) -> CircuitEvaluation:
+    """Every check of `circuit` in `model` on `readouts`, best ones that the circuit was not selected on.
+
+    - `scores`: those the circuit was selected from, for stability, which is left out where they are None or hold no per-example parts.
+    - `others`: further readouts, by the name their row gets: held-out templates, other corruptions.
+    - `parts`: what minimality leaves out in turn, "components", single "edges" or "tenths" of the edges.
+    - `n_random`: random circuits behind the floors; `n_resamples`: resampled circuits; `n_boot`: draws of an interval.
+    - `settings`: those of `run_circuit`, which also says what it raises.
+
+    Cost: 2 + 2 · n_random runs of a circuit, complements at the cost of large circuits; one for each of its parts; and 1 + n_random on each
+    of `others`. Raises ValueError on an empty circuit, unknown parts, on scores of another graph, and where clean and base metric do not
+    differ beyond chance.
+    """
+    check_draws(n_boot)
+    if parts not in get_args(Parts):
+        raise ValueError(f"evaluate_circuit: parts is {parts!r}; choose one of {', '.join(get_args(Parts))}")
+    if not circuit.kept or n_random < 1:
+        raise ValueError(f"a circuit of {circuit.kept} edges cannot be evaluated with n_random {n_random}; both must be at least 1")
+    if scores is not None:
+        check_same_graph(circuit.graph, scores.graph)
+    random = [other.edges for other in random_circuits(circuit, n_random, seed)]
+    counts = resamples(readouts.n_examples, n_boot, seed)
+    checks, losses, run = _on_its_readouts(model, readouts, circuit, random, _parts(circuit, parts), counts, settings)
+    if scores is not None and scores.per_example is not None:
+        spread = jaccard_over_resamples(circuit, scores, n_boot=n_resamples, seed=seed)
+        checks.append(Check("stability", spread.mean, spread.low, spread.high, scores.n_examples, expected_jaccard(circuit, circuit)))
+    for name, other in (others or {}).items():
+        drawn = resamples(other.n_examples, n_boot, seed)
+        inside, *chance = run_edges(model, other, circuit.graph, [circuit.edges, *random], **settings)
+        check_gap(inside, drawn, f"the readouts {name!r}")
+        checks.append(_check(f"generalisation: {name}", inside, _faithfulness(inside), drawn, [_faithfulness(one) for one in chance]))
+    return CircuitEvaluation(tuple(checks), losses, circuit.kept, circuit.graph.n_edges, run.intervention, run.metric)
+
+
+def _on_its_readouts(
+    model: Any, readouts: Readouts, circuit: Circuit, random: list[Tensor], parts: Mapping[str, Tensor], counts: Tensor,
+    settings: Mapping[str, Any],
+) -> tuple[list[Check], pd.DataFrame, CircuitRun]:  # fmt: skip
+    """Sufficiency, necessity, accuracy and minimality, the parts' losses, and the circuit's run."""
+    complement = [circuit.graph.possible & ~edges for edges in (circuit.edges, *random)]
+    smaller = [circuit.edges & ~part for part in parts.values()]
+    runs = run_edges(model, readouts, circuit.graph, [circuit.edges, *random, *complement, *smaller], **settings)
+    check_gap(runs[0], counts)
+    n = 1 + len(random)
+    (inside, *chance_in), (outside, *chance_out), without = runs[:n], runs[n : 2 * n], runs[2 * n :]
+    checks = [
+        _check("sufficiency", inside, _faithfulness(inside), counts, [_faithfulness(run) for run in chance_in]),
+        _check("necessity", inside, _lost(outside), counts, [_lost(run) for run in chance_out]),
+        _check("accuracy", inside, _accuracy(inside), counts, [_accuracy(run) for run in chance_in]),
+    ]
+    losses = [_loss(inside, run) for run in without]
+    if losses:
+        least = _check("minimality", inside, _least(losses), counts)
+        checks.append(replace(least, floor=recovered(inside)[0].item() / len(losses)))
+    return checks, _table(parts, [_check(name, inside, loss, counts) for name, loss in zip(parts, losses, strict=True)]), inside
+
+
+def _table(parts: Mapping[str, Tensor], rows: Sequence[Check]) -> pd.DataFrame:
+    columns = {"loss": [row.value for row in rows], "low": [row.low for row in rows], "high": [row.high for row in rows]}
+    return pd.DataFrame({"part": list(parts), "edges": [int(part.sum()) for part in parts.values()], **columns})
+
+
+def _parts(circuit: Circuit, kind: Parts) -> dict[str, Bool[Tensor, "n_writers n_readers"]]:
+    """Edges that are left out together, by name, strongest first."""
+    if kind == "components":
+        writers = (1 + circuit.component_scores().argsort(descending=True, stable=True)).tolist()  # the first writer is the input
+        return {circuit.graph.writers[u]: _row(circuit.edges, u) for u in writers if circuit.edges[u].any()}
+    index = circuit.edges.flatten().nonzero()[:, 0]
+    order = index[circuit.scores.flatten()[index].abs().argsort(descending=True, stable=True)]
+    groups = order.split(1) if kind == "edges" else order.tensor_split(min(10, len(order)))
+    masks = [torch.zeros_like(circuit.edges).view(-1).index_fill(0, piece, True).view_as(circuit.edges) for piece in groups]
+    names = [_edge(circuit, int(piece)) if kind == "edges" else str(i) for i, piece in enumerate(groups, 1)]
+    return dict(zip(names, masks, strict=True))
+
+
+def _row(edges: Bool[Tensor, "n_writers n_readers"], writer: int) -> Bool[Tensor, "n_writers n_readers"]:
+    """A writer's edges."""
+    mine = torch.zeros_like(edges)
+    mine[writer] = edges[writer]
+    return mine
+
+
+def _edge(circuit: Circuit, flat: int) -> str:
+    writer, reader = divmod(flat, len(circuit.graph.readers))
+    return f"{circuit.graph.writers[writer]} → {circuit.graph.readers[reader]}"
+
+
+def _check(name: str, run: CircuitRun, statistic: Statistic, counts: Tensor, chance: Sequence[Statistic] = ()) -> Check:
+    """A statistic's value, its interval over the draws `counts`, and its mean over random circuits."""
+    spread = spread_of(run, statistic(counts))
+    floor = sum(one(None)[0].item() for one in chance) / len(chance) if chance else float("nan")
+    return Check(name, statistic(None)[0].item(), spread.low, spread.high, int((run.read > 0).sum()), floor)
+
+
+def _faithfulness(run: CircuitRun) -> Statistic:
+    return lambda counts: recovered(run, counts)
+
+
+def _lost(outside: CircuitRun) -> Statistic:
+    return lambda counts: 1 - recovered(outside, counts)
+
+
+def _loss(run: CircuitRun, without: CircuitRun) -> Statistic:
+    return lambda counts: recovered(run, counts) - recovered(without, counts)
+
+
+def _least(losses: Sequence[Statistic]) -> Statistic:
+    return lambda counts: torch.stack([loss(counts) for loss in losses]).amin(0)
+
+
+def _accuracy(run: CircuitRun) -> Statistic:
+    def accuracy(counts: Tensor | None) -> Tensor:
+        read = (run.read > 0).double()
+        counts = torch.ones(1, len(read), dtype=torch.float64) if counts is None else counts
+        return counts @ (run.circuit.first * read) / (counts @ read)
+
+    return accuracy

@@ -1,0 +1,120 @@
+"""Faithfulness: how much of what the model does, a circuit does alone.
+
+    faithfulness = (m(C) − m(base)) / (m(clean) − m(base))
+
+m(C) is the metric with only the circuit's edges live, m(clean) that of the whole model, m(base) that of no edge live: under
+counterfactual patches the corrupt run, under zero and means what those leave. Each m is a mean over all read positions, so the ratio is one
+of means, not a mean of ratios. 0 is the base, 1 the model; a circuit without the edges that work against the behaviour exceeds 1.
+
+Intervals come from drawing examples with replacement, the same ones in all three runs. Where 0 lies inside the interval of
+m(clean) − m(base), the ratio has no meaning and is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.evaluation.run import CircuitRun, run_circuit
+from mechshift_tl.intervals import Interval, check_draws, interval, resamples
+from mechshift_tl.readouts import Readouts
+
+N_BOOT = 1000
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """A circuit's faithfulness on a set of examples.
+
+    - `value`: 1 = as the model, 0 = as no circuit; not bounded to these. `low`, `high`: its 95 % interval over examples, NaN for one.
+    - `circuit`, `clean`, `base`: the metric's means, in its unit.
+    - `accuracy`: share of examples whose answer ranks first at every read position, under the circuit; `clean_accuracy` in the model.
+      `above_foil`, `clean_above_foil`: share whose answer beats the foil at every one.
+    """
+
+    value: float
+    low: float
+    high: float
+    circuit: float
+    clean: float
+    base: float
+    accuracy: float
+    clean_accuracy: float
+    above_foil: float
+    clean_above_foil: float
+    kept: int
+    n_edges: int
+    n_examples: int
+    intervention: str
+    metric: str
+
+    @classmethod
+    def of(cls, run: CircuitRun, *, n_boot: int = N_BOOT, seed: int = 0) -> Faithfulness:
+        """The faithfulness of a circuit that was run. Raises ValueError where it has no meaning (see the module docstring)."""
+        counts = resamples(len(run.read), n_boot, seed)
+        check_gap(run, counts)
+        spread = spread_of(run, recovered(run, counts))
+        return cls(
+            recovered(run)[0].item(), spread.low, spread.high,
+            *(run.mean(outcome) for outcome in (run.circuit, run.clean, run.base)),
+            *(share(run, getattr(outcome, kind)) for kind in ("first", "above_foil") for outcome in (run.circuit, run.clean)),
+            kept=run.kept, n_edges=run.n_edges, n_examples=int((run.read > 0).sum()), intervention=run.intervention, metric=run.metric,
+        )  # fmt: skip
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row with every field as a column."""
+        return pd.DataFrame([asdict(self)])
+
+    def _repr_html_(self) -> str:
+        return (
+            f"<b>Faithfulness</b>: {self.value:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.kept} of {self.n_edges} edges on "
+            f"{self.n_examples} examples ({self.intervention}); {self.metric} {self.circuit:.3f} between {self.base:.3f} and "
+            f"{self.clean:.3f}; answer first in {self.accuracy:.0%}, in the whole model in {self.clean_accuracy:.0%}"
+        )
+
+
+def faithfulness(model: Any, readouts: Readouts, circuit: Circuit, *, n_boot: int = N_BOOT, seed: int = 0, **settings: Any) -> Faithfulness:
+    """Faithfulness of `circuit` in `model` on `readouts`; `settings` are those of `run_circuit`, which also says what it costs and raises.
+
+    Raises ValueError where clean and base metric do not differ beyond chance, and unless `n_boot` is at least 1.
+    """
+    check_draws(n_boot)
+    return Faithfulness.of(run_circuit(model, readouts, circuit, **settings), n_boot=n_boot, seed=seed)
+
+
+def recovered(run: CircuitRun, counts: Float[Tensor, "draws n_examples"] | None = None) -> Float[Tensor, " draws"]:
+    """Faithfulness of a run, float64; `counts` says how often each example is drawn (default: once each, one draw)."""
+    counts = torch.ones(1, len(run.read), dtype=torch.float64) if counts is None else counts
+    circuit, clean, base = (outcome.metric.double() * run.read for outcome in (run.circuit, run.clean, run.base))
+    return (counts @ (circuit - base)) / (counts @ (clean - base))
+
+
+def spread_of(run: CircuitRun, draws: Float[Tensor, " draws"]) -> Interval:
+    """The interval of draws over examples; NaN throughout where there are fewer than two examples to draw from."""
+    return interval(draws.tolist() if int((run.read > 0).sum()) > 1 else [])
+
+
+def share(run: CircuitRun, kind: Tensor) -> float:
+    """Share of the examples that are read anywhere for which `kind` is true."""
+    return kind[run.read > 0].double().mean().item()
+
+
+def check_gap(run: CircuitRun, counts: Float[Tensor, "draws n_examples"], where: str = "these readouts") -> None:
+    """Raises ValueError when 0 lies inside the bootstrap interval of m(clean) − m(base): the ratio's denominator would be noise."""
+    read = run.read.double()
+    gap = (run.clean.metric.double() - run.base.metric.double()) * read
+    draws = counts @ gap / (counts @ read)
+    low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    if low <= 0 <= high:
+        clean, base = run.mean(run.clean), run.mean(run.base)
+        raise ValueError(
+            f"faithfulness has no meaning on {where}: {run.metric} is {clean:.3g} clean and {base:.3g} at the base, and the 95 % interval "
+            f"of their difference over {len(read)} examples, [{low:.3g}, {high:.3g}], holds 0; read examples that the model solves "
+            "(mechshift_tl.readouts.pool), or more of them"
+        )

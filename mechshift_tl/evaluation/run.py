@@ -1,0 +1,202 @@
+"""Run circuits: what is left of a behaviour when every edge outside a circuit is patched.
+
+Each batch of readouts runs on its clean rows, on what its writers are replaced by, and once per circuit (`patching`). Cost per batch: two
+forwards, shared by all circuits (three where the replaced writers come from no run of their own: zero and means), then one per circuit and
+what grows with its edges. Processes launched together share the examples, and all return every outcome (`processes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from math import inf
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechshift_tl.attribution.check import check_writers_sum
+from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.evaluation.patching import Base, patched_logits
+from mechshift_tl.graph import Graph, check_same_graph
+from mechshift_tl.interventions.not_finite import locate_not_finite
+from mechshift_tl.interventions.replaced import Intervention, WriterMeans, check_intervention, replaced
+from mechshift_tl.readouts import ABSENT, Batch, Readouts
+from mechshift_tl.runs.processes import Processes
+from mechshift_tl.runs.provenance import digest
+
+#: Default bound on the live writers of one batch at the residual's width, from which the default `batch_tokens` follows.
+DELTA_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one run gives, per example `(n_examples,)`.
+
+    - `metric`: mean over the example's read positions, in the metric's unit; higher is better;
+    - `first`: the answer ranks first at every read position;  `above_foil`: it has a higher logit than the foil at every one.
+    """
+
+    metric: Float[Tensor, " n_examples"] = field(repr=False)
+    first: Bool[Tensor, " n_examples"] = field(repr=False)
+    above_foil: Bool[Tensor, " n_examples"] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitRun:
+    """A circuit's run between its two ends, on the same examples.
+
+    `circuit`: only the circuit's edges live; `clean`: the model itself; `base`: no edge live (for counterfactual patches, the corrupt run).
+    `read (n_examples,)` counts the positions read: the weight of each example in a mean. `kept` of `n_edges` edges were live.
+    """
+
+    circuit: Outcome
+    clean: Outcome
+    base: Outcome
+    read: Int[Tensor, " n_examples"] = field(repr=False)
+    kept: int
+    n_edges: int
+    intervention: str
+    metric: str
+
+    @property
+    def share(self) -> float:
+        """Kept edges as a fraction of those that can exist."""
+        return self.kept / self.n_edges
+
+    def mean(self, outcome: Outcome) -> float:
+        """A run's metric, mean over all read positions: as `EdgeScores` weighs examples."""
+        return (outcome.metric.double() @ self.read.double() / self.read.sum()).item()
+
+
+def run_circuit(
+    model: Any,
+    readouts: Readouts,
+    circuit: Circuit,
+    *,
+    intervention: Intervention = "counterfactual",
+    means: WriterMeans | None = None,
+    metric: MetricLike = "logit_diff",
+    batch_tokens: int | None = None,
+) -> CircuitRun:
+    """Run `model` on `readouts` with every edge outside `circuit` patched.
+
+    - `intervention`: what a writer is replaced by outside the circuit; the two "mean" ones need `means` (`interventions.writer_means`).
+    - `metric`, `batch_tokens`: as `attribute` takes them.
+
+    A circuit of one model runs in any other of the same graph. Raises ValueError on another graph, on unknown settings, and on means or
+    readouts that do not fit the model; FloatingPointError when a metric is not finite. Cost: three forwards and what grows with the
+    circuit's edges; several circuits share two of them (`run_circuits`).
+    """
+    return run_circuits(model, readouts, [circuit], intervention=intervention, means=means, metric=metric, batch_tokens=batch_tokens)[0]
+
+
+def run_circuits(model: Any, readouts: Readouts, circuits: Sequence[Circuit], **settings: Any) -> list[CircuitRun]:
+    """`run_circuit`, with its settings, for each of `circuits`, which share each batch's clean and base runs. Raises ValueError on none."""
+    if not circuits:
+        raise ValueError("run_circuits was given no circuit; give at least one")
+    for circuit in circuits[1:]:
+        check_same_graph(circuits[0].graph, circuit.graph)
+    return run_edges(model, readouts, circuits[0].graph, [circuit.edges for circuit in circuits], **settings)
+
+
+def run_edges(
+    model: Any,
+    readouts: Readouts,
+    graph: Graph,
+    circuits: Sequence[Bool[Tensor, "n_writers n_readers"]],
+    *,
+    intervention: Intervention = "counterfactual",
+    means: WriterMeans | None = None,
+    metric: MetricLike = "logit_diff",
+    batch_tokens: int | None = None,
+) -> list[CircuitRun]:
+    """`run_circuits` for bare sets of edges of `graph`, which must be the model's."""
+    function = resolve(metric)
+    check_same_graph(graph, Graph.of(model, graph.kv))
+    readouts.check(model)
+    visible = readouts.clean != ABSENT if readouts.clean_mask is None else readouts.clean_mask
+    check_intervention(model, intervention, means, visible)
+    check_writers_sum(model, next(iter(readouts.batches(1))).to(model.cfg.device))
+    tokens = max(1, DELTA_BYTES // (4 * len(graph.writers) * model.cfg.d_model)) if batch_tokens is None else batch_tokens
+    processes = Processes.here()
+    _check_same_work(processes, readouts, circuits, intervention, function)
+    mine = processes.share(readouts.n_examples)
+    rows = readouts.select(mine)
+    tallies = [_Tally(readouts, rows, mine, function) for _ in range(len(circuits) + 2)]
+    batches = (batch.to(model.cfg.device).narrowed(model) for batch in rows.batches(tokens))
+    work = (done for batch in batches for done in _run_batch(model, batch, graph, circuits, intervention, means, tallies))
+    total, label = len(rows) * len(tallies), f"run {len(circuits)} circuits"
+    with tqdm(total=total, desc=label, unit="row", delay=2 if processes.is_first else inf, leave=False) as bar:
+        for done in processes.in_step(work):
+            bar.update(done)
+    clean, empty, *runs = (tally.outcome(processes) for tally in tallies)
+    return [
+        CircuitRun(run, clean, empty, tallies[0].read, int(edges.sum()), graph.n_edges, intervention, function.name)
+        for edges, run in zip(circuits, runs, strict=True)
+    ]
+
+
+def _run_batch(
+    model: Any, batch: Batch, graph: Graph, circuits: Sequence[Tensor], intervention: Intervention, means: WriterMeans | None,
+    tallies: Sequence[_Tally],
+) -> Iterator[int]:  # fmt: skip
+    """Both ends and every circuit, each added to its tally; yields how many rows each run had. Raises FloatingPointError saying where."""
+    try:
+        clean, base, empty = _ends(model, batch, graph, intervention, means)
+        runs = (patched_logits(model, batch, graph, edges, base) for edges in circuits)
+        for logits, tally in zip(chain((clean, empty), runs), tallies, strict=True):
+            tally.add(batch, logits, clean)
+            yield len(batch)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{error}; {locate_not_finite(model, batch)}") from error
+
+
+def _check_same_work(processes: Processes, readouts: Readouts, circuits: Sequence[Tensor], intervention: str, metric: Metric) -> None:
+    """Raise ValueError when processes that were launched together run different circuits, or on different rows."""
+    if processes.count > 1:
+        edges = [(str(i), one) for i, one in enumerate(circuits)]
+        if len(set(processes.gather((digest([*readouts.tensors().items(), *edges]), intervention, metric.identity)))) > 1:
+            raise ValueError(
+                "run_circuits: processes launched together were given different work; use `with mechshift_tl.runs.processes.alone()`"
+            )
+
+
+@torch.no_grad()
+def _ends(model: Any, batch: Batch, graph: Graph, intervention: Intervention, means: WriterMeans | None) -> tuple[Tensor, Base, Tensor]:
+    """Clean logits, the base, and its logits: the corrupt run's, or those of a run with no edge live where that sees other tokens."""
+    same = batch.clean_mask is None or batch.corrupt_mask is None or torch.equal(batch.clean_mask, batch.corrupt_mask)
+    if intervention == "counterfactual" and same:
+        return Base.both_sides(model, batch)
+    clean = batch.logits(model, "clean")
+    return clean, *Base.of(model, batch, graph, replaced(model, batch, intervention, means))
+
+
+class _Tally:
+    """Sums of one run over batches of `rows`, which hold the examples `mine` of `readouts`; sums in float64."""
+
+    def __init__(self, readouts: Readouts, rows: Readouts, mine: range, metric: Metric) -> None:
+        n = readouts.n_examples
+        self.metric, self.example = metric, torch.tensor(mine, dtype=torch.long)[rows.example]
+        self.sums = torch.zeros(n, dtype=torch.float64)
+        self.wrong, self.below = torch.zeros(2, n, dtype=torch.long)
+        self.read = torch.zeros(n, dtype=torch.long).index_add(0, readouts.example, readouts.n_read)
+
+    def add(self, batch: Batch, logits: Float[Tensor, "b k d_vocab"], clean: Float[Tensor, "b k d_vocab"]) -> None:
+        """Add one batch's logits; `clean` are those of its clean run."""
+        values = self.metric.values(logits, batch, clean)
+        answers, foils = (logits.gather(2, ids[..., None])[..., 0] for ids in (batch.answer_ids, batch.foil_ids))
+        example = self.example[batch.index]
+        self.sums.index_add_(0, example, batch.k * values.double().cpu())
+        self.wrong.index_add_(0, example, (answers < logits.amax(2)).sum(1).cpu())
+        self.below.index_add_(0, example, (answers <= foils).sum(1).cpu())
+
+    def outcome(self, processes: Processes) -> Outcome:
+        """Per example, of all processes; one that is read nowhere counts as 0 and has no weight."""
+        sums, wrong, below = (processes.add_up(one) for one in (self.sums, self.wrong, self.below))
+        read = self.read > 0
+        return Outcome((sums / self.read.clamp(min=1)).float(), read & (wrong == 0), read & (below == 0))

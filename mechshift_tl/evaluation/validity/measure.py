@@ -1,0 +1,116 @@
+"""Do the scores of a method say what the edges do? Correlation of each method with exact edge patching, on one model.
+
+1. Score every edge by `rank_by`; take the `n_top` of largest |score| and `n_random` of the others, drawn by `seed`.
+2. Measure these edges exactly (`attribution.exact`) and score them by every method, all on the same readouts, each example apart.
+3. Correlate the methods' signed scores with the exact ones, over the edges: Spearman (order) and Pearson (proportion).
+4. Draw the prompts again and again, the same for both sides, for 95 % intervals.
+
+The intervals are over prompts; another draw of random edges moves the value besides. The correlation over all edges chosen owes much to
+how far the top lies from the rest, so top and random edges are also correlated apart. A method that orders edges worse in one model than
+in the other makes their circuits overlap less whatever the models do: `validity_note` says when that is so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechshift_tl.attribution.attribute import attribute
+from mechshift_tl.attribution.path import INTEGRATED
+from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.circuits.select import strongest
+from mechshift_tl.evaluation.validity.result import Validity
+from mechshift_tl.readouts import Readouts
+
+#: What is held against exact patching by default: names and the settings of `attribute`.
+METHODS: dict[str, dict[str, Any]] = {
+    "EAP": {"method": "EAP"},
+    "clean-corrupted": {"method": "clean-corrupted"},
+    "EAP-IG left": {"method": "EAP-IG-inputs", "rule": "left"},
+    "EAP-IG right": {"method": "EAP-IG-inputs", "rule": "right"},
+    "EAP-IG midpoint": {"method": "EAP-IG-inputs", "rule": "midpoint"},
+    "EAP-IG Gauss–Legendre": {"method": "EAP-IG-inputs", "rule": "gauss-legendre"},
+    "EAP-IG activations": {"method": "EAP-IG-activations"},
+}
+RANK_BY = "EAP-IG midpoint"
+
+
+def validity(
+    model: Any,
+    readouts: Readouts,
+    *,
+    n_top: int = 200,
+    n_random: int = 200,
+    methods: Mapping[str, Mapping[str, Any]] = METHODS,
+    rank_by: str = RANK_BY,
+    ig_steps: int = 5,
+    n_boot: int = 200,
+    seed: int = 0,
+    **settings: Any,
+) -> Validity:
+    """Hold `methods` against exact patching, on the `n_top` strongest edges by `rank_by` and `n_random` others, as far as there are any.
+
+    `methods` maps names to settings of `attribute`; `ig_steps` go to those that integrate, further `settings` of `attribute` (such as `kv`,
+    `metric`, `batch_tokens`) to all. Cost: the methods' attributions, and exact patching of the edges, which mostly is more. Memory: every
+    edge of every example for one method at a time. Raises ValueError, before any run, on numbers that cannot be and on a `rank_by` that is
+    none of `methods`.
+    """
+    check_settings(methods, rank_by, {"n_top": n_top, "n_random": n_random, "n_boot": n_boot})
+    if readouts.n_examples < 2:
+        raise ValueError(f"validity: {readouts.n_examples} example; intervals over prompts need at least 2")
+    asked = {name: _with_steps(one, ig_steps) for name, one in methods.items()}
+
+    def scored(**one: Any) -> EdgeScores:
+        return attribute(model, readouts, keep_per_example=True, **settings, **one)
+
+    ranked = scored(**asked[rank_by])
+    edges, top = chosen(ranked, n_top, n_random, seed)
+    mask = torch.zeros_like(ranked.graph.possible)
+    mask[tuple(edges.T)] = True
+    exact = scored(method="exact", edges=mask)
+    parts = [_parts(ranked if name == rank_by else scored(**one), edges) for name, one in asked.items()]
+    assert exact.read_per_example is not None
+    made_from = {"rank_by": rank_by, "methods": asked, "n_boot": n_boot, "seed": seed}
+    return Validity(
+        graph=ranked.graph, edges=edges, top=top, exact=_parts(exact, edges), approximate=torch.stack(parts), read=exact.read_per_example,
+        methods=list(asked), settings={**made_from, **exact.settings}, provenance=exact.provenance,
+    )  # fmt: skip
+
+
+def _with_steps(asked: Mapping[str, Any], ig_steps: int) -> dict[str, Any]:
+    """The settings of one method, with the steps of its path where it has one and does not name them."""
+    integrates = asked.get("method", INTEGRATED[0]) in INTEGRATED
+    return {"ig_steps": ig_steps, **asked} if integrates else dict(asked)
+
+
+def check_settings(methods: Mapping[str, Any], rank_by: str, numbers: Mapping[str, int]) -> None:
+    """Raise ValueError on a `rank_by` that is none of `methods`, and on numbers (`n_top`, `n_random`, …) that cannot be."""
+    if rank_by not in methods:
+        raise ValueError(f"validity: rank_by is {rank_by!r}; choose one of the methods {', '.join(methods)}")
+    for name, value in numbers.items():
+        if value < 0:
+            raise ValueError(f"validity: {name} is {value}; it must be 0 or more")
+    if numbers["n_top"] + numbers["n_random"] < 3:
+        raise ValueError("validity: a correlation needs three edges; raise n_top or n_random")
+
+
+def chosen(scores: EdgeScores, n_top: int, n_random: int, seed: int) -> tuple[Int[Tensor, "m 2"], Bool[Tensor, " m"]]:
+    """The `n_top` edges of largest |score| and `n_random` of the others, as indices in the matrix's order; and which are top."""
+    possible = scores.graph.possible
+    top = torch.zeros_like(possible)
+    if n_top:
+        top = strongest(scores.matrix.abs().masked_fill(~possible, 0).flatten(), n_top).view_as(possible)
+    others = (possible & ~top).nonzero()
+    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))[:n_random]
+    mask = top.clone()
+    mask[tuple(others[order].T)] = True
+    return mask.nonzero(), top[mask]
+
+
+def _parts(scores: EdgeScores, edges: Int[Tensor, "m 2"]) -> Float[Tensor, "n_examples m"]:
+    assert scores.per_example is not None
+    return scores.per_example[:, edges[:, 0], edges[:, 1]]

@@ -1,0 +1,106 @@
+"""The shape of a model by name, without its weights: what planning needs.
+
+A known public pair, a bundled pair, a pair's folder, a checkpoint's folder, a GGUF file, or a hub id, of which `config.json` alone is
+fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoTokenizer, PretrainedConfig
+
+from hooked_diffusion.checkpoints.config import native_config
+from hooked_diffusion.checkpoints.hub import HUB_ID
+from hooked_diffusion.checkpoints.loading import open_checkpoint, repository_name
+from hooked_diffusion.checkpoints.registry import adapter_for
+from hooked_diffusion.pairs.known import KNOWN_PAIRS, KnownPair
+from hooked_diffusion.pairs.pair import bundled_pairs
+
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A native config under the `name` it was asked for by; `notes` say what of it is not confirmed, `files` where a tokenizer may lie."""
+
+    name: str
+    config: PretrainedConfig
+    notes: tuple[str, ...] = ()
+    files: str | None = None
+
+    def tokenizer(self) -> Any:
+        """The tokenizer, where its files are at hand without the network; else None."""
+        if self.files is None or not _holds_vocabulary(self.files):
+            return None
+        try:
+            return AutoTokenizer.from_pretrained(self.files, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError):
+            return None
+
+
+def find_shape(name: str) -> Shape:
+    """The shape that `name` stands for; see the module docstring.
+
+    Raises ValueError on a name that is nothing of the kind and on a config that leaves out what shapes the model, OSError when the hub does
+    not give a config.
+    """
+    if name in KNOWN_PAIRS:
+        return _known(KNOWN_PAIRS[name])
+    if name in bundled_pairs():
+        with resources.as_file(resources.files("hooked_diffusion") / "pretrained" / name) as folder:
+            return _folder(name, folder)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder(name, path)
+    if path.suffix == ".gguf" and path.is_file():
+        return Shape(name, open_checkpoint(path).config)
+    if match := HUB_ID.fullmatch(name):
+        return _hub(name, match["repo"], match["revision"])
+    known = ", ".join((*bundled_pairs(), *KNOWN_PAIRS))
+    raise ValueError(f"{name!r} is no pair or model known here; name one of {known}, a folder, a .gguf file, or a hub id org/name@revision")
+
+
+def _holds_vocabulary(files: str) -> bool:
+    """Whether a folder, or the hub's cache of a repository, has a vocabulary: from a config alone transformers makes an empty tokenizer."""
+    if Path(files).is_dir():
+        return any((Path(files) / name).is_file() for name in VOCABULARIES)
+    return any(isinstance(try_to_load_from_cache(files, name), str) for name in VOCABULARIES)
+
+
+def _known(pair: KnownPair) -> Shape:
+    note = f"shape of {pair.arm or pair.mdm} as reported, not confirmed [{pair.evidence}]: its config.json decides"
+    return Shape(pair.name, pair.config(), () if pair.confirmed else (note,), pair.arm or pair.mdm)
+
+
+def _folder(name: str, folder: Path) -> Shape:
+    """A pair's folder, whose models share their shape, or one checkpoint's."""
+    model = folder / "arm" if (folder / "arm").is_dir() else folder
+    where = model / "config.json"
+    if not where.is_file():
+        raise ValueError(f"{model} holds no config.json; give the folder of a checkpoint, or of a pair with arm in it")
+    files = folder / "tokenizer" if (folder / "tokenizer").is_dir() else model
+    return Shape(name, _native(json.loads(where.read_text()), str(where), model), files=str(files))
+
+
+def _hub(name: str, repo: str, revision: str | None) -> Shape:
+    try:
+        file = hf_hub_download(repo, "config.json", revision=revision)
+    except (HfHubHTTPError, OSError) as error:
+        raise OSError(
+            f"{name} is no folder here, and the hub did not give its config.json ({type(error).__name__}): check the name and the network"
+        ) from error
+    return Shape(name, _native(json.loads(Path(file).read_text()), f"{name}: config.json", repo), files=repo)
+
+
+def _native(config: dict[str, Any], where: str, checkpoint: str | Path) -> PretrainedConfig:
+    adapter = adapter_for(config, where=where, name=repository_name(checkpoint))
+    native = native_config(adapter, config, where)
+    native.tie_word_embeddings = bool(config.get(adapter.tie_flag, False))
+    return native

@@ -1,0 +1,58 @@
+"""In which order an MDM's answer tokens are committed when it is read step by step.
+
+The default is the model's own confidence, teacher forced on the clean canvas: no sampler's schedule enters. It is drawn once per example
+and shared by clean and corrupt, so that both are read at the same positions at every step.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from mechshift_tl.tasks.examples import Example, Examples
+
+Order = Literal["confidence", "left_to_right", "random"]
+
+
+@torch.no_grad()
+def commit_orders(model: Any, examples: Examples, order: Order, seed: int, batch_tokens: int) -> list[list[int]]:
+    """In which order each example's answer tokens are committed: a permutation of its answer indices.
+
+    "confidence": at each step the masked position with the highest top-1 probability on the clean canvas commits, and the written token
+    is put there (teacher forcing). Costs one forward per answer token.
+    """
+    if order == "left_to_right":
+        return [list(range(len(e.answer))) for e in examples]
+    if order == "random":
+        generator = torch.Generator().manual_seed(seed)
+        return [torch.randperm(len(e.answer), generator=generator).tolist() for e in examples]
+    orders: list[list[int]] = [[] for _ in examples]
+    shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, example in enumerate(examples):
+        shapes[len(example.clean), example.answer_start].append(i)
+    for (length, start), members in shapes.items():
+        size = max(1, batch_tokens // length)
+        for at in range(0, len(members), size):
+            chunk = members[at : at + size]
+            for i, commits in zip(chunk, _by_confidence(model, [examples[i] for i in chunk], start), strict=True):
+                orders[i] = commits
+    return orders
+
+
+def _by_confidence(model: Any, examples: Sequence[Example], start: int) -> list[list[int]]:
+    written = torch.tensor([[*e.clean, *model.spec.tail] for e in examples], device=model.cfg.device)
+    stop = len(examples[0].clean)
+    canvas = written.clone()
+    canvas[:, start:stop] = model.spec.mask_token_id
+    masked = torch.ones(len(examples), stop - start, dtype=torch.bool, device=canvas.device)
+    commits = []
+    for _ in range(stop - start):
+        confidence = model.token_logits(canvas)[:, start:stop].float().softmax(-1).amax(-1)
+        chosen = confidence.masked_fill(~masked, -1).argmax(1, keepdim=True)
+        masked.scatter_(1, chosen, False)
+        canvas.scatter_(1, chosen + start, written.gather(1, chosen + start))
+        commits.append(chosen)
+    return torch.cat(commits, 1).tolist()

@@ -1,0 +1,94 @@
+"""A long job in stages: each is kept as a file when it is finished, and read from there when the job is started again.
+
+1. The folder belongs to one job; another is refused (`journal.claim`).
+2. A stage's result is written by the first process, whole or not at all, and read back by all: the same whether it was made now or before.
+3. What no reader of the results needs lies under `journal`, which goes when the job is done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from mechshift_tl.runs import artefact
+from mechshift_tl.runs.journal import claim
+from mechshift_tl.runs.processes import Processes
+
+JOURNAL = "journal"
+
+
+class Savable(Protocol):
+    """A result with a file of its own."""
+
+    def save(self, path: str | Path) -> None:
+        """Write it."""
+
+
+T = TypeVar("T", bound=Savable)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of a job, kept in `folder`; None keeps nothing. `part` is what this part of the job puts before its files' names."""
+
+    folder: Path | None = None
+    part: str = ""
+
+    def claim(self, work: Mapping[str, Any]) -> None:
+        """Say what job the folder belongs to. Raises ValueError when it belongs to another."""
+        if self.folder is not None:
+            place = self.folder / JOURNAL
+            Processes.here().once(lambda: claim(place, work))
+
+    def of(self, part: str) -> Stages:
+        """The stages of one part of the job."""
+        return Stages(self.folder, f"{self.part}{part}/")
+
+    def journal(self, name: str) -> Path | None:
+        """Where a stage keeps its own finished batches."""
+        return None if self.folder is None else self.folder / JOURNAL / f"{self.part}{name}"
+
+    def result(self, name: str, load: Callable[[Path], T], make: Callable[[], T]) -> T:
+        """What `make` returns, kept as the artefact `name`; once that is written, the journal of the same name goes."""
+        if self.folder is None:
+            return make()
+        found = _kept(self.folder / f"{self.part}{name}", load, make, _save)
+        if Processes.here().is_first:
+            shutil.rmtree(self.folder / JOURNAL / f"{self.part}{name}", ignore_errors=True)
+        return found
+
+    def draft(self, name: str, load: Callable[[Path], T], make: Callable[[], T]) -> T:
+        """What `make` returns, kept in the journal alone."""
+        place = self.journal(name)
+        return make() if place is None else _kept(place, load, make, _save)
+
+    def value(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, made of JSON values, kept in the journal alone."""
+        place = self.journal(name)
+        return make() if place is None else _kept(place, _load_json, make, artefact.write_json)
+
+
+def _kept(path: Path, load: Callable[[Path], Any], make: Callable[[], Any], save: Callable[[Path, Any], None]) -> Any:
+    processes = Processes.here()
+    if not processes.agree(path.is_file()):
+        made = make()
+        processes.once(lambda: _write(path, made, save))
+    return load(path)
+
+
+def _write(path: Path, made: Any, save: Callable[[Path, Any], None]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with artefact.replacing(path) as draft:
+        save(draft, made)
+
+
+def _save(path: Path, made: Savable) -> None:
+    made.save(path)
+
+
+def _load_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,0 @@
-"""Whether a method's scores say what the edges do: every method against exact patching, on any model."""
-
-from mechshift_tl.validity.measure import METHODS, validity
-from mechshift_tl.validity.note import validity_note
-from mechshift_tl.validity.result import Validity
-
-__all__ = ["METHODS", "Validity", "validity", "validity_note"]

@@ -1,0 +1,83 @@
+"""Claims hold numbers against their bounds; tables say who shares what."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mechshift_tl.compare.result import Statistic
+from mechshift_tl.intervals import Interval
+from mechshift_tl.report import tables
+from mechshift_tl.study import claims
+
+
+def with_interval(comparison, name, low, high):
+    changed = {name: Statistic(comparison.statistics[name].value, Interval(0.0, low, high, 10))}
+    return dataclasses.replace(comparison, statistics=comparison.statistics | changed)
+
+
+@pytest.mark.parametrize(
+    ("mdm", "control", "supported"), [((0.1, 0.2), (0.3, 0.4), True), ((0.1, 0.3), (0.3, 0.4), False), ((0.5, 0.6), (0.3, 0.4), False)]
+)
+def test_fewer_edges_than_the_control_only_when_intervals_are_apart(task_study, mdm, control, supported):
+    bounds = {"mdm": mdm, "control": control}
+    comparisons = {role: with_interval(c, "edge_jaccard", *bounds[role]) for role, c in task_study.comparisons.items()}
+    claim = claims.overlap_claim(dataclasses.replace(task_study, comparisons=comparisons))
+    assert claim.supported is supported and claim.head == ("Supported" if supported else "Not supported")
+    assert f"{mdm[0]:.3f} to {mdm[1]:.3f}" in claim.evidence
+
+
+def test_nothing_is_claimed_without_intervals_or_control(without_control, task_study):
+    (alone,) = without_control.tasks.values()
+    assert claims.overlap_claim(alone) is None
+    (depth,) = claims.depth_claims(alone)
+    assert not depth.supported and "no interval over prompts" in depth.evidence
+    bare = dict.fromkeys(("mdm", "control"), alone.comparisons["mdm"])
+    assert not claims.overlap_claim(dataclasses.replace(task_study, comparisons=bare)).supported
+
+
+@pytest.mark.parametrize(("low", "high", "supported"), [(0.01, 0.2, True), (-0.2, -0.01, True), (-0.1, 0.1, False)])
+def test_the_early_share_differs_when_its_change_excludes_zero(task_study, low, high, supported):
+    comparisons = {"mdm": with_interval(task_study.comparisons["mdm"], "early_share_shift", low, high)}
+    (claim,) = claims.depth_claims(dataclasses.replace(task_study, comparisons=comparisons))
+    assert claim.supported is supported and f"{high:+.3f}".replace("-", "−") in claim.evidence
+
+
+def test_neurons_are_held_against_the_largest_by_chance(task_study):
+    one = task_study.neurons["arm"]
+    for point, beyond in ((0.0, int((one.selectivity > 0).sum())), (1.0, 0)):
+        held = dataclasses.replace(task_study, neurons={"arm": dataclasses.replace(one, null_max_95=point)})
+        (claim,) = claims.neuron_claims(held)
+        assert claim.supported is (beyond > 0) and claim.evidence.startswith(f"{beyond} of {len(one.selectivity)} neurons")
+
+
+def test_edge_tables_say_which_circuits_hold_an_edge(task_study):
+    held = {role: circuit.edge_set() for role, circuit in task_study.circuits.items()}
+    found = tables.edge_tables(task_study)
+    assert found.keys() == held.keys()
+    for role, rows in found.items():
+        assert len(rows) == tables.EDGES_SHOWN
+        for row in rows:
+            edge = (row["writer"], row["reader"])
+            assert row["pruned"] == (edge not in held[role])
+            assert row["shared"] == [other for other in held if other != role and edge in held[other]]
+
+
+def test_lens_tables_read_each_set_in_both_models(task_study):
+    sets = task_study.component_sets()
+    found = tables.lens_tables(task_study)
+    assert {name: one["total"] for name, one in found.items()} == {name: len(components) for name, components in sets.items()}
+    lens = task_study.lenses["mdm"]
+    for row in (row for one in found.values() for row in one["rows"]):
+        effect = lens.effects[lens.components.index(row["component"])]
+        assert torch.isclose(torch.tensor(row["mdm"]["logit_diff"]), effect) and len(row["mdm"]["tokens"]) <= tables.TOKENS_SHOWN
+
+
+def test_line_breaks_in_tokens_are_spelled_out():
+    assert tables._spelled([("\n", 0.5), (" Mary", 0.5)]) == [("\\n", 0.5), (" Mary", 0.5)]
+
+
+def test_specialisation_of_every_model(task_study):
+    rows = tables.specialisation_rows(task_study)
+    assert [row["role"] for row in rows] == ["arm", "mdm", "control"]
+    assert all(row["of"].components == 10 and row["answering"] <= 10 for row in rows)
