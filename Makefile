@@ -1,6 +1,6 @@
 # Every target creates $(VENV) on first use and reuses it until pyproject.toml or constraints.txt changes.
 #   make demo        the circuits of the bundled pair, as a report in $(OUT)
-#   make test        every test of seconds       make lint     ruff and pyright
+#   make test        every test of seconds       make lint     ruff, import-linter and pyright
 #   make bench       what attribution costs, as tables: minutes
 #   make check-slow  the tests of minutes: SmolLM2-135M, and a report in headless Chromium
 
@@ -34,6 +34,7 @@ endif
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: $(INSTALLED)

@@ -12,12 +12,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from mechshift_tl.bridge.protocol import HookedModel
 
 KV = Literal["grouped", "ungrouped"]
 READER_ID = re.compile(r"^(?:a(\d+)\.([hg])(\d+)<([qkv])>|m(\d+)|(logits))$")
@@ -39,13 +41,13 @@ class Graph:
             raise ValueError(f"Graph: {self.n_heads} heads cannot share {self.n_kv_heads} KV heads")
 
     @classmethod
-    def of(cls, model: Any, kv: KV = "grouped") -> Graph:
+    def of(cls, model: HookedModel, kv: KV = "grouped") -> Graph:
         """The graph of a TransformerLens bridge, from its `cfg`. Raises ValueError on blocks whose MLP runs beside the heads."""
-        if getattr(model.cfg, "parallel_attn_mlp", False):
+        if model.cfg.parallel_attn_mlp:
             raise ValueError(
                 f"{model.cfg.model_name}: attention and MLP run in parallel; only MLPs that read their layer's heads are known"
             )
-        n_kv = getattr(model.cfg, "n_key_value_heads", None) or model.cfg.n_heads
+        n_kv = model.cfg.n_key_value_heads or model.cfg.n_heads
         graph = cls(model.cfg.n_layers, model.cfg.n_heads, n_kv, kv)
         return graph if n_kv != model.cfg.n_heads else replace(graph, kv="grouped")
 

@@ -27,6 +27,7 @@ from mechshift_tl.attribution.metrics import resolve_all
 from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Rule, path_points
 from mechshift_tl.attribution.scores import EdgeScores, NodeScores
 from mechshift_tl.attribution.totals import Keep, Totals
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.graph import KV, Graph
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans
 from mechshift_tl.readouts import Readouts
@@ -34,7 +35,7 @@ from mechshift_tl.runs.provenance import provenance
 
 
 def attribute(
-    model: Any,
+    model: HookedModel,
     readouts: Readouts,
     *,
     method: Method = "EAP-IG-inputs",

@@ -20,6 +20,7 @@ from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.readers import ReaderPath
 from mechshift_tl.attribution.scoring import TokenGroups, edge_scores
 from mechshift_tl.bridge.hooks import EMBED, Kept, capture
+from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import bias_of, gathered, weight_of, weightless
 from mechshift_tl.graph import KV, Graph
 from mechshift_tl.interventions.outputs import WriterOutputs, run_writers
@@ -33,7 +34,7 @@ TOLERANCE = 2e-2
 
 
 @torch.no_grad()
-def check_writers_sum(model: Any, batch: Batch) -> None:
+def check_writers_sum(model: HookedModel, batch: Batch) -> None:
     """Raise ValueError unless every block adds its heads and MLP to the residual: blocks with norms behind attention or MLP do not.
 
     A run that is not finite is left for the attribution to refuse, which says where.
@@ -57,9 +58,9 @@ def check_writers_sum(model: Any, batch: Batch) -> None:
         SUMMED.add(model)
 
 
-def _missed(model: Any, layer: int, outputs: WriterOutputs, seen: Kept, shown: Bool[Tensor, "1 pos"]) -> float:
+def _missed(model: HookedModel, layer: int, outputs: WriterOutputs, seen: Kept, shown: Bool[Tensor, "1 pos"]) -> float:
     """How much of what a block adds is not its writers', as a share, beyond what its two additions round away in the model's precision."""
-    block, mlp = model.blocks[layer], outputs.mlp[layer]
+    block, mlp = components_of(model).blocks[layer], outputs.mlp[layer]
     before, after = (seen[f"blocks.{layer}.{name}"] for name in ("hook_resid_pre", "hook_resid_post"))
     written = torch.einsum("bphe,hed->bpd", outputs.z[layer], weight_of(block.attn, "W_O", mlp.device).float()) + mlp
     bias = bias_of(block.attn.o, mlp.device)
@@ -69,7 +70,7 @@ def _missed(model: Any, layer: int, outputs: WriterOutputs, seen: Kept, shown: B
     return float(beyond[shown].norm() / written[shown].norm().clamp_min(torch.finfo().tiny))
 
 
-def check_readers_sum(model: Any, batch: Batch, graph: Graph) -> None:
+def check_readers_sum(model: HookedModel, batch: Batch, graph: Graph) -> None:
     """Raise ValueError unless the readers' gradients sum to that of the residual stream: every reader is known, and known rightly.
 
     The gradient g of the answers' logits at the embedding stands for the input's Δ: row `input` of the scores must then sum to ‖g‖².
@@ -96,7 +97,7 @@ def check_readers_sum(model: Any, batch: Batch, graph: Graph) -> None:
 
 
 @torch.no_grad()
-def check_neurons(model: Any, batch: Batch) -> None:
+def check_neurons(model: HookedModel, batch: Batch) -> None:
     """Raise ValueError unless the MLPs hold `d_mlp` activations per token at `mlp.hook_post`; those of a mixture of experts do not."""
     name, row = "blocks.0.mlp.hook_post", batch.rows(slice(0, 1))
     seen: Kept = {}
@@ -112,7 +113,7 @@ def check_neurons(model: Any, batch: Batch) -> None:
 
 
 def _at_the_clean_end(
-    model: Any, row: Batch, graph: Graph, outputs: WriterOutputs, logits: Float[Tensor, "1 k d_vocab"]
+    model: HookedModel, row: Batch, graph: Graph, outputs: WriterOutputs, logits: Float[Tensor, "1 k d_vocab"]
 ) -> tuple[Float[Tensor, "1 pos d"], ReaderPath]:
     """Gradient of the answers' mean logit at the embedding, and the readers' gradients."""
     path, source = ReaderPath(model, graph), sources(outputs, outputs, graph, activations=False)[0]

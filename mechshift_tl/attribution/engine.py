@@ -26,6 +26,7 @@ from mechshift_tl.attribution.scoring import TokenGroups, edge_scores
 from mechshift_tl.attribution.shared_prefix import SharedPrefix
 from mechshift_tl.attribution.totals import BatchScores
 from mechshift_tl.bridge.hooks import EMBED, inject
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.bridge.weights import named_weights
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions.not_finite import locate_not_finite
@@ -60,7 +61,7 @@ def check_settings(method: Method, points: Points, metrics: Sequence[Metric], bl
 class Engine:
     """One attribution's settings, and what it makes of a batch."""
 
-    model: Any
+    model: HookedModel
     graph: Graph
     level: Level
     method: Method
@@ -78,7 +79,7 @@ class Engine:
         """Shape of one set of scores."""
         if self.level == "edges":
             return len(self.graph.writers), len(self.graph.readers)
-        return (len(self.graph.writers),) if self.level == "nodes" else (self.graph.n_layers * self.model.cfg.d_mlp,)
+        return (len(self.graph.writers),) if self.level == "nodes" else (self.graph.n_layers * (self.model.cfg.d_mlp or 0),)
 
     @property
     def tokens(self) -> int:
@@ -86,7 +87,7 @@ class Engine:
         if self.batch_tokens:
             return self.batch_tokens
         cfg = self.model.cfg
-        per_layer = (16 + len(self.points)) * cfg.d_model + 4 * (getattr(cfg, "d_mlp", None) or 4 * cfg.d_model)
+        per_layer = (16 + len(self.points)) * cfg.d_model + 4 * (cfg.d_mlp or 4 * cfg.d_model)
         return max(1, ACTIVATION_BYTES // (4 * cfg.n_layers * per_layer))
 
     def check(self, readouts: Readouts) -> None:

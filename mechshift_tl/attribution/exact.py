@@ -32,6 +32,7 @@ from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.scoring import TokenGroups
 from mechshift_tl.bridge.hooks import Hooks, Kept, capture
 from mechshift_tl.bridge.norms import normed, placed, projected
+from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import gathered, weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions.outputs import WriterOutputs
@@ -56,7 +57,7 @@ def check_edges(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph, method
 
 @torch.no_grad()
 def patched_scores(
-    model: Any,
+    model: HookedModel,
     graph: Graph,
     batch: Batch,
     metrics: Sequence[Metric],
@@ -97,7 +98,7 @@ def together(graph: Graph, edges: Bool[Tensor, "n_writers n_readers"], most: int
 class _Written:
     """Δ of one row's writers at the residual's width, at the positions `where`."""
 
-    model: Any
+    model: HookedModel
     graph: Graph
     deltas: WriterOutputs
     row: int
@@ -113,21 +114,24 @@ class _Written:
         layer, place = divmod(writer - 1, self.graph.n_heads + 1)
         if place == self.graph.n_heads:
             return self.deltas.mlp[layer][self.row]
-        return self.deltas.z[layer][self.row, :, place] @ weight_of(self.model.blocks[layer].attn, "W_O", self.where.device)[place].float()
+        return (
+            self.deltas.z[layer][self.row, :, place]
+            @ weight_of(components_of(self.model).blocks[layer].attn, "W_O", self.where.device)[place].float()
+        )
 
 
 @dataclass(frozen=True)
 class _Row:
     """One row, and what its clean run left."""
 
-    model: Any
+    model: HookedModel
     graph: Graph
     batch: Batch
     logits: Float[Tensor, "1 k d_vocab"]
     clean: Kept
 
     @classmethod
-    def of(cls, model: Any, graph: Graph, batch: Batch, i: int, logits: Float[Tensor, "b k d_vocab"]) -> _Row:
+    def of(cls, model: HookedModel, graph: Graph, batch: Batch, i: int, logits: Float[Tensor, "b k d_vocab"]) -> _Row:
         clean: Kept = {}
         inside = ("hook_resid_pre", "hook_resid_mid", "attn.hook_z")
         names = [f"blocks.{layer}.{name}" for layer in range(graph.n_layers) for name in inside]
@@ -149,9 +153,11 @@ class _Row:
         """Each metric with `written[i]` taken from the residual that `readers[i]` reads; all of these are at one site."""
         layer = int(self.graph.reader_layers[readers[0]])
         if layer == self.graph.n_layers:
-            hooks = self._into("unembed.hook_in", "ln_final.hook_in", self.model.ln_final, written)
+            hooks = self._into("unembed.hook_in", "ln_final.hook_in", components_of(self.model).ln_final, written)
         elif readers[0] == self.graph.mlp_reader(layer):
-            hooks = self._into(f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_resid_mid", self.model.blocks[layer].ln2, written)
+            hooks = self._into(
+                f"blocks.{layer}.mlp.hook_in", f"blocks.{layer}.hook_resid_mid", components_of(self.model).blocks[layer].ln2, written
+            )
         else:
             hooks = self._into_heads(layer, written, readers)
         copies = len(written) if _mlps_see_one_axis(self.model) else 1
@@ -169,7 +175,7 @@ class _Row:
         return [(name, lambda tensor, hook: inputs.to(tensor))]
 
     def _into_heads(self, layer: int, written: Float[Tensor, "m pos d"], readers: Int[Tensor, " m"]) -> Hooks:
-        block, name = self.model.blocks[layer], f"blocks.{layer}"
+        block, name = components_of(self.model).blocks[layer], f"blocks.{layer}"
         inputs = normed(self.clean[f"{name}.hook_resid_pre"] - written, block.ln1, self.model.cfg.eps)
         hooks: Hooks = [(f"{name}.hook_resid_pre", lambda tensor, hook: tensor.expand(len(written), -1, -1))]
         for kind, rows, heads in _by_kind(self.graph, layer, readers):
@@ -180,9 +186,9 @@ class _Row:
         return hooks
 
 
-def _mlps_see_one_axis(model: Any) -> bool:
+def _mlps_see_one_axis(model: HookedModel) -> bool:
     """Whether rows and positions lie on one axis around the MLPs (OPT): there a row cannot become several, it must enter as several."""
-    return model.blocks[0].mlp.hook_in.hook_conversion is not None
+    return model.hook_dict["blocks.0.mlp.hook_in"].hook_conversion is not None
 
 
 def _by_kind(graph: Graph, layer: int, readers: Int[Tensor, " m"]) -> Iterator[tuple[str, Int[Tensor, " k"], Int[Tensor, " k"]]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +17,7 @@ from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.path import Points
 from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.bridge.hooks import EMBED, Kept, capture, inject
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.bridge.weights import gathered, refetch_in_backward
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions.outputs import WriterOutputs
@@ -56,7 +56,7 @@ def sources(clean: WriterOutputs, corrupt: WriterOutputs, graph: Graph, *, activ
 
 
 def walk(
-    model: Any,
+    model: HookedModel,
     batch: Batch,
     metrics: Sequence[Metric],
     clean_logits: Float[Tensor, "b k d_vocab"],

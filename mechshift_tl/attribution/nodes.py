@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +23,7 @@ from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.path import Method, Points
 from mechshift_tl.attribution.scoring import TokenGroups
 from mechshift_tl.bridge.hooks import EMBED, Kept, capture, inject
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.interventions.outputs import WriterOutputs
 from mechshift_tl.readouts import Batch
 
@@ -43,7 +43,7 @@ class Site:
         return Source(self.name, self.clean, self.corrupt, self.nodes, 0)
 
 
-def node_sites(model: Any, clean: WriterOutputs, corrupt: WriterOutputs) -> list[Site]:
+def node_sites(model: HookedModel, clean: WriterOutputs, corrupt: WriterOutputs) -> list[Site]:
     """Input, heads and MLPs, in the order of `graph.writers`."""
     heads = model.cfg.n_heads
     sites = [Site(EMBED, clean.input[:, :, None], corrupt.input[:, :, None], slice(0, 1))]
@@ -56,7 +56,7 @@ def node_sites(model: Any, clean: WriterOutputs, corrupt: WriterOutputs) -> list
 
 
 @torch.no_grad()
-def neuron_sites(model: Any, batch: Batch, *, zero: bool) -> list[Site]:
+def neuron_sites(model: HookedModel, batch: Batch, *, zero: bool) -> list[Site]:
     """The neurons of every MLP (`mlp.hook_post`; for a gated MLP act(gate)·up), layer by layer; `zero` takes 0 for their corrupt value."""
     names = [f"blocks.{i}.mlp.hook_post" for i in range(model.cfg.n_layers)]
     clean: Kept = {}
@@ -79,7 +79,7 @@ def neuron_sites(model: Any, batch: Batch, *, zero: bool) -> list[Site]:
 
 
 def node_scores(
-    model: Any,
+    model: HookedModel,
     batch: Batch,
     metrics: Sequence[Metric],
     clean_logits: Float[Tensor, "b k d_vocab"],
@@ -121,7 +121,7 @@ def _add_parts(score: Float[Tensor, "rows spans node"], values: Float[Tensor, "t
 
 @torch.no_grad()
 def _patched(
-    model: Any, batch: Batch, metrics: Sequence[Metric], clean_logits: Tensor, sites: Sequence[Site], groups: TokenGroups
+    model: HookedModel, batch: Batch, metrics: Sequence[Metric], clean_logits: Tensor, sites: Sequence[Site], groups: TokenGroups
 ) -> list[Float[Tensor, "rows spans nodes"]]:
     """One forward per node (and per span): metric(clean) − metric(node at its corrupt value), times the positions read."""
     base = [metric.values(clean_logits, batch, clean_logits) for metric in metrics]

@@ -27,6 +27,7 @@ from torch import Tensor
 from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.bridge.norms import norm_weight
+from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
 
@@ -42,13 +43,15 @@ class ReaderPath:
     and layer, and d more for every point.
     """
 
-    def __init__(self, model: Any, graph: Graph, after: int = 0) -> None:
+    def __init__(self, model: HookedModel, graph: Graph, after: int = 0) -> None:
         layers = range(graph.n_layers)
-        self.attention = {i: AttentionReaders(model.blocks[i], i, graph) for i in layers if after <= 2 * i}
+        self.attention = {i: AttentionReaders(components_of(model).blocks[i], i, graph) for i in layers if after <= 2 * i}
         self.mlp = {
-            i: SingleReader(model.blocks[i].ln2, f"blocks.{i}.ln2", f"blocks.{i}.mlp.hook_in") for i in layers if after <= 2 * i + 1
+            i: SingleReader(components_of(model).blocks[i].ln2, f"blocks.{i}.ln2", f"blocks.{i}.mlp.hook_in")
+            for i in layers
+            if after <= 2 * i + 1
         }
-        self.logits = SingleReader(model.ln_final, "ln_final", "unembed.hook_in")
+        self.logits = SingleReader(components_of(model).ln_final, "ln_final", "unembed.hook_in")
 
     @property
     def all(self) -> list[AttentionReaders | SingleReader]:

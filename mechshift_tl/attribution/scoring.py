@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechshift_tl.attribution.readers import ReaderPath, Tokens
+from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions.outputs import WriterOutputs
@@ -80,7 +80,7 @@ def live_tokens(deltas: WriterOutputs) -> Bool[Tensor, "b pos"]:
 
 
 def edge_scores(
-    model: Any, graph: Graph, deltas: WriterOutputs, path: ReaderPath, groups: TokenGroups, writers: slice
+    model: HookedModel, graph: Graph, deltas: WriterOutputs, path: ReaderPath, groups: TokenGroups, writers: slice
 ) -> Float[Tensor, "rows spans n_writers n_readers"]:
     """Scores of the edges out of `writers` into the path's readers, zero elsewhere, per part of `pieces`."""
     limit = max(LEAST_TOKENS, WRITER_BYTES // (4 * len(graph.writers) * model.cfg.d_model))
@@ -117,7 +117,7 @@ class ScoreBuffers:
 
 
 def _add_piece(
-    scores: Float[Tensor, "n_writers n_readers"], model: Any, graph: Graph, deltas: WriterOutputs, path: ReaderPath, tokens: Tokens,
+    scores: Float[Tensor, "n_writers n_readers"], model: HookedModel, graph: Graph, deltas: WriterOutputs, path: ReaderPath, tokens: Tokens,
     board: ScoreBuffers,
 ) -> None:  # fmt: skip
     def write(at: int, output: Float[Tensor, "b pos d"]) -> None:
@@ -140,7 +140,7 @@ def _add_piece(
             return
         if (slot := board.slot(before, graph.n_heads)) is not None:
             z = deltas.z[layer].flatten(0, 1)[tokens].transpose(0, 1)
-            torch.bmm(z, weight_of(model.blocks[layer].attn, "W_O", z.device).float(), out=slot)
+            torch.bmm(z, weight_of(components_of(model).blocks[layer].attn, "W_O", z.device).float(), out=slot)
         write(before + graph.n_heads, deltas.mlp[layer])
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from mechshift_tl.bridge.alignment import is_causal, logit_shift
 from mechshift_tl.bridge.hooks import Hooks, Kept
 from mechshift_tl.bridge.narrow import narrowed, tokenwise
+from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.readouts import Batch
 
 #: Share of a batch's tokens from which leaving them out pays for picking the others.
@@ -29,7 +30,7 @@ class SharedPrefix:
     Nothing is left out unless `wanted`, of a batch that is not narrow, under other than causal attention, or where it would not pay.
     """
 
-    def __init__(self, model: Any, batch: Batch, *, wanted: bool) -> None:
+    def __init__(self, model: HookedModel, batch: Batch, *, wanted: bool) -> None:
         self.model, self.rows = model, len(batch)
         read = batch.target_pos - logit_shift(model)  # a metric may weigh what is read there by what is read elsewhere
         tokens = _before_the_first_change(batch).scatter(1, read, False)
@@ -63,7 +64,7 @@ class SharedPrefix:
 
             return hook_fn
 
-        *blocks, last = self.model.blocks
+        *blocks, last = components_of(self.model).blocks
         with ExitStack() as stack:
             if self.pays:
                 parts = [part for block in blocks for part in tokenwise(block, ("q", "k", "v", "o", "mlp"))]

@@ -2,55 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_diffusion.spec import DiffusionSpec
+from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 
 
 def aligned_logits(
-    model: Any, tokens: Int[Tensor, "batch pos"], attention_mask: Bool[Tensor, "batch pos"] | None = None
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], attention_mask: Bool[Tensor, "batch pos"] | None = None
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits whose row p predicts the token at p: the model's `token_logits`, or shift 1 on a plain TransformerBridge.
 
     `attention_mask` is True at visible tokens, None when all are. Row 0 of a shifted model is finite but predicts nothing, and so is what
     stands where nothing is visible.
     """
-    if hasattr(model, "token_logits"):
+    if says_how_it_is_read(model):
         return model.token_logits(tokens, **({} if attention_mask is None else {"attention_mask": attention_mask}))
     logits = model(tokens, **hidden_tokens(model, attention_mask))
     return torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
 
 
-def hidden_tokens(model: Any, attention_mask: Bool[Tensor, "batch pos"] | None) -> dict[str, Tensor]:
+def hidden_tokens(model: HookedModel, attention_mask: Bool[Tensor, "batch pos"] | None) -> dict[str, Tensor]:
     """How `model` is told which tokens are hidden; a plain bridge also needs to be told that padding takes up no position."""
     if attention_mask is None:
         return {}
-    if hasattr(model, "token_logits"):
+    if says_how_it_is_read(model):
         return {"attention_mask": attention_mask}
     return {"attention_mask": attention_mask.long(), "position_ids": (attention_mask.long().cumsum(1) - 1).clamp_min(0)}
 
 
-def spec_of(model: Any) -> DiffusionSpec:
+def spec_of(model: HookedModel) -> DiffusionSpec:
     """How the model is read: its own spec, or an ordinary ARM's for a plain TransformerBridge."""
-    return getattr(model, "spec", None) or DiffusionSpec()
+    return model.spec if says_how_it_is_read(model) else DiffusionSpec()
 
 
-def logit_shift(model: Any) -> int:
+def logit_shift(model: HookedModel) -> int:
     """1 when a position is predicted by the one before it, as on every plain TransformerBridge."""
     return spec_of(model).logit_shift
 
 
-def is_causal(model: Any) -> bool:
+def is_causal(model: HookedModel) -> bool:
     """Whether no position sees what comes after it, in the direction of attention now in force."""
-    direction = getattr(model, "direction", None)
-    return (getattr(model.cfg, "attention_dir", None) if direction is None else direction) == "causal"
+    return (model.direction if says_how_it_is_read(model) else model.cfg.attention_dir) == "causal"
 
 
-def mask_token(model: Any) -> int | None:
+def mask_token(model: HookedModel) -> int | None:
     """The id an MDM sees where it has yet to commit; None for an ARM, which needs none. Raises ValueError on an MDM without one."""
     spec = spec_of(model)
     if spec.is_mdm and spec.mask_token_id is None:

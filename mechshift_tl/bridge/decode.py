@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mechshift_tl.bridge.alignment import aligned_logits, mask_token, spec_of
+from mechshift_tl.bridge.alignment import aligned_logits, mask_token
+from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 
 
-def decode(model: Any, prompts: Int[Tensor, "batch prompt"], k: int) -> Int[Tensor, "batch k"]:
+def decode(model: HookedModel, prompts: Int[Tensor, "batch prompt"], k: int) -> Int[Tensor, "batch k"]:
     """`k` tokens after each prompt: denoised by an MDM, greedy by an ARM (or any plain TransformerBridge)."""
     mask = mask_token(model)
-    if mask is not None:
+    if says_how_it_is_read(model) and mask is not None:
         masks = prompts.new_full((len(prompts), k), mask)
-        tail = prompts.new_tensor(spec_of(model).tail).expand(len(prompts), -1)
+        tail = prompts.new_tensor(model.spec.tail).expand(len(prompts), -1)
         canvas = torch.cat([prompts, masks, tail], 1)
         where = torch.zeros_like(canvas, dtype=torch.bool)
         where[:, prompts.shape[1] : prompts.shape[1] + k] = True

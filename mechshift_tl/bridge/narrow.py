@@ -18,9 +18,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from mechshift_tl.bridge.protocol import HookedModel, components_of, module_of
+
 
 @contextmanager
-def only_at(model: Any, positions: Int[Tensor, "b k"], length: int, *, last_layer: bool) -> Iterator[None]:
+def only_at(model: HookedModel, positions: Int[Tensor, "b k"], length: int, *, last_layer: bool) -> Iterator[None]:
     """Inside, `model` unembeds `positions` of its `length` tokens alone and returns `(b, k, d_vocab)`.
 
     With `last_layer`, its queries, output projection and MLP are 0 at the other positions; but a part with hooks within runs everywhere.
@@ -32,11 +34,11 @@ def only_at(model: Any, positions: Int[Tensor, "b k"], length: int, *, last_laye
         return residual.gather(1, at), *inputs[1:]
 
     with ExitStack() as stack:
-        stack.callback(model.unembed.original_component.register_forward_pre_hook(pick).remove)
+        stack.callback(module_of(components_of(model).unembed).register_forward_pre_hook(pick).remove)
         if last_layer:
             rows = torch.arange(len(positions), device=positions.device)[:, None]
             read = (rows * length + positions).unique()  # read twice, a position would get its gradient twice
-            stack.enter_context(narrowed(tokenwise(model.blocks[-1], ("q", "o", "mlp")), read))
+            stack.enter_context(narrowed(tokenwise(components_of(model).blocks[-1], ("q", "o", "mlp")), read))
         yield
 
 
@@ -45,7 +47,7 @@ def tokenwise(block: Any, names: Iterable[str]) -> Iterator[torch.nn.Module]:
     for name in names:
         part = getattr(block if name == "mlp" else block.attn, name, None)
         if part is not None and part.name is not None and _is_alone(part):  # a part without a name is bound to the whole layer
-            yield part.original_component
+            yield module_of(part)
 
 
 def _is_alone(part: Any) -> bool:

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import align_module_device, has_offloaded_params
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from transformers import PreTrainedModel
+
+from mechshift_tl.bridge.protocol import HookedModel
 
 #: The projection of an attention that each of its matrices is read off.
 PROJECTIONS = {"W_Q": "q", "W_K": "k", "W_V": "v", "W_O": "o"}
@@ -38,9 +41,9 @@ def bias_of(owner: Any, device: torch.device | str | None = None) -> Tensor | No
     return None if getattr(owner, "bias", None) is None else weight_of(owner, "bias", device)
 
 
-def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+def named_weights(model: HookedModel) -> Iterator[tuple[str, Tensor]]:
     """Name and value of every parameter, each once, wherever it is kept; one at a time is fetched."""
-    inner = model.original_model
+    inner = cast(PreTrainedModel, model.original_model)
     head = inner.get_output_embeddings() if getattr(inner.config, "tie_word_embeddings", False) else None
     tied = {id(p) for p in head.parameters()} if head is not None else set()
     for name, parameter in list(model.named_parameters()):
@@ -53,7 +56,7 @@ def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
                 yield name, getattr(module, attribute)
 
 
-def weightless(model: Any) -> bool:
+def weightless(model: HookedModel) -> bool:
     """Whether the model has shapes alone: what a device map keeps on disk counts as there."""
     first = next(model.parameters())
     return isinstance(first, FakeTensor) or (first.is_meta and not _kept_elsewhere(model))
@@ -65,7 +68,7 @@ def gathered(kept: Mapping[str, Tensor], device: torch.device) -> dict[str, Tens
 
 
 @contextmanager
-def refetch_in_backward(model: Any) -> Iterator[None]:
+def refetch_in_backward(model: HookedModel) -> Iterator[None]:
     """Around a forward: autograd keeps none of the weights that are fetched for it, and the backward fetches them again.
 
     What is fetched twice is read twice; without this the fetched weights of all layers would be in memory at once.
@@ -98,7 +101,7 @@ def _fetched(component: Any) -> AbstractContextManager[Any]:
     return align_module_device(module)
 
 
-def _kept_elsewhere(model: Any) -> list[tuple[nn.Module, str]]:
+def _kept_elsewhere(model: HookedModel) -> list[tuple[nn.Module, str]]:
     """Module and name of every weight that is fetched when its module runs."""
     inner = model.original_model
     modules = [module for module in inner.modules() if has_offloaded_params(module)] if hasattr(inner, "_hf_hook") else []

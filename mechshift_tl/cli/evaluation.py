@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mechshift_tl.attribution import EdgeScores
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.cli.console import console, print_frame, print_notes
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
@@ -48,7 +49,7 @@ class Work:
     curve: bool
     seed: int
 
-    def run(self, model: Any, stages: Stages) -> Found:
+    def run(self, model: HookedModel, stages: Stages) -> Found:
         """Measure it in `model`."""
         examples, apart = draw(self.task, model.tokenizer, self.n, self.means_n, self.seed)
         print_prompts(examples)
@@ -65,7 +66,7 @@ class Work:
             curve = stages.result("curve.safetensors", FaithfulnessCurve.load, drawing)
         return Found(evaluation, curve, examples)
 
-    def _elsewhere(self, model: Any, n: int, settings: Mapping[str, Any], stages: Stages) -> dict[str, Readouts]:
+    def _elsewhere(self, model: HookedModel, n: int, settings: Mapping[str, Any], stages: Stages) -> dict[str, Readouts]:
         """Readouts under the other corruptions, but for those on which faithfulness has no meaning, which is said."""
         made = {
             f"corruption {name}": readouts(model, task.examples(model.tokenizer, n, self.seed), seed=self.seed)

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.cli.console import print_notes
 from mechshift_tl.cli.options import words_of
 
@@ -32,7 +33,7 @@ def load_circuit(path: Path, n_kv_heads: int | None = None) -> Circuit:
     return circuit
 
 
-def fitted(circuit: Circuit, path: Path, model: Any) -> Circuit:
+def fitted(circuit: Circuit, path: Path, model: HookedModel) -> Circuit:
     """`circuit`, read again where its graph file did not say how many KV heads there are.
 
     Raises ValueError when the model's graph is another.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.cli.console import console
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def print_prompts(examples: Examples) -> None:
     console.print(f"{len(examples)} examples of {examples.task}{dropped}")
 
 
-def means_over(model: Any, apart: Examples | None, intervention: str, seed: int, stages: Stages) -> WriterMeans | None:
+def means_over(model: HookedModel, apart: Examples | None, intervention: str, seed: int, stages: Stages) -> WriterMeans | None:
     """The writers' mean outputs over prompts kept apart, where there are any."""
     if apart is None:
         return None

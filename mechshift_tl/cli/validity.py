@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.cli.console import console, print_frame
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import KV, Data, DeviceMap, Fresh, Out, Seed, TaskName, open_model, open_pair, placed, task_of, words_of
@@ -101,7 +102,7 @@ def _plain(name: str) -> str:
     return name.replace("–", "-").lower()
 
 
-def _of_model(model: Any, task: Task, n: int, seed: int) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
+def _of_model(model: HookedModel, task: Task, n: int, seed: int) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
     """One model, and its readouts of the task's first `n` prompts."""
     from mechshift_tl.readouts import readouts
 

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import full_cell_share, random_circuits
 from mechshift_tl.circuits.select import Rank
@@ -117,7 +118,7 @@ _NUMBERS = ("requested", "kept", "share", "faithfulness", "low", "high", "accura
 
 
 def faithfulness_curve(
-    model: Any,
+    model: HookedModel,
     readouts: Readouts,
     scores: EdgeScores,
     *,

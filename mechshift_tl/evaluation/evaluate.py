@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.overlap import expected_jaccard
 from mechshift_tl.circuits.random import random_circuits
@@ -118,7 +119,7 @@ _SIDE = ("kept", "n_edges", "intervention", "metric")
 
 
 def evaluate_circuit(
-    model: Any,
+    model: HookedModel,
     readouts: Readouts,
     circuit: Circuit,
     *,
@@ -165,7 +166,7 @@ def evaluate_circuit(
 
 
 def _on_its_readouts(
-    model: Any, readouts: Readouts, circuit: Circuit, random: list[Tensor], parts: Mapping[str, Tensor], counts: Tensor,
+    model: HookedModel, readouts: Readouts, circuit: Circuit, random: list[Tensor], parts: Mapping[str, Tensor], counts: Tensor,
     settings: Mapping[str, Any],
 ) -> tuple[list[Check], pd.DataFrame, CircuitRun]:  # fmt: skip
     """Sufficiency, necessity, accuracy and minimality, the parts' losses, and the circuit's run."""

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.evaluation.run import CircuitRun, run_circuit
 from mechshift_tl.intervals import Interval, check_draws, interval, resamples
@@ -79,7 +80,9 @@ class Faithfulness:
         )
 
 
-def faithfulness(model: Any, readouts: Readouts, circuit: Circuit, *, n_boot: int = N_BOOT, seed: int = 0, **settings: Any) -> Faithfulness:
+def faithfulness(
+    model: HookedModel, readouts: Readouts, circuit: Circuit, *, n_boot: int = N_BOOT, seed: int = 0, **settings: Any
+) -> Faithfulness:
     """Faithfulness of `circuit` in `model` on `readouts`; `settings` are those of `run_circuit`, which also says what it costs and raises.
 
     Raises ValueError where clean and base metric do not differ beyond chance, and unless `n_boot` is at least 1.

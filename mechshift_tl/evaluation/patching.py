@@ -32,6 +32,7 @@ from mechshift_tl.attribution.readers import repeated
 from mechshift_tl.bridge.hooks import Hooks, Kept, capture
 from mechshift_tl.bridge.narrow import narrowed, tokenwise
 from mechshift_tl.bridge.norms import norm_weight
+from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions.outputs import WriterOutputs, run_both_sides
@@ -56,7 +57,7 @@ class Base:
     own: bool
 
     @classmethod
-    def both_sides(cls, model: Any, batch: Batch) -> tuple[Float[Tensor, "b k d_vocab"], Base, Float[Tensor, "b k d_vocab"]]:
+    def both_sides(cls, model: HookedModel, batch: Batch) -> tuple[Float[Tensor, "b k d_vocab"], Base, Float[Tensor, "b k d_vocab"]]:
         """Clean logits, the corrupt run, and its logits: one forward of twice the rows."""
         seen: Kept = {}
         (_, clean), (writers, logits) = run_both_sides(model, batch, capture([*_streams(model), *_heads(model)], seen))
@@ -66,10 +67,10 @@ class Base:
         return clean, cls(writers, streams[::2], streams[1::2], final, heads, own=True), logits
 
     @classmethod
-    def of(cls, model: Any, batch: Batch, graph: Graph, writers: WriterOutputs) -> tuple[Base, Float[Tensor, "b k d_vocab"]]:
+    def of(cls, model: HookedModel, batch: Batch, graph: Graph, writers: WriterOutputs) -> tuple[Base, Float[Tensor, "b k d_vocab"]]:
         """What any outputs make, such as zero or means, and the logits of the run in which no edge is live."""
         residual, pre, mid, heads = writers.input, [], [], {}
-        for block, z, mlp in zip(model.blocks, writers.z, writers.mlp, strict=True):
+        for block, z, mlp in zip(components_of(model).blocks, writers.z, writers.mlp, strict=True):
             pre.append(residual)
             weight = weight_of(block.attn, "W_O", z.device).float().flatten(0, 1)
             bias = bias_of(block.attn.o, z.device)
@@ -82,20 +83,20 @@ class Base:
         return replace(base, heads=heads), logits
 
 
-def _streams(model: Any) -> list[str]:
+def _streams(model: HookedModel) -> list[str]:
     """Where the residual stream passes, before and amid each layer and at the end."""
     names = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in ("hook_resid_pre", "ln2.hook_in")]
     return [*names, "ln_final.hook_in"]
 
 
-def _heads(model: Any) -> list[str]:
+def _heads(model: HookedModel) -> list[str]:
     """Where q, k and v of all layers pass."""
     return [f"blocks.{i}.attn.hook_{kind}" for i in range(model.cfg.n_layers) for kind in KINDS]
 
 
 @torch.no_grad()
 def patched_logits(
-    model: Any, batch: Batch, graph: Graph, edges: Bool[Tensor, "n_writers n_readers"], base: Base
+    model: HookedModel, batch: Batch, graph: Graph, edges: Bool[Tensor, "n_writers n_readers"], base: Base
 ) -> Float[Tensor, "b k d_vocab"]:
     """Aligned logits at the targets (float32) when only `edges` are live: one forward of the clean rows, under their mask."""
     run = _PatchedRun(model, graph, edges.to(base.final.device), base)
@@ -108,7 +109,7 @@ def patched_logits(
 class _PatchedRun:
     """The hooks of one patched forward, and what they hand on to each other: live − replaced of every writer that has an edge."""
 
-    def __init__(self, model: Any, graph: Graph, edges: Tensor, base: Base) -> None:
+    def __init__(self, model: HookedModel, graph: Graph, edges: Tensor, base: Base) -> None:
         self.model, self.graph, self.base = model, graph, base
         sources = edges.any(1)
         #: Row of each writer in `deltas`, were it a source; as a slice bound, the number of sources before it.
@@ -130,7 +131,7 @@ class _PatchedRun:
 
     def idle(self) -> Iterator[torch.nn.Module]:
         """Modules whose outputs are overwritten or not read; from the last layer's queries on, a narrow batch is spared them anyway."""
-        *blocks, last = self.model.blocks
+        *blocks, last = components_of(self.model).blocks
         heads = KINDS if self.base.heads else ()
         for i, block in enumerate(blocks):
             yield from tokenwise(block, (*heads, "o") if self._runs(i) else (*heads, "o", "mlp"))
@@ -156,7 +157,7 @@ class _PatchedRun:
         live = [column for column in range(columns.start, columns.stop) if self.live[column]]
         if live:
             summed = self._sum(live, self.graph.writers_before_attention(layer), self.base.pre[layer])
-            self.own = _project(self.model.blocks[layer], self.graph, [column - columns.start for column in live], summed)
+            self.own = _project(components_of(self.model).blocks[layer], self.graph, [column - columns.start for column in live], summed)
         else:
             self.own = {}
         return self.base.pre[layer].to(tensor)
@@ -178,7 +179,7 @@ class _PatchedRun:
         if heads:
             replaced = self.base.writers.z[layer]
             deltas = (tensor.to(replaced).reshape(replaced.shape) - replaced)[:, :, heads]
-            weight = _of_heads(weight_of(self.model.blocks[layer].attn, "W_O", replaced.device), heads)
+            weight = _of_heads(weight_of(components_of(self.model).blocks[layer].attn, "W_O", replaced.device), heads)
             rows = self.deltas[self.row[first] : self.row[first + self.graph.n_heads]]
             torch.bmm(deltas.flatten(0, 1).transpose(0, 1), weight, out=rows.view(len(heads), -1, weight.shape[-1]))
 
@@ -256,18 +257,18 @@ def _normalize(
 
 
 @contextmanager
-def _keys_per_head(model: Any, graph: Graph) -> Iterator[None]:
+def _keys_per_head(model: HookedModel, graph: Graph) -> Iterator[None]:
     """On an ungrouped graph, attention takes one K and V per query head instead of repeating one per group; restored on leaving.
 
     Raises ValueError on models that make q, k and v by one matrix, whose attention repeats K and V by itself.
     """
-    blocks = model.blocks if graph.n_kv_readers != graph.n_kv_heads else []
+    blocks = components_of(model).blocks if graph.n_kv_readers != graph.n_kv_heads else []
     if any(hasattr(block.attn, "qkv") for block in blocks):
         raise ValueError(
             f"{model.cfg.model_name}: its q, k and v come from one matrix, and heads that share K and V take none of their own; "
             "run circuits of kv='grouped' scores"
         )
-    attentions = [block.attn.original_component for block in blocks]
+    attentions: list[Any] = [block.attn.original_component for block in blocks]  # Hugging Face's, whose classes share no base
     groups = [attention.num_key_value_groups for attention in attentions]
     try:
         for attention in attentions:

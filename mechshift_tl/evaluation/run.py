@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from mechshift_tl.attribution.check import check_writers_sum
 from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.evaluation.patching import Base, patched_logits
 from mechshift_tl.graph import Graph, check_same_graph
@@ -74,7 +75,7 @@ class CircuitRun:
 
 
 def run_circuit(
-    model: Any,
+    model: HookedModel,
     readouts: Readouts,
     circuit: Circuit,
     *,
@@ -95,7 +96,7 @@ def run_circuit(
     return run_circuits(model, readouts, [circuit], intervention=intervention, means=means, metric=metric, batch_tokens=batch_tokens)[0]
 
 
-def run_circuits(model: Any, readouts: Readouts, circuits: Sequence[Circuit], **settings: Any) -> list[CircuitRun]:
+def run_circuits(model: HookedModel, readouts: Readouts, circuits: Sequence[Circuit], **settings: Any) -> list[CircuitRun]:
     """`run_circuit`, with its settings, for each of `circuits`, which share each batch's clean and base runs. Raises ValueError on none."""
     if not circuits:
         raise ValueError("run_circuits was given no circuit; give at least one")
@@ -105,7 +106,7 @@ def run_circuits(model: Any, readouts: Readouts, circuits: Sequence[Circuit], **
 
 
 def run_edges(
-    model: Any,
+    model: HookedModel,
     readouts: Readouts,
     graph: Graph,
     circuits: Sequence[Bool[Tensor, "n_writers n_readers"]],
@@ -142,7 +143,7 @@ def run_edges(
 
 
 def _run_batch(
-    model: Any, batch: Batch, graph: Graph, circuits: Sequence[Tensor], intervention: Intervention, means: WriterMeans | None,
+    model: HookedModel, batch: Batch, graph: Graph, circuits: Sequence[Tensor], intervention: Intervention, means: WriterMeans | None,
     tallies: Sequence[_Tally],
 ) -> Iterator[int]:  # fmt: skip
     """Both ends and every circuit, each added to its tally; yields how many rows each run had. Raises FloatingPointError saying where."""
@@ -167,7 +168,9 @@ def _check_same_work(processes: Processes, readouts: Readouts, circuits: Sequenc
 
 
 @torch.no_grad()
-def _ends(model: Any, batch: Batch, graph: Graph, intervention: Intervention, means: WriterMeans | None) -> tuple[Tensor, Base, Tensor]:
+def _ends(
+    model: HookedModel, batch: Batch, graph: Graph, intervention: Intervention, means: WriterMeans | None
+) -> tuple[Tensor, Base, Tensor]:
     """Clean logits, the base, and its logits: the corrupt run's, or those of a run with no edge live where that sees other tokens."""
     same = batch.clean_mask is None or batch.corrupt_mask is None or torch.equal(batch.clean_mask, batch.corrupt_mask)
     if intervention == "counterfactual" and same:

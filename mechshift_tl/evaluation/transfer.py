@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import random_circuits
 from mechshift_tl.evaluation.faithfulness import Faithfulness, recovered
@@ -15,7 +16,9 @@ from mechshift_tl.readouts import Readouts
 N_RANDOM = 2
 
 
-def circuits_in_model(role: str, model: Any, circuits: Mapping[str, Circuit], readouts: Readouts, seed: int) -> list[dict[str, Any]]:
+def circuits_in_model(
+    role: str, model: HookedModel, circuits: Mapping[str, Circuit], readouts: Readouts, seed: int
+) -> list[dict[str, Any]]:
     """Every circuit in one model: a row each."""
     chance = {name: list(random_circuits(circuit, N_RANDOM, seed)) for name, circuit in circuits.items()}
     runs = iter(run_circuits(model, readouts, [*circuits.values(), *(one for draws in chance.values() for one in draws)]))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import Batch, Side
 
 #: Where to look, layer by layer; attention scores are left out, for masked positions are −∞ by design.
@@ -17,7 +16,7 @@ IN_LAYER = (
 
 
 @torch.no_grad()
-def locate_not_finite(model: Any, batch: Batch) -> str:
+def locate_not_finite(model: HookedModel, batch: Batch) -> str:
     """Where the first NaN or infinity appears when the batch is run again: side, layer and hook, or that both runs are finite."""
     for side in ("clean", "corrupt"):
         found = _first_not_finite(model, batch, side)
@@ -28,7 +27,7 @@ def locate_not_finite(model: Any, batch: Batch) -> str:
     return "both runs are finite, so it arose between them or in the metric: check the metric, or run in float32"
 
 
-def _first_not_finite(model: Any, batch: Batch, side: Side) -> tuple[str, int, int] | None:
+def _first_not_finite(model: HookedModel, batch: Batch, side: Side) -> tuple[str, int, int] | None:
     found: list[tuple[str, int, int]] = []
 
     def look(name: str, tensor: Tensor) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechshift_tl.bridge.hooks import EMBED, Hooks, Kept, capture
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.bridge.weights import gathered
 from mechshift_tl.readouts import Batch, Side
 
@@ -38,7 +38,7 @@ class WriterOutputs:
 
 @torch.no_grad()
 def run_writers(
-    model: Any, batch: Batch, side: Side = "clean", hooks: Hooks | None = None
+    model: HookedModel, batch: Batch, side: Side = "clean", hooks: Hooks | None = None
 ) -> tuple[WriterOutputs, Float[Tensor, "b k d_vocab"]]:
     """One forward of a batch's clean or corrupt rows: every writer's output (0 at hidden tokens), and the aligned logits at the targets.
 
@@ -55,7 +55,7 @@ def run_writers(
 
 
 def run_both_sides(
-    model: Any, batch: Batch, hooks: Hooks | None = None
+    model: HookedModel, batch: Batch, hooks: Hooks | None = None
 ) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
     """`run_writers` of clean and corrupt in one forward of twice the rows: the weights are read once."""
     outputs, logits = run_writers(model, batch.stacked(), "clean", hooks)

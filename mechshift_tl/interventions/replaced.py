@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechshift_tl.bridge.hooks import Kept
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.interventions.not_finite import locate_not_finite
 from mechshift_tl.interventions.outputs import WriterOutputs, run_writers
 from mechshift_tl.readouts import Batch, Readouts, Side
@@ -76,7 +77,7 @@ _MEANS = ("input", "z", "mlp", "count")
 
 
 def writer_means(
-    model: Any, readouts: Readouts, *, positional: bool = False, side: Side = "clean", batch_tokens: int = 4096
+    model: HookedModel, readouts: Readouts, *, positional: bool = False, side: Side = "clean", batch_tokens: int = 4096
 ) -> WriterMeans:
     """Mean output of every writer of `model` over the `side` rows of `readouts`: prompts kept apart from those it is then measured on.
 
@@ -108,7 +109,7 @@ def writer_means(
     return WriterMeans(means["input"][0], means["z"], means["mlp"], count if positional else count.sum(), origin)
 
 
-def replaced(model: Any, batch: Batch, intervention: Intervention, means: WriterMeans | None = None) -> WriterOutputs:
+def replaced(model: HookedModel, batch: Batch, intervention: Intervention, means: WriterMeans | None = None) -> WriterOutputs:
     """What the writers of `batch` are replaced by; "counterfactual" costs a forward of the corrupt rows, the others nothing.
 
     Raises ValueError where `check_intervention` does.
@@ -124,7 +125,7 @@ def replaced(model: Any, batch: Batch, intervention: Intervention, means: Writer
     return WriterOutputs(wide, (heads,) * cfg.n_layers, (wide,) * cfg.n_layers)
 
 
-def check_intervention(model: Any, intervention: str, means: WriterMeans | None, visible: Bool[Tensor, "rows pos"]) -> None:
+def check_intervention(model: HookedModel, intervention: str, means: WriterMeans | None, visible: Bool[Tensor, "rows pos"]) -> None:
     """Raise ValueError unless `intervention` is known and has means exactly when it needs them, fitting model and `visible` tokens."""
     if intervention not in get_args(Intervention):
         raise ValueError(f"intervention is {intervention!r}; choose one of {', '.join(get_args(Intervention))}")

@@ -26,6 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from mechshift_tl.bridge.protocol import HookedModel
+
 #: What is said in place of values.
 ANSWERS: dict[Any, Callable[[Tensor], Any]] = {
     torch.ops.aten._local_scalar_dense.default: lambda tensor: 1.0 if tensor.dtype.is_floating_point else 1,
@@ -41,7 +43,7 @@ class Usage:
     peak_bytes: int
 
 
-def dry_run(model: Any, run: Callable[[], Any]) -> Usage:
+def dry_run(model: HookedModel, run: Callable[[], Any]) -> Usage:
     """What `run()`, some computation on a weightless `model`, would cost. Takes about 0.1 ms per operation, whatever the sizes."""
     with DryRun(model) as counted:
         run()
@@ -51,7 +53,7 @@ def dry_run(model: Any, run: Callable[[], Any]) -> Usage:
 class DryRun(TorchDispatchMode):
     """The counting mode; see the module docstring."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: HookedModel) -> None:
         super().__init__()
         own = (*model.parameters(), *model.buffers())
         self.held = {tensor.untyped_storage()._cdata: 0 for tensor in own}

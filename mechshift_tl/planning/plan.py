@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from mechshift_tl.attribution.attribute import attribute
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.graph import KV, Graph
 from mechshift_tl.planning.dry_run import Usage, dry_run
 from mechshift_tl.planning.weightless import weightless
@@ -168,7 +169,7 @@ def workload_of(task: Any, tokenizer: Any, n: int, seed: int = 0) -> Workload:
     return Workload(len(examples), rows, max(len(example.clean) for example in examples))
 
 
-def _attribution(model: Any, batch: int, tokens: int, ig_steps: int, kv: KV) -> Usage:
+def _attribution(model: HookedModel, batch: int, tokens: int, ig_steps: int, kv: KV) -> Usage:
     rows = _rows(batch, tokens)
     return dry_run(model, lambda: attribute(model, rows, ig_steps=ig_steps, kv=kv, batch_tokens=batch * tokens))
 
@@ -179,7 +180,7 @@ def _rows(n: int, tokens: int) -> Readouts:
     return Readouts.from_tokens(clean, clean + 1, torch.full((n,), tokens - 1), ids, ids)
 
 
-def _weight_bytes(model: Any) -> int:
+def _weight_bytes(model: HookedModel) -> int:
     """Bytes of the parameters' storages, each once: tied weights and the bridge's views of one matrix share theirs."""
     own: list[Tensor] = list(model.parameters())
     return sum({p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in own}.values())

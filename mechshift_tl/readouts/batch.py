@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mechshift_tl.bridge.alignment import hidden_tokens, is_causal, logit_shift
 from mechshift_tl.bridge.narrow import only_at
+from mechshift_tl.bridge.protocol import HookedModel
 
 Side = Literal["clean", "corrupt"]
 
@@ -54,7 +55,7 @@ class Batch:
         """Where one side's tokens are visible; None when all are."""
         return self.clean_mask if side == "clean" else self.corrupt_mask
 
-    def logits(self, model: Any, side: Side = "clean") -> Float[Tensor, "rows k d_vocab"]:
+    def logits(self, model: HookedModel, side: Side = "clean") -> Float[Tensor, "rows k d_vocab"]:
         """Aligned logits at the target positions when `model` runs one side, in float32.
 
         Only the positions that predict a target are unembedded: no tensor of rows × positions × vocabulary is made.
@@ -63,7 +64,7 @@ class Batch:
         with only_at(model, self.target_pos - logit_shift(model), tokens.shape[1], last_layer=self.narrow):
             return model(tokens, **hidden_tokens(model, self.mask(side))).float()
 
-    def narrowed(self, model: Any) -> Batch:
+    def narrowed(self, model: HookedModel) -> Batch:
         """The same rows, run for what is read from them alone: `logits` are the same, activations only where they count.
 
         What stands behind the last position that a causal model reads is cut off; in the last layer, queries, output projection and MLP

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mechshift_tl.bridge.alignment import logit_shift, mask_token, spec_of
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts.checks import ABSENT, check_ids
 from mechshift_tl.readouts.commit_order import Order, commit_orders
 from mechshift_tl.readouts.rows import Readouts
@@ -30,7 +31,7 @@ SPANS = ("read", "changed", "prompt", "answer", "tail")
 
 
 def readouts(
-    model: Any,
+    model: HookedModel,
     examples: Examples,
     *,
     order: Order = "confidence",
@@ -64,7 +65,7 @@ def readouts(
     made = _collate(rows, examples)
     made.info.update(
         task=examples.task,
-        model=getattr(model.cfg, "model_name", "model"),
+        model=model.cfg.model_name,
         masks=max(len(e.answer) for e in examples) if masked else 0,
         order=order if masked else "left_to_right",
         revealed=revealed,

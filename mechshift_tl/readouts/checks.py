@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
+
+from mechshift_tl.bridge.protocol import HookedModel
 
 #: What fills up rows that are shorter than others.
 ABSENT = -1
@@ -40,7 +41,7 @@ def check_parts(tensors: Mapping[str, Tensor], n_examples: int) -> None:
         raise ValueError(f"Readouts: example {int(tensors['example'].max())} has no group; groups names {n_examples} examples")
 
 
-def check_ids(model: Any, name: str, ids: Tensor) -> None:
+def check_ids(model: HookedModel, name: str, ids: Tensor) -> None:
     """Raise ValueError on an id that is neither in the model's vocabulary nor `ABSENT`."""
     vocabulary = model.cfg.d_vocab
     bad = ids[(ids >= vocabulary) | (ids < ABSENT)]

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
+from mechshift_tl.bridge.alignment import aligned_logits, mask_token, spec_of
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.tasks.examples import Example, Examples
 
 Order = Literal["confidence", "left_to_right", "random"]
 
 
 @torch.no_grad()
-def commit_orders(model: Any, examples: Examples, order: Order, seed: int, batch_tokens: int) -> list[list[int]]:
+def commit_orders(model: HookedModel, examples: Examples, order: Order, seed: int, batch_tokens: int) -> list[list[int]]:
     """In which order each example's answer tokens are committed: a permutation of its answer indices.
 
     "confidence": at each step the masked position with the highest top-1 probability on the clean canvas commits, and the written token
@@ -29,6 +31,9 @@ def commit_orders(model: Any, examples: Examples, order: Order, seed: int, batch
     if order == "random":
         generator = torch.Generator().manual_seed(seed)
         return [torch.randperm(len(e.answer), generator=generator).tolist() for e in examples]
+    mask = mask_token(model)
+    if mask is None:
+        raise ValueError(f"{model.cfg.model_name} is an ARM, which commits left to right; order 'confidence' is an MDM's")
     orders: list[list[int]] = [[] for _ in examples]
     shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, example in enumerate(examples):
@@ -37,20 +42,20 @@ def commit_orders(model: Any, examples: Examples, order: Order, seed: int, batch
         size = max(1, batch_tokens // length)
         for at in range(0, len(members), size):
             chunk = members[at : at + size]
-            for i, commits in zip(chunk, _by_confidence(model, [examples[i] for i in chunk], start), strict=True):
+            for i, commits in zip(chunk, _by_confidence(model, mask, [examples[i] for i in chunk], start), strict=True):
                 orders[i] = commits
     return orders
 
 
-def _by_confidence(model: Any, examples: Sequence[Example], start: int) -> list[list[int]]:
-    written = torch.tensor([[*e.clean, *model.spec.tail] for e in examples], device=model.cfg.device)
+def _by_confidence(model: HookedModel, mask: int, examples: Sequence[Example], start: int) -> list[list[int]]:
+    written = torch.tensor([[*e.clean, *spec_of(model).tail] for e in examples], device=model.cfg.device)
     stop = len(examples[0].clean)
     canvas = written.clone()
-    canvas[:, start:stop] = model.spec.mask_token_id
+    canvas[:, start:stop] = mask
     masked = torch.ones(len(examples), stop - start, dtype=torch.bool, device=canvas.device)
     commits = []
     for _ in range(stop - start):
-        confidence = model.token_logits(canvas)[:, start:stop].float().softmax(-1).amax(-1)
+        confidence = aligned_logits(model, canvas)[:, start:stop].float().softmax(-1).amax(-1)
         chosen = confidence.masked_fill(~masked, -1).argmax(1, keepdim=True)
         masked.scatter_(1, chosen, False)
         canvas.scatter_(1, chosen + start, written.gather(1, chosen + start))

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import Readouts, readouts
 from mechshift_tl.runs import artefact
 from mechshift_tl.runs.stages import Stages
@@ -68,7 +69,7 @@ _SIDE = ("task", "tried", "read_correctly", "decoded_correctly")
 
 
 def common_correct(
-    models: Mapping[str, Any],
+    models: Mapping[str, HookedModel],
     task: Task,
     n: int,
     *,
@@ -112,7 +113,7 @@ def common_correct(
 
 
 def _read(
-    models: Mapping[str, Any], examples: Examples, seed: int, stages: Stages
+    models: Mapping[str, HookedModel], examples: Examples, seed: int, stages: Stages
 ) -> tuple[dict[str, Readouts], dict[str, Bool[Tensor, " n_examples"]]]:
     """Each model's readouts, and which of the examples it reads correctly."""
     made: dict[str, Readouts] = {}
@@ -123,7 +124,7 @@ def _read(
     return made, right
 
 
-def _decoded(models: Mapping[str, Any], task: Task, examples: Examples, stages: Stages) -> dict[str, float]:
+def _decoded(models: Mapping[str, HookedModel], task: Task, examples: Examples, stages: Stages) -> dict[str, float]:
     """The share of the examples that each model solves, decoding freely."""
     return {role: stages.value(f"{role}.decoded.json", partial(task.accuracy, model, examples)) for role, model in models.items()}
 
@@ -137,7 +138,7 @@ def _draw(task: Task, tokenizer: Any, n: int, seed: int) -> tuple[Examples, bool
 
 
 @torch.no_grad()
-def read_correctly(model: Any, made: Readouts, *, batch_tokens: int = 8192) -> Bool[Tensor, " n_examples"]:
+def read_correctly(model: HookedModel, made: Readouts, *, batch_tokens: int = 8192) -> Bool[Tensor, " n_examples"]:
     """Whether each example's written token ranks first at every position read, on the clean canvases."""
     right = torch.ones(made.n_examples, dtype=torch.bool)
     for batch in made.batches(batch_tokens):

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechshift_tl.bridge.alignment import logit_shift
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts.batch import Batch
 from mechshift_tl.readouts.checks import ABSENT, MASKS, check_ids, check_parts
 from mechshift_tl.readouts.from_tokens import AttentionMask, Span, columns_of, masks_of, rectangle, span_of
@@ -169,7 +170,7 @@ class Readouts:
             groups[key].append(i)
         return groups
 
-    def check(self, model: Any) -> None:
+    def check(self, model: HookedModel) -> None:
         """Raise ValueError when this model cannot be read here: no row, an id it does not have, a target that nothing visible predicts."""
         if not len(self):
             raise ValueError("readouts hold no row; select or make at least one example that is read somewhere")

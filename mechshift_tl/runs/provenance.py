@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
+
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -12,13 +14,13 @@ import torch
 from torch import Tensor
 
 
-def provenance(model: Any, readouts: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(model: HookedModel, readouts: Mapping[str, Any]) -> dict[str, Any]:
     """Where a result comes from: the model's source and spec, the attention in force, the readouts' settings, the versions."""
-    spec = getattr(model, "spec", None)
+    known = model if says_how_it_is_read(model) else None
     return {
-        "model": getattr(model, "source", {"name": getattr(model.cfg, "model_name", "model")}),
-        "spec": spec.to_dict() if spec is not None else None,
-        "attention": getattr(model, "direction", None),
+        "model": {"name": model.cfg.model_name} if known is None else known.source,
+        "spec": None if known is None else known.spec.to_dict(),
+        "attention": None if known is None else known.direction,
         "readouts": dict(readouts),
         "versions": versions(),
     }

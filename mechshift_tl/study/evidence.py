@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.evaluation.curve import FaithfulnessCurve, faithfulness_curve
 from mechshift_tl.evaluation.transfer import N_RANDOM, circuits_in_model
@@ -88,7 +89,7 @@ _NUMBERS = dict.fromkeys(("value", "low", "high", "random", "accuracy", "clean_a
 
 
 def gather_evidence(
-    models: Mapping[str, Any],
+    models: Mapping[str, HookedModel],
     scores: Mapping[str, EdgeScores],
     circuits: Mapping[str, Circuit],
     held_out: Mapping[str, Readouts],

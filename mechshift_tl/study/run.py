@@ -65,7 +65,7 @@ def run_study(
             raise ValueError(f"StudyConfig.{name} is {value}, but the graph of {pair.name!r} allows at most {limit}")
     # A task that cannot make n says so before the first one runs.
     drawn = {task.name: task.examples(pair.tokenizer, config.n + config.held_out, config.seed) for task in tasks}
-    sources = {role: getattr(model, "source", {}) for role, model in models.items()}
+    sources = {role: model.source for role, model in models.items()}
     specs = {role: model.spec.to_dict() for role, model in models.items()}
     stages = Stages(folder)
     weights = {role: sources[role].get("sha256") or digest(named_weights(model)) for role, model in models.items()} if folder else {}

@@ -7,16 +7,16 @@ The number of masks is a hint that the ARM does not get; reports say so.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 import torch
 
 from mechshift_tl.bridge.decode import decode
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.tasks.examples import Examples
 
 
 @torch.no_grad()
-def decode_answers(model: Any, examples: Examples, *, batch_tokens: int = 8192) -> list[str]:
+def decode_answers(model: HookedModel, examples: Examples, *, batch_tokens: int = 8192) -> list[str]:
     """The decoded answer text of each clean prompt, `(n_examples,)`; cost: one forward per answer token and batch."""
     shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, example in enumerate(examples):

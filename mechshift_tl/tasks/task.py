@@ -14,8 +14,9 @@ import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.tasks.examples import CannotAlign, Example, Examples, TextPair, encode_pair
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Task(ABC):
             )
         return Examples(self.name, tuple(kept), tokenizer, dict(dropped), seed)
 
-    def accuracy(self, model: Any, examples: Examples, *, batch_tokens: int = 8192) -> float:
+    def accuracy(self, model: HookedModel, examples: Examples, *, batch_tokens: int = 8192) -> float:
         """Share of examples in [0, 1] whose freely decoded answer is right; see `mechshift_tl.tasks.decoding.decode_answers`."""
         from mechshift_tl.tasks.decoding import decode_answers  # the readers import tasks, so the import waits
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechshift_tl.bridge.hooks import EMBED, Kept
+from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import Batch, Readouts
@@ -40,7 +41,7 @@ MAX_GAP = 0.1
 
 @torch.no_grad()
 def component_lens(
-    model: Any,
+    model: HookedModel,
     readouts: Readouts,
     components: Sequence[str] | None = None,
     *,
@@ -75,7 +76,7 @@ def component_lens(
             bar.update(len(batch.index))
     return ComponentLens(
         list(wanted), graph, **table.values, step=torch.tensor(reads["step"].tolist()), example=torch.tensor(reads["example"].tolist()),
-        words=_words(tokenizer or getattr(model, "tokenizer", None), table.values["top_id"]), gap=gap,
+        words=_words(tokenizer or model.tokenizer, table.values["top_id"]), gap=gap,
         settings={"norm": norm, "top": top}, provenance=provenance(model, readouts.info),
     )  # fmt: skip
 
@@ -105,7 +106,7 @@ class _Table:
             self.values[name][place, numbers] = values.cpu()
 
 
-def _read_batch(model: Any, graph: Graph, norm: Norm, batch: Batch, table: _Table, numbers: Int[Tensor, " reads"]) -> float:
+def _read_batch(model: HookedModel, graph: Graph, norm: Norm, batch: Batch, table: _Table, numbers: Int[Tensor, " reads"]) -> float:
     """Fill the batch's columns of `table`; returns by how much the terms' sum misses the logits, as a share of the largest, or raises."""
     names = [f"blocks.{i}.{name}" for i in range(graph.n_layers) for name in ("attn.hook_z", "hook_mlp_out")]
     seen, logits = run_at(model, batch, predicting_positions(model, batch), [EMBED, SCALE, *names])
@@ -128,12 +129,12 @@ def _read_batch(model: Any, graph: Graph, norm: Norm, batch: Batch, table: _Tabl
     return gap
 
 
-def terms(model: Any, graph: Graph, seen: Kept) -> Iterator[tuple[list[str], Float[Tensor, "terms reads d"]]]:
+def terms(model: HookedModel, graph: Graph, seen: Kept) -> Iterator[tuple[list[str], Float[Tensor, "terms reads d"]]]:
     """The residual stream's terms at the reads, a few at a time: input, each layer's heads and MLP, then the biases outside components."""
     yield ["input"], seen[EMBED][None]
     bias = torch.zeros_like(seen[EMBED])
     for layer in range(graph.n_layers):
-        attn = model.blocks[layer].attn
+        attn = components_of(model).blocks[layer].attn
         z = seen[f"blocks.{layer}.attn.hook_z"].reshape(len(bias), graph.n_heads, -1)
         W_O = weight_of(attn, "W_O", z.device).float()
         yield [f"a{layer}.h{h}" for h in range(graph.n_heads)], einsum(z, W_O, "read h e, h e d -> h read d")

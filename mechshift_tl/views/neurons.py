@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import ABSENT, Readouts
 from mechshift_tl.runs import artefact
 from mechshift_tl.runs.provenance import provenance
@@ -129,7 +130,7 @@ _SIDE = ("layer", "groups", "sizes", "null_mean", "null_max_95", "settings", "pr
 
 
 def neuron_activations(
-    model: Any,
+    model: HookedModel,
     readouts: Readouts,
     layer: int,
     *,
@@ -164,7 +165,7 @@ def neuron_activations(
 
 @torch.no_grad()
 def example_activations(
-    model: Any, readouts: Readouts, layer: int, *, position: Position = "target", batch_tokens: int | None = None
+    model: HookedModel, readouts: Readouts, layer: int, *, position: Position = "target", batch_tokens: int | None = None
 ) -> Float[Tensor, "n_examples d_mlp"]:
     """One layer's neuron activations on the clean canvases, averaged over each example's reads."""
     name = f"blocks.{layer}.mlp.hook_post"
@@ -200,7 +201,7 @@ def grouping(groups: Sequence[str], n_examples: int) -> tuple[list[str], Int[Ten
     return names, torch.tensor(members), torch.tensor([names.index(groups[i]) for i in members])
 
 
-def _check(model: Any, readouts: Readouts, layer: int, position: Position, shuffles: int) -> None:
+def _check(model: HookedModel, readouts: Readouts, layer: int, position: Position, shuffles: int) -> None:
     if not 0 <= layer < model.cfg.n_layers:
         raise ValueError(f"neuron_activations: layer {layer} does not exist; the model has layers 0 … {model.cfg.n_layers - 1}")
     lengths = (readouts.clean != ABSENT).sum(1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mechshift_tl.bridge.alignment import hidden_tokens
 from mechshift_tl.bridge.hooks import Kept
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import Batch, Readouts, spec_of
 
 #: Default bounds on one batch: its tokens, and the bytes of its logits.
@@ -21,12 +22,12 @@ BATCH_TOKENS = 8192
 BATCH_LOGIT_BYTES = 512 * 2**20
 
 
-def default_batch_tokens(model: Any) -> int:
+def default_batch_tokens(model: HookedModel) -> int:
     """Tokens per batch where the caller names none."""
     return max(1, min(BATCH_TOKENS, BATCH_LOGIT_BYTES // (4 * model.cfg.d_vocab)))
 
 
-def predicting_positions(model: Any, batch: Batch) -> Int[Tensor, "rows k"]:
+def predicting_positions(model: HookedModel, batch: Batch) -> Int[Tensor, "rows k"]:
     """Positions whose raw logits predict the targets: the targets themselves, or one before them under logit shift 1."""
     return batch.target_pos - spec_of(model).logit_shift
 
@@ -44,7 +45,9 @@ def read_numbers(readouts: Readouts, batch: Batch) -> Int[Tensor, " reads"]:
 
 
 @torch.no_grad()
-def run_at(model: Any, batch: Batch, positions: Int[Tensor, "rows k"], names: Sequence[str]) -> tuple[Kept, Float[Tensor, "reads d_vocab"]]:
+def run_at(
+    model: HookedModel, batch: Batch, positions: Int[Tensor, "rows k"], names: Sequence[str]
+) -> tuple[Kept, Float[Tensor, "reads d_vocab"]]:
     """Run the clean rows once: each named activation `(reads, …)` and the raw logits, at `positions` (rows × k flattened), in float32."""
     seen: Kept = {}
     rows = torch.arange(len(batch), device=positions.device)[:, None]

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechshift_tl.bridge.norms import norm_weight
+from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 
 #: Bound on the logits that exist at once.
@@ -32,12 +33,12 @@ class Projection:
     b_U: Float[Tensor, " d_vocab"]
 
     @classmethod
-    def of(cls, model: Any) -> Projection:
+    def of(cls, model: HookedModel) -> Projection:
         """That of a TransformerLens bridge: `ln_final`, `W_U` and `b_U`."""
-        norm, device = model.ln_final, model.cfg.device
+        norm, device = components_of(model).ln_final, model.cfg.device
         weight, bias = norm_weight(norm, device), bias_of(norm, device)
         bias = torch.zeros_like(weight) if bias is None else bias.float()
-        W_U, b_U = (weight_of(model.unembed, name, device).float() for name in ("W_U", "b_U"))
+        W_U, b_U = (weight_of(components_of(model).unembed, name, device).float() for name in ("W_U", "b_U"))
         return cls(norm, weight, bias, W_U, b_U)
 
     def normalize(

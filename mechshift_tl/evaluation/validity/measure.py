@@ -22,6 +22,7 @@ from torch import Tensor
 from mechshift_tl.attribution.attribute import attribute
 from mechshift_tl.attribution.path import INTEGRATED
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.select import strongest
 from mechshift_tl.evaluation.validity.result import Validity
 from mechshift_tl.readouts import Readouts
@@ -40,7 +41,7 @@ RANK_BY = "EAP-IG midpoint"
 
 
 def validity(
-    model: Any,
+    model: HookedModel,
     readouts: Readouts,
     *,
     n_top: int = 200,

@@ -1,0 +1,170 @@
+"""What the analyses need of a model, and nothing more.
+
+`HookedModel` is any TransformerLens bridge. `DiffusionModel` also knows how it is read (`spec`) and which way it attends: a
+`HookedDiffusionTransformer`, be it an ARM or an MDM. Where the two differ, `bridge.alignment` asks which one it has; no other file does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeGuard, cast
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+from hooked_diffusion.attention import Direction
+from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
+from hooked_diffusion.spec import DiffusionSpec
+
+#: A TransformerLens hook: it gets what passes and the hook point, and returns what goes on in its place, or None.
+HookFunction = Callable[..., Tensor | None]
+NamedHooks = list[tuple[str, HookFunction]]
+
+
+class ModelConfig(Protocol):
+    """The sizes of a model, as `bridge.cfg` has them."""
+
+    model_name: str
+    device: Any  # TransformerLens types it str; a bridge holds a torch.device
+    n_layers: int
+    n_heads: int
+    n_key_value_heads: int | None
+    d_model: int
+    d_head: int
+    d_mlp: int | None
+    d_vocab: int
+    eps: float
+    attention_dir: str
+    parallel_attn_mlp: bool
+
+
+class Component(Protocol):
+    """A part of a bridge with weights of its own. `name` is None, and so may be the module, where it is bound to a whole layer."""
+
+    name: str | None
+    original_component: nn.Module | None
+
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """The part and all that is in it, hook points too."""
+        ...
+
+
+class Norm(Component, Protocol):
+    """A RMSNorm or a LayerNorm; `uses_weight_offset` where the weight is stored less 1 (Gemma)."""
+
+    uses_rms_norm: bool
+    uses_weight_offset: bool
+    config: ModelConfig
+
+
+class Attention(Component, Protocol):
+    """An attention: its projections are parts of their own, and `weight_of` reads `W_Q`, `W_K`, `W_V`, `W_O` off them."""
+
+    q: Component
+    k: Component
+    v: Component
+    o: Component
+
+
+class Block(Protocol):
+    """A layer: `ln1`, attention, `ln2`, MLP."""
+
+    attn: Attention
+    mlp: Component
+    ln1: Norm
+    ln2: Norm
+
+
+class Components(Protocol):
+    """The parts of a bridge."""
+
+    blocks: Sequence[Block]
+    ln_final: Norm
+    unembed: Component
+
+
+class HookedModel(Protocol):
+    """A TransformerLens bridge: sizes, hooks, weights, logits. `components_of` gives its parts."""
+
+    tokenizer: Any  # a Hugging Face tokenizer, or None: TransformerLens types it so
+
+    @property
+    def cfg(self) -> ModelConfig:
+        """Its sizes."""
+        ...
+
+    @property
+    def original_model(self) -> nn.Module:
+        """The Hugging Face model inside."""
+        ...
+
+    @property
+    def hook_dict(self) -> Mapping[str, HookPoint]:
+        """Every hook point by name."""
+        ...
+
+    def hooks(self, fwd_hooks: NamedHooks = ..., bwd_hooks: NamedHooks = ...) -> AbstractContextManager[object]:
+        """Inside, the named hooks are on the model."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every weight."""
+        ...
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Every tensor that is kept but not trained."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name and value of every weight."""
+        ...
+
+    def __call__(self, input: Int[Tensor, "batch pos"], /, **kwargs: Any) -> Float[Tensor, "batch pos d_vocab"]:
+        """The raw logits."""
+        ...
+
+
+class DiffusionModel(HookedModel, Protocol):
+    """A bridge that says how it is read: the direction in which it attends, the shift of its logits, its mask token.
+
+    `says_how_it_is_read` tells it from a plain bridge.
+    """
+
+    spec: DiffusionSpec
+    source: dict[str, Any]
+
+    @property
+    def direction(self) -> Direction:
+        """The direction of attention now in force."""
+        ...
+
+    def token_logits(
+        self, tokens: Int[Tensor, "batch pos"], attention_mask: Bool[Tensor, "batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits whose row p predicts the token at p."""
+        ...
+
+    def denoise(
+        self, canvas: Int[Tensor, "batch pos"], steps: int | None = None, *, mask_positions: Bool[Tensor, "batch pos"] | None = None
+    ) -> DenoisingTrajectory:
+        """The canvas with its masks filled in, step by step."""
+        ...
+
+
+def components_of(model: HookedModel) -> Components:
+    """The parts of a bridge. TransformerLens adds them when a bridge is built, so its class does not declare them."""
+    return cast(Components, model)
+
+
+def says_how_it_is_read(model: HookedModel) -> TypeGuard[DiffusionModel]:
+    """Whether the model has a spec and aligns its logits by it; a plain TransformerLens bridge does not."""
+    return hasattr(model, "token_logits")
+
+
+def module_of(part: Component) -> nn.Module:
+    """The Hugging Face module inside a part. Raises ValueError where the part has none of its own."""
+    if part.original_component is None:
+        raise ValueError(f"part {part.name!r} of the bridge has no module of its own; it is bound to a whole layer")
+    return part.original_component
