@@ -1,0 +1,1 @@
+"""What a run leaves behind and how it survives: artefacts, provenance, finished batches and stages, its folder, its processes."""
