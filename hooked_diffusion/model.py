@@ -12,10 +12,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,10 +27,15 @@ from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from hooked_diffusion.architectures import NATIVE, direct_attention
 from hooked_diffusion.attention import Direction, attention_mask_4d, check_visible, position_ids
-from hooked_diffusion.checkpoints.placement import DeviceMap, main_device
+from hooked_diffusion.checkpoints.placement import main_device
 from hooked_diffusion.denoising.methods import DenoisingMethods
 from hooked_diffusion.spec import DiffusionSpec
 from hooked_diffusion.tokenizers import check_bos, check_tokenizer, without_remote_code
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from hooked_diffusion.checkpoints.loading import OpenSettings
 
 
 class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
@@ -81,40 +86,20 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         return model
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        family: str | None = None,
-        tokenizer: Any = "auto",
-        revision: str | None = None,
-        config: Mapping[str, Any] | None = None,
-        dtype: torch.dtype | str | None = None,
-        device: str | torch.device | None = None,
-        device_map: DeviceMap | None = None,
-    ) -> HookedDiffusionTransformer:
+    def from_pretrained(cls, name_or_path: str | Path, **settings: Unpack[OpenSettings]) -> HookedDiffusionTransformer:
         """Open a checkpoint: a local folder, a GGUF file, or a hub id (`org/name@revision`).
 
-        `family` overrides what the config says; `tokenizer="auto"` loads the checkpoint's own, None opens the model for token ids alone;
-        `config` has fields that `config.json` leaves out; `device_map` places modules one by one, as accelerate names them (weights on
-        disk are read while their module runs, and by the analyses of `mechshift_tl`; properties such as `W_Q` do not read them). Nothing
-        remote is executed, no pickle but its tensors is read.
+        The settings, all optional, are `family`, `revision` and `config` (how the config is read), `tokenizer`, `dtype`, `device` and
+        `device_map`; `checkpoints.loading.OpenSettings` says what each means. `tokenizer=None` opens the model for token ids alone.
+        Modules that `device_map` puts on disk read their weights while they run; properties such as `W_Q` do not. Nothing remote is
+        executed, and of a pickle only the tensors are read.
 
         Raises FileNotFoundError for a path without a config, ValueError for a config that leaves out what must be stated,
         `CheckpointMismatch` for missing, extra or misshaped keys (it names them); the rest: `checkpoints.load_checkpoint`.
         """
         from hooked_diffusion.checkpoints.loading import load_checkpoint
 
-        loaded = load_checkpoint(
-            name_or_path,
-            family=family,
-            tokenizer=tokenizer,
-            revision=revision,
-            config=config,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-        )
+        loaded = load_checkpoint(name_or_path, **settings)
         model = cls.from_hf(loaded.hf_model, loaded.tokenizer, loaded.spec, name=str(name_or_path))
         model.source = loaded.source
         return model

@@ -7,10 +7,9 @@ import dataclasses
 
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer, Qwen3ForCausalLM
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, mdm_spec
 from hooked_diffusion.checkpoints.qwen2 import EXPECTS
 from hooked_diffusion.checkpoints.registry import register_adapter
-from hooked_diffusion.checkpoints.specs import mdm_spec
 
 A2D_QWEN3 = register_adapter(
     CheckpointAdapter(

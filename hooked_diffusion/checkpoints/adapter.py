@@ -2,12 +2,12 @@
 
 For one family a `CheckpointAdapter` says
 
-1. which checkpoints belong to it (`model_type` or `architectures` of `config.json`, or the repository's name);
-2. how that config translates (`config.py`): each field that the native class would otherwise fill with its own default must be stated;
-3. how its keys are renamed (ordered patterns, each matching a whole key) and which are dropped;
-4. how its `DiffusionSpec` is read, unless `config["diffusion_spec"]` states it.
+1. which checkpoints belong to it: by `model_type` or `architectures` in `config.json`, or by the name of the repository;
+2. how its config becomes a native config (`config.py`): a field that the native class would fill with a default must be stated;
+3. how its keys are renamed (ordered patterns, each of which matches a whole key), and which keys are dropped;
+4. how its `DiffusionSpec` is read, unless `config["diffusion_spec"]` states it: `arm_spec` and `mdm_spec` make such functions.
 
-Adapters live in a registry (`registry.py`) that others may add to.
+The adapters are listed in `registry.py`. Other packages can add theirs.
 """
 
 from __future__ import annotations
@@ -15,42 +15,44 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Literal
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hooked_diffusion.spec import DiffusionSpec
-
-Config = Mapping[str, Any]
+from hooked_diffusion.checkpoints.fields import Config, flag_in, object_in, text_in, texts_in, whole_in
+from hooked_diffusion.spec import BosPolicy, DiffusionSpec
 
 
 @dataclass(frozen=True, eq=False)
 class CheckpointAdapter:
     """One family of checkpoints; see the module docstring.
 
-    What belongs to it:
+    What belongs to the family:
 
-    - `model_types`, `architectures`: those of its `config.json`; `names`: patterns of a whole repository or folder name.
-    - `instead_of`: families that match too, of which this one is the special case.
-    - `looks_like`: what its config says when nothing but its name tells it from another family's; opening such a config notes it.
+    - `model_types`, `architectures`: what its `config.json` states under these names.
+    - `names`: patterns of a whole repository or folder name. Capitals do not matter.
+    - `instead_of`: general families that match too. This family is a special case of them, and wins.
+    - `looks_like`: fields of its config that another family has as well, so that only the name tells the two apart. Whoever opens such a
+      config as the other family gets a note.
 
     How it becomes native:
 
     - `model_class`: the native class that holds the weights.
     - `fields`: native field → this family's name for it, where the names differ.
-    - `expects`, `flags`, `ignores`: see `config.py`: what the config must say, what it may not say otherwise, what has no effect.
-    - `keys`: ordered `(pattern, replacement)`; the first pattern that matches a whole key renames it. Empty: keys are native already.
+    - `expects`, `flags`, `ignores`: what the config must say, what it may say only with one value, and what has no effect (`config.py`).
+    - `keys`: ordered pairs `(pattern, replacement)`. The first pattern that matches a whole key renames it. Empty: keys are native.
     - `drop`: patterns of whole keys that hold no weights.
-    - `tie_flag`, `head`, `embedding`: the config's flag, and the native names of the two tensors that it ties. They are tied only where the
-      head is absent or bit-equal.
-    - `rows_from_embedding`: the vocabulary is as large as the stored embedding, whatever the config says.
-    - `tokenizer_class`: the native tokenizer, where the checkpoint names one that only remote code defines.
+    - `tie_flag`, `head`, `embedding`: the config's flag, and the native names of the two tensors that it ties. They are tied only where
+      the head is absent or equal to the embedding bit for bit.
+    - `rows_from_embedding`: the stored embedding says how large the vocabulary is, and the config does not count.
+    - `tokenizer_class`: the native tokenizer, for checkpoints that name one which only remote code defines.
 
     How it is read:
 
     - `read_spec`: config → `DiffusionSpec`.
-    - `base`: the ARM that the family was post-trained from; `evidence`: how all this is known, as `docs/checkpoints.md` explains.
-    - `notes`: what whoever opens such a checkpoint should be told.
+    - `base`: the ARM that the family was post-trained from.
+    - `evidence`: how all this is known; `docs/checkpoints.md` explains the marks.
+    - `notes`: what a user who opens such a checkpoint should know.
 
     Raises ValueError on a pattern that is no regular expression.
     """
@@ -64,10 +66,10 @@ class CheckpointAdapter:
     evidence: str = ""
     names: tuple[str, ...] = ()
     instead_of: tuple[str, ...] = ()
-    looks_like: Mapping[str, Any] = field(default_factory=dict)
+    looks_like: Mapping[str, object] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
-    expects: Mapping[str, Any] = field(default_factory=dict)
-    flags: Mapping[str, Any] = field(default_factory=dict)
+    expects: Mapping[str, object] = field(default_factory=dict)
+    flags: Mapping[str, object] = field(default_factory=dict)
     ignores: tuple[str, ...] = ()
     keys: tuple[tuple[str, str], ...] = ()
     drop: tuple[str, ...] = ()
@@ -75,7 +77,7 @@ class CheckpointAdapter:
     head: str = "lm_head.weight"
     embedding: str = "model.embed_tokens.weight"
     rows_from_embedding: bool = False
-    tokenizer_class: Any = None
+    tokenizer_class: type[PreTrainedTokenizerBase] | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -85,23 +87,23 @@ class CheckpointAdapter:
             except re.error as error:
                 raise ValueError(f"adapter {self.family}: {pattern!r} is no regular expression: {error}") from error
 
-    def matches(self, config: Config, name: str = "") -> bool:
-        """Whether `config.json`, or the repository's or folder's own `name`, says that a checkpoint belongs to this family."""
+    def matches(self, config: Config, name: str = "", where: str = "the config") -> bool:
+        """Whether the config, or the `name` of the repository or folder, says that a checkpoint belongs to this family."""
         named = any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in self.names)
-        stated = config.get("model_type") in self.model_types or bool(set(config.get("architectures") or ()) & set(self.architectures))
-        return stated or named
+        stated = text_in(config, "model_type", where) in self.model_types
+        return named or stated or not set(self.architectures).isdisjoint(texts_in(config, "architectures", where))
 
     def spec(self, config: Config, vocabulary: int, where: str) -> DiffusionSpec:
         """How the checkpoint is read: `config["diffusion_spec"]` if stated, else what the family says.
 
         Raises ValueError when `is_causal` contradicts it or the mask token lies outside the vocabulary.
         """
-        stated = config.get("diffusion_spec")
-        spec = self.read_spec(config) if stated is None else DiffusionSpec.from_dict(stated)
+        stated = object_in(config, "diffusion_spec", where)
+        spec = self.read_spec(config) if stated is None else DiffusionSpec.from_dict(dict(stated))
         causal = spec.attention == "causal"
-        if config.get("is_causal") not in (None, causal):
+        if flag_in(config, "is_causal", where) not in (None, causal):
             raise ValueError(
-                f"{where} says is_causal = {config['is_causal']}, but the spec says {spec.attention} attention; "
+                f"{where} says is_causal = {not causal}, but the spec says {spec.attention} attention; "
                 "state diffusion_spec there (attention, logit_shift, mask_token_id)"
             )
         if spec.mask_token_id is not None and spec.mask_token_id >= vocabulary:
@@ -120,3 +122,40 @@ class CheckpointAdapter:
     def drops(self, key: str) -> bool:
         """Whether a stored key holds no weights."""
         return any(re.fullmatch(pattern, key) for pattern in self.drop)
+
+
+def arm_spec(config: Config) -> DiffusionSpec:
+    """The spec of a plain ARM: causal attention, and row p of the logits predicts the token at p + 1."""
+    return DiffusionSpec()
+
+
+def mdm_spec(
+    logit_shift: Literal[0, 1],
+    *,
+    block: int | None = None,
+    block_field: str | None = None,
+    masks: Mapping[int, int] | None = None,
+    words: int = 0,
+    bos: BosPolicy = "tokenizer",
+) -> Callable[[Config], DiffusionSpec]:
+    """A function that reads the spec of an MDM off its config; the mask token is `config["mask_token_id"]`.
+
+    - `block`: attention is block-causal, in blocks of so many positions, or of as many as `config[block_field]` states. None: full.
+    - `masks`: rows of the embedding → mask id, for a family whose own code fixes the mask and whose config does not state it.
+    - `words`: how many ids the base ARM's text uses. A mask id below it is also an ordinary word.
+
+    The function raises ValueError when no mask id is known, or when mask or block is no whole number.
+    """
+
+    def read(config: Config) -> DiffusionSpec:
+        mask = whole_in(config, "mask_token_id")
+        if mask is None:
+            mask = (masks or {}).get(whole_in(config, "vocab_size") or 0)
+        if mask is None:
+            raise ValueError("config.json leaves out mask_token_id; state it there, or pass config={'mask_token_id': …}")
+        if block is None:
+            return DiffusionSpec("full", logit_shift, mask, mask < words, bos)
+        stated = whole_in(config, block_field, least=1) if block_field else None
+        return DiffusionSpec("block", logit_shift, mask, mask < words, bos, block_length=stated or block)
+
+    return read

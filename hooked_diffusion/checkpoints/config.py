@@ -1,26 +1,30 @@
-"""A family's `config.json` as a native config: strict, because a default that is right for one checkpoint is silently wrong for the next.
+"""From a family's `config.json` to a native config.
 
-Every field falls into one of five lots, and anything else is an error:
+It is strict, because a default that is right for one checkpoint is silently wrong for the next.
+
+Every field is of one of five kinds, and any other field is an error:
 
 1. *required*: the native class would fill it with a default of its own, so it must be stated (under the family's name for it);
-2. *optional*: derived from the rest, contradicted by the keys if wrong, or without effect on logits; passed on where stated;
-3. *expected*: must be stated, with the one value for which the native class computes the same function;
-4. *flags*: may be left out, and mean that value then; stated, they must have it;
-5. *inert*: says nothing about what the model computes (paths, dtypes, settings of training and generation).
+2. *optional*: it follows from the rest, the keys would contradict a wrong value, or it has no effect on logits; passed on where stated;
+3. *expected*: it must be stated, with the one value for which the native class computes the same function;
+4. *flags*: they may be left out, which means that same value; where stated they must have it;
+5. *inert*: it says nothing about what the model computes (paths, dtypes, settings of training and generation).
 
-A field that nobody knows is passed over only while it is switched off (false, null, 0, empty).
+A field that nobody knows is passed over only while it is off (false, null, 0, empty).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import cast
 
-from transformers import GenerationConfig, PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, Config
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.fields import Config, number_in, object_in, shown
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-#: Required and optional fields by the `model_type` of the native config; all but GPT2 share the first row.
+#: Required and optional fields by the `model_type` of the native config. All but GPT2 share the first row.
 REQUIRED = {
     "": (
         "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -49,8 +53,7 @@ def native_config(adapter: CheckpointAdapter, config: Config, where: str) -> Pre
 
     Raises ValueError naming every field that `config` leaves out, one that says what the family does not, or one that nobody knows.
     """
-    native_class: Any = adapter.model_class.config_class
-    kind = native_class.model_type
+    kind = cast(type[PretrainedConfig], adapter.model_class.config_class).model_type
     names = {native: adapter.fields.get(native, native) for native in REQUIRED.get(kind, REQUIRED[""])}
     values = {native: config.get(name) for native, name in names.items()}
     if "rope_theta" in names:
@@ -68,7 +71,12 @@ def native_config(adapter: CheckpointAdapter, config: Config, where: str) -> Pre
     optional = OPTIONAL.get(kind, OPTIONAL[""])
     _check_unknown(adapter, config, {*names.values(), *optional}, where)
     values |= {name: config[name] for name in optional if config.get(name) is not None}
-    return native_class(**values, tie_word_embeddings=False, architectures=[adapter.model_class.__name__])
+    return make_config(adapter.model_class, {**values, "tie_word_embeddings": False})
+
+
+def make_config(model_class: type[PreTrainedModel], values: Mapping[str, object]) -> PretrainedConfig:
+    """The config of a native model class that has these values."""
+    return cast(Callable[..., PretrainedConfig], model_class.config_class)(**values, architectures=[model_class.__name__])
 
 
 def _check_flags(adapter: CheckpointAdapter, config: Config, where: str) -> None:
@@ -76,14 +84,14 @@ def _check_flags(adapter: CheckpointAdapter, config: Config, where: str) -> None
     for key, wanted in {**COMMON_FLAGS, **adapter.flags, **adapter.expects}.items():
         stated = config.get(key, wanted)
         if any(value != wanted for value in (stated if isinstance(stated, list) else [stated])):
-            raise ValueError(f"{where} says {key} = {stated!r}; {adapter.family} checkpoints are read with {wanted!r} alone")
+            raise ValueError(f"{where} says {key} = {shown(stated)}; {adapter.family} checkpoints are read with {wanted!r} alone")
 
 
 def _check_unknown(adapter: CheckpointAdapter, config: Config, known: set[str], where: str) -> None:
     known = known | INERT | {adapter.tie_flag, *COMMON_FLAGS, *adapter.expects, *adapter.flags, *adapter.ignores}
     unknown = {key: value for key, value in config.items() if key not in known and value}
     if unknown:
-        listed = ", ".join(f"{key} = {value!r}" for key, value in unknown.items())
+        listed = ", ".join(f"{key} = {shown(value)}" for key, value in unknown.items())
         raise ValueError(
             f"{where} says {listed}, which nothing here knows for {adapter.family} checkpoints; if it does not change what the model "
             f"computes, take it out there or pass config={{{next(iter(unknown))!r}: None}}"
@@ -91,9 +99,9 @@ def _check_unknown(adapter: CheckpointAdapter, config: Config, known: set[str], 
 
 
 def _theta(config: Config, name: str, where: str) -> float | None:
-    """RoPE's base, from its own field (transformers 4) or from `rope_parameters` (transformers 5)."""
-    nested = (config.get("rope_parameters") or {}).get("rope_theta")
-    own = config.get(name)
+    """RoPE's base: transformers 4 writes it as a field of its own, transformers 5 within `rope_parameters`."""
+    nested = number_in(object_in(config, "rope_parameters", where) or {}, "rope_theta", f"{where}: rope_parameters")
+    own = number_in(config, name, where)
     if None not in (own, nested) and own != nested:
         raise ValueError(
             f"{where} says {name} = {own} and rope_parameters.rope_theta = {nested}; keep the one that the weights were trained with"

@@ -3,9 +3,8 @@
 from transformers import GPT2LMHeadModel
 
 from hooked_diffusion.checkpoints import gpt2
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, mdm_spec
 from hooked_diffusion.checkpoints.registry import register_adapter
-from hooked_diffusion.checkpoints.specs import mdm_spec
 
 DIFFUGPT = register_adapter(
     CheckpointAdapter(

@@ -2,10 +2,9 @@
 
 from transformers import LlamaForCausalLM
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, mdm_spec
 from hooked_diffusion.checkpoints.llama import ROTARY_BUFFER
 from hooked_diffusion.checkpoints.registry import register_adapter
-from hooked_diffusion.checkpoints.specs import mdm_spec
 
 DIFFULLAMA = register_adapter(
     CheckpointAdapter(

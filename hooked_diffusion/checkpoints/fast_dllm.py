@@ -5,10 +5,9 @@ The first position of a block is read from the last of the block before, which s
 
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, mdm_spec
 from hooked_diffusion.checkpoints.qwen2 import EXPECTS
 from hooked_diffusion.checkpoints.registry import register_adapter
-from hooked_diffusion.checkpoints.specs import mdm_spec
 
 FAST_DLLM = register_adapter(
     CheckpointAdapter(

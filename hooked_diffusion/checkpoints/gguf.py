@@ -1,7 +1,7 @@
-"""GGUF files of Llama and Qwen2 models: their header as a native config, their tensors dequantised one at a time.
+"""GGUF files of Llama and Qwen2 models: their header becomes a native config, their tensors are dequantised one at a time.
 
-llama.cpp keeps the two halves of a rotary pair side by side, so for the llama architecture the rows of q and k are stored permuted;
-`GgufReader.load` puts them back as Hugging Face's rotate-half RoPE wants them.
+For the llama architecture, llama.cpp stores the two halves of a rotary pair side by side, so that the rows of q and k are in another order.
+`GgufReader.load` puts them back into the order that Hugging Face's rotate-half RoPE wants.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 ARCHITECTURES = ("llama", "qwen2")
 UNQUANTISED = ("F32", "F16", "BF16", "F64")
@@ -50,7 +54,7 @@ FIELDS = {
 
 
 class GgufReader:
-    """An opened GGUF file, as `readers.CheckpointReader` describes.
+    """An opened GGUF file: a `readers.CheckpointReader`.
 
     Raises ImportError without the `gguf` package, ValueError on a file that is no whole GGUF, on another architecture, or on scaled RoPE.
     """
@@ -67,7 +71,7 @@ class GgufReader:
         self.config = _config(reader, self.shapes, path)
         self.notes = _notes([tensor.tensor_type.name for tensor in reader.tensors])
         has_tokenizer = "tokenizer.ggml.tokens" in reader.fields
-        self.tokenizer_args = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name} if has_tokenizer else None
+        self.tokenizer_at: tuple[Path, str | None] | None = (path.parent, path.name) if has_tokenizer else None
 
     def dtype(self, key: str) -> torch.dtype:
         """float32, whatever the file's quantisation."""
@@ -90,7 +94,7 @@ class GgufReader:
         return dataclasses.replace(adapter, keys=KEYS, drop=())
 
 
-def _import_gguf() -> Any:
+def _import_gguf() -> ModuleType:
     try:
         import gguf
     except ImportError as error:
@@ -98,7 +102,7 @@ def _import_gguf() -> Any:
     return gguf
 
 
-def _config(reader: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> dict[str, Any]:
+def _config(reader: GGUFReader, shapes: dict[str, tuple[int, ...]], path: Path) -> dict[str, object]:
     """The header in the words of a native config; what the header leaves out stays out."""
     field = reader.get_field("general.architecture")
     architecture = field.contents() if field else None
@@ -120,7 +124,7 @@ def _config(reader: Any, shapes: dict[str, tuple[int, ...]], path: Path) -> dict
     }
 
 
-def _value(value: Any) -> Any:
+def _value(value: object) -> object:
     """A header's float32 as the shortest decimal that names it: 1e-05, not 9.999999747e-06."""
     return float(str(np.float32(value))) if isinstance(value, float) else value
 

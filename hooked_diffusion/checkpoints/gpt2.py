@@ -2,9 +2,8 @@
 
 from transformers import GPT2LMHeadModel
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, arm_spec
 from hooked_diffusion.checkpoints.registry import register_adapter
-from hooked_diffusion.checkpoints.specs import arm_spec
 
 #: GPT-2's own config leaves these out; other values compute another function.
 FLAGS = {

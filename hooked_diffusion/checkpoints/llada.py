@@ -2,9 +2,8 @@
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, mdm_spec
 from hooked_diffusion.checkpoints.registry import register_adapter
-from hooked_diffusion.checkpoints.specs import mdm_spec
 
 _BLOCK, _LAYER = r"model\.transformer\.blocks\.(\d+)\.", r"model.layers.\1."
 

@@ -2,9 +2,8 @@
 
 from transformers import LlamaForCausalLM
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, arm_spec
 from hooked_diffusion.checkpoints.registry import register_adapter
-from hooked_diffusion.checkpoints.specs import arm_spec
 
 #: A buffer that old versions of transformers saved with the weights; it follows from rope_theta.
 ROTARY_BUFFER = r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"

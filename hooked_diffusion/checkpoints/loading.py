@@ -1,11 +1,11 @@
 """Opening a checkpoint: a local folder, a GGUF file, or a hub id, as a native Hugging Face model.
 
-1. find the files (a hub id is fetched first: configs, safetensors and tokenizer files alone);
-2. read the config, pick the family's adapter, translate to a native config and a `DiffusionSpec`;
-3. build the native model without memory for its weights, and check that the stored keys are exactly its own;
-4. read the tensors one by one, the largest first, in the wanted dtype and on the wanted device, straight into their places.
+1. Find the files. A hub id is fetched first: configs, safetensors and tokenizer files alone.
+2. Read the config, pick the family's adapter, translate to a native config and a `DiffusionSpec` (`open_checkpoint`).
+3. Build the native model without memory for its weights, and check that the stored keys are exactly its own.
+4. Read the tensors one by one, the largest first, in the wanted dtype and on the wanted device, straight into their places.
 
-Everything that can be wrong is found before step 4. At no time is more held than the weights themselves and one stored tensor.
+Everything that can be wrong is found before step 4. Memory holds the weights themselves and one stored tensor, never more.
 """
 
 from __future__ import annotations
@@ -15,33 +15,70 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
 from hooked_diffusion.checkpoints.config import native_config
+from hooked_diffusion.checkpoints.fields import Config, flag_in
+from hooked_diffusion.checkpoints.files import sha256_of
 from hooked_diffusion.checkpoints.gguf import GgufReader
 from hooked_diffusion.checkpoints.hub import locate
 from hooked_diffusion.checkpoints.matching import check, is_tied, rename
 from hooked_diffusion.checkpoints.placement import DeviceMap, Placement
-from hooked_diffusion.checkpoints.readers import CheckpointReader, FolderReader, weight_hash
+from hooked_diffusion.checkpoints.readers import CheckpointReader, FolderReader
 from hooked_diffusion.checkpoints.registry import adapter_for, lookalikes
+from hooked_diffusion.checkpoints.tokenizer_files import load_tokenizer
 from hooked_diffusion.spec import DiffusionSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class WeightSettings(TypedDict, total=False):
+    """How weights are read.
+
+    - `dtype`: of every parameter; None keeps the one that the embedding is stored in (float32 for GGUF). RoPE's buffers stay float32.
+    - `device`: None is the CPU. `device_map` places modules one by one instead, "cpu" and "disk" included: see `placement.py`.
+    """
+
+    dtype: torch.dtype | str | None
+    device: str | torch.device | None
+    device_map: DeviceMap | None
+
+
+class LoadSettings(WeightSettings, total=False):
+    """`WeightSettings`, and `tokenizer`: "auto" loads the checkpoint's own, None leaves it out, an object is passed through."""
+
+    tokenizer: PreTrainedTokenizerBase | Literal["auto"] | None
+
+
+class OpenSettings(LoadSettings, total=False):
+    """Everything that `load_checkpoint` and `from_pretrained` take beside the name: `LoadSettings`, and how the config is read.
+
+    - `family`: a registered family, instead of the one that the config matches.
+    - `revision`: of a hub id, where the name does not carry it.
+    - `config`: fields that `config.json` leaves out or has wrong; None takes one out. Recorded in `source["notes"]`.
+    """
+
+    family: str | None
+    revision: str | None
+    config: Config | None
 
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
     """A native model in evaluation mode, its tokenizer (or None), how it is read, and where it came from.
 
-    `source` has `name`, `revision`, `family`, `sha256` (of the weight files, in name order), `dtype` and `notes`.
+    `source` holds JSON values: `name`, `revision`, `family`, `sha256` (of the weight files, in name order), `dtype` and `notes`.
     """
 
     hf_model: PreTrainedModel
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase | None
     spec: DiffusionSpec
     source: dict[str, Any]
 
@@ -61,16 +98,16 @@ class OpenCheckpoint:
     def load(
         self,
         *,
-        tokenizer: Any = "auto",
+        tokenizer: PreTrainedTokenizerBase | Literal["auto"] | None = "auto",
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         device_map: DeviceMap | None = None,
     ) -> LoadedCheckpoint:
-        """Read tokenizer and weights; parameters as in `load_checkpoint`."""
+        """Read tokenizer and weights, as `LoadSettings` says."""
         if device is not None and device_map is not None:
             raise ValueError(f"both device={device!r} and device_map were given; a device map says where everything goes, leave device out")
         kept = floating_dtype(dtype)
-        tokenizer = self._tokenizer() if isinstance(tokenizer, str) and tokenizer == "auto" else tokenizer
+        own = self._tokenizer() if isinstance(tokenizer, str) else tokenizer
         model, names = self._skeleton()
         stored = Counter(self.reader.dtype(key) for key in names.values())
         cast_to = Counter() if kept else stored
@@ -92,7 +129,7 @@ class OpenCheckpoint:
             cast(nn.Module, model).to(place.whole)  # the buffers of RoPE, which keep their own dtype
         else:
             place.dispatch(model, on_disk, kept)
-        return LoadedCheckpoint(model.eval(), tokenizer, self.spec, self._source(kept, cast_to))
+        return LoadedCheckpoint(model.eval(), own, self.spec, self._source(kept, cast_to))
 
     def _read(self, names: Mapping[str, str], place: Placement, dtype: torch.dtype) -> dict[str, Tensor]:
         """Native name → tensor. What is copied anyway (another dtype or device) is read so that the file's pages are given back."""
@@ -114,7 +151,7 @@ class OpenCheckpoint:
     def _skeleton(self) -> tuple[PreTrainedModel, dict[str, str]]:
         """The native model, parameters on the meta device and buffers computed, and native name → stored key for every tensor it wants."""
         names, extra = rename(self.reader.shapes, self.adapter)
-        flag = self.reader.config.get(self.adapter.tie_flag)
+        flag = flag_in(self.reader.config, self.adapter.tie_flag, self.name)
         self.config.tie_word_embeddings = is_tied(flag, names, self.adapter, self.reader, self.name)
         with init_empty_weights(include_buffers=False):
             model = self.adapter.model_class(self.config)
@@ -125,13 +162,12 @@ class OpenCheckpoint:
         check(self.name, type(model).__name__, wanted, names, self.reader.shapes, extra)
         return model, names
 
-    def _tokenizer(self) -> Any:
-        if self.reader.tokenizer_args is None:
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        if self.reader.tokenizer_at is None:
             raise FileNotFoundError(
                 f"{self.name} holds no tokenizer files; pass tokenizer=None to work on token ids, or a tokenizer of your own"
             )
-        tokenizer_class = self.adapter.tokenizer_class or AutoTokenizer
-        return tokenizer_class.from_pretrained(**self.reader.tokenizer_args, local_files_only=True, trust_remote_code=False)
+        return load_tokenizer(*self.reader.tokenizer_at, self.adapter.tokenizer_class)
 
     def _source(self, dtype: torch.dtype, stored: Counter[torch.dtype]) -> dict[str, Any]:
         cast_to = [f"stored in {_name(other)} and cast: {n} of {stored.total()}" for other, n in stored.items() if other != dtype]
@@ -139,16 +175,16 @@ class OpenCheckpoint:
             "name": self.name,
             "revision": self.revision,
             "family": self.adapter.family,
-            "sha256": weight_hash(self.reader.files),
+            "sha256": sha256_of(self.reader.files),
             "dtype": _name(dtype),
             "notes": [*self.reader.notes, *self.notes, *cast_to],
         }
 
 
 def open_checkpoint(
-    name_or_path: str | Path, *, family: str | None = None, revision: str | None = None, config: Mapping[str, Any] | None = None
+    name_or_path: str | Path, *, family: str | None = None, revision: str | None = None, config: Config | None = None
 ) -> OpenCheckpoint:
-    """Read and translate a checkpoint's config; parameters and errors as in `load_checkpoint`, but for those of the weights themselves."""
+    """Read and translate a checkpoint's config, as `OpenSettings` says. Raises what `load_checkpoint` does before it reads weights."""
     path, revision = locate(name_or_path, revision)
     reader: CheckpointReader = GgufReader(path) if path.suffix == ".gguf" else FolderReader(path)
     reader.config |= config or {}
@@ -165,30 +201,21 @@ def load_checkpoint(
     name_or_path: str | Path,
     *,
     family: str | None = None,
-    tokenizer: Any = "auto",
     revision: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    dtype: torch.dtype | str | None = None,
-    device: str | torch.device | None = None,
-    device_map: DeviceMap | None = None,
+    config: Config | None = None,
+    **loading: Unpack[LoadSettings],
 ) -> LoadedCheckpoint:
     """Open a checkpoint as a native model whose attention already points as its spec says.
 
-    - `name_or_path`: a folder with config.json and weights (safetensors or `.bin`, whole or in shards), a `.gguf` file, or a hub id
-      `org/name@revision`.
-    - `family`: a registered family, instead of the one that the config matches.
-    - `tokenizer`: "auto" loads the checkpoint's own, None leaves it out, an object is passed through.
-    - `config`: fields that `config.json` leaves out or has wrong; None takes one out. Recorded in `source["notes"]`.
-    - `dtype`: of every parameter; None keeps the one that the embedding is stored in (float32 for GGUF). RoPE's buffers stay float32.
-    - `device`: None is the CPU. `device_map` places modules one by one, "cpu" and "disk" included: see `placement.py`.
+    `name_or_path` is a folder with config.json and weights (safetensors or `.bin`, whole or in shards), a `.gguf` file, or a hub id
+    `org/name@revision`. The settings are those of `OpenSettings`.
 
     Raises FileNotFoundError for a path without a config, weights or (under "auto") tokenizer files; ValueError for an unknown family, a
     config that leaves out what must be stated or says what nobody knows, a tied flag with an untied head, a mask token outside the
     vocabulary, or a file cut short; `CheckpointMismatch` (a ValueError) naming missing, extra and misshaped keys; OSError when the hub does
     not give the checkpoint.
     """
-    opened = open_checkpoint(name_or_path, family=family, revision=revision, config=config)
-    return opened.load(tokenizer=tokenizer, dtype=dtype, device=device, device_map=device_map)
+    return open_checkpoint(name_or_path, family=family, revision=revision, config=config).load(**loading)
 
 
 def repository_name(name_or_path: str | Path) -> str:
@@ -196,7 +223,7 @@ def repository_name(name_or_path: str | Path) -> str:
     return Path(str(name_or_path).partition("@")[0]).name
 
 
-def _overridden(config: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _overridden(config: Config | None) -> tuple[str, ...]:
     return (f"config overridden by the caller: {', '.join(f'{key} = {value!r}' for key, value in config.items())}",) if config else ()
 
 

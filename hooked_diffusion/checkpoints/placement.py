@@ -1,9 +1,10 @@
 """Which device each weight goes to, and the hooks that bring weights and activations together there.
 
-A device map names modules and their devices, as accelerate writes them: `{"model.embed_tokens": 0, "model.layers.0": "cpu", …}`, "cpu" and
-"disk" included, or is "auto", "balanced", "balanced_low_0" or "sequential": inferred from free memory. Weights on disk are not copied
-anywhere: they are read from the checkpoint's own safetensors files each time their module runs. Modules run on their own device, those
-kept on "cpu" or "disk" on the map's first other device, or on the CPU where there is none.
+A device map names modules and their devices, as accelerate writes them: `{"model.embed_tokens": 0, "model.layers.0": "cpu", …}`. "cpu" and
+"disk" are devices too. Instead of a dictionary it may be "auto", "balanced", "balanced_low_0" or "sequential": then free memory decides.
+
+Weights on disk are not copied. They are read from the checkpoint's own safetensors files each time their module runs. A module runs on its
+own device. A module that is kept on "cpu" or "disk" runs on the first other device of the map, or on the CPU where there is none.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map
@@ -19,15 +20,16 @@ from accelerate.utils import check_device_map, get_balanced_memory, get_max_memo
 from torch import nn
 from transformers import PreTrainedModel
 
-DeviceMap = str | Mapping[str, int | str | torch.device]
+Device = int | str | torch.device
+DeviceMap = str | Mapping[str, Device]
 INFERRED = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the weights of a model go: `modules` (name → device, "" for all of it)."""
+    """Where the weights of a model go: `modules` has module name → device. The name "" stands for the whole model."""
 
-    modules: Mapping[str, Any]
+    modules: Mapping[str, Device]
 
     @classmethod
     def of(cls, device: str | torch.device | None) -> Placement:
@@ -36,36 +38,41 @@ class Placement:
 
     @classmethod
     def from_map(cls, device_map: DeviceMap, model: PreTrainedModel, dtype: torch.dtype) -> Placement:
-        """A device map checked against a model whose weights need not be there. ValueError when it leaves one out, or is no map."""
+        """A device map, checked against a model that may be without weights.
+
+        Raises ValueError when the map is no map, or leaves out a weight.
+        """
         if isinstance(device_map, str) and device_map not in INFERRED:
             try:
                 return cls.of(device_map)
             except RuntimeError as error:
                 message = f"device_map is {device_map!r}; say {', '.join(INFERRED)}, a device, or a dictionary of modules"
                 raise ValueError(message) from error
+        module = cast(nn.Module, model)
         if not isinstance(device_map, str):
-            check_device_map(cast(nn.Module, model), dict(device_map))
+            check_device_map(module, dict(device_map))
             return cls(dict(device_map))
-        whole: dict[str, Any] = {"no_split_module_classes": list(model._no_split_modules or ()), "dtype": dtype}
+        undivided = list(model._no_split_modules or ())
         if device_map == "sequential":
             memory = get_max_memory()
         else:
-            memory = get_balanced_memory(cast(nn.Module, model), low_zero=device_map == "balanced_low_0", **whole)
-        return cls(infer_auto_device_map(cast(nn.Module, model), max_memory=memory, **whole))
+            low_zero = device_map == "balanced_low_0"
+            memory = get_balanced_memory(module, no_split_module_classes=undivided, dtype=dtype, low_zero=low_zero)
+        return cls(infer_auto_device_map(module, max_memory=memory, no_split_module_classes=undivided, dtype=dtype))
 
-    def __getitem__(self, name: str) -> Any:
-        """The device of a weight: that of the longest module name that it begins with."""
+    def __getitem__(self, name: str) -> Device:
+        """The device of a weight: the one of the longest module name that it begins with."""
         owners = [module for module in self.modules if not module or name == module or name.startswith(f"{module}.")]
         return self.modules[max(owners, key=len)]
 
     @property
     def whole(self) -> torch.device | None:
-        """The one device that everything is on, None where there are several or a disk."""
+        """The one device that everything is on; None where there are several, or a disk."""
         devices = {str(device) for device in self.modules.values()}
         return torch.device(next(iter(self.modules.values()))) if len(devices) == 1 and "disk" not in devices else None
 
     def tied(self, first: str, second: str) -> Placement:
-        """The same with two weights that are one where `first` is, or where `second` is if only that is in memory."""
+        """The same placement with two tied weights on one device: that of `first`, or that of `second` where `first` is on disk."""
         if self[first] == self[second]:
             return self
         device = self[second] if self[first] == "disk" else self[first]
@@ -73,13 +80,15 @@ class Placement:
 
     def dispatch(self, model: PreTrainedModel, on_disk: Mapping[str, tuple[Path, str]], dtype: torch.dtype) -> None:
         """Attach the hooks that run each module on its device; `on_disk` has the file and key of every weight that stays there."""
-        index: dict[str, Any] = {
+        index = {
             name: {"safetensors_file": str(path), "weight_name": key, "dtype": str(dtype).removeprefix("torch.")}
             for name, (path, key) in on_disk.items()
         }
-        dispatch_model(cast(nn.Module, model), dict(self.modules), main_device=main_device(self.modules), offload_index=index or None)
+        # accelerate annotates these two otherwise than it reads them; it compares the main device with the text "cpu".
+        main, offloaded = cast(torch.device, main_device(self.modules)), cast(dict[str, str], index)
+        dispatch_model(cast(nn.Module, model), dict(self.modules), main_device=main, offload_index=offloaded or None)
 
 
-def main_device(modules: Mapping[str, Any]) -> Any:
-    """Where what a device map keeps on "cpu" or "disk" runs: its first other device, or else "cpu"."""
+def main_device(modules: Mapping[str, Device]) -> Device:
+    """Where a module that a device map keeps on "cpu" or "disk" runs: on the map's first other device, or on the CPU."""
     return next((device for device in modules.values() if device not in ("cpu", "disk")), "cpu")

@@ -2,9 +2,8 @@
 
 from transformers import Qwen2ForCausalLM
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, arm_spec
 from hooked_diffusion.checkpoints.registry import register_adapter
-from hooked_diffusion.checkpoints.specs import arm_spec
 
 #: What the configs of Qwen's kin say for every layer to attend alike.
 EXPECTS = {"use_sliding_window": False}

@@ -2,10 +2,9 @@
 
 from transformers import Qwen3ForCausalLM
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, arm_spec
 from hooked_diffusion.checkpoints.qwen2 import EXPECTS
 from hooked_diffusion.checkpoints.registry import register_adapter
-from hooked_diffusion.checkpoints.specs import arm_spec
 
 QWEN3 = register_adapter(
     CheckpointAdapter(

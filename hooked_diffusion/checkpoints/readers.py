@@ -1,50 +1,48 @@
-"""What a checkpoint on disk is to the loader: a config, named tensors that are read one at a time, and the files they lie in."""
+"""What the loader sees of a checkpoint on disk: a config, named tensors that are read one at a time, and the files that hold them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.weights import LAYOUTS, READ, SafetensorsFiles, TorchFiles
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
+from hooked_diffusion.checkpoints.files import read_json, weight_files
+from hooked_diffusion.checkpoints.tokenizer_files import has_tokenizer, mask_of_tokenizer
+from hooked_diffusion.checkpoints.weights import READ, SafetensorsFiles, TorchFiles
 
 
 class CheckpointReader(Protocol):
     """An opened checkpoint.
 
-    `config` is its `config.json` or the like; `shapes` stored key → shape; `files` hold the weights; `notes` say what was done to them;
-    `tokenizer_args` are what a tokenizer's `from_pretrained` needs to load its tokenizer, None if it has none.
+    - `config`: its `config.json`, or what stands for it; `shapes`: stored key → shape.
+    - `files`: they hold the weights; `notes`: what was done to the weights on reading.
+    - `tokenizer_at`: the folder of its tokenizer, with the name of the GGUF file that holds it or None; None where there is no tokenizer.
     """
 
-    config: dict[str, Any]
+    config: dict[str, object]
     shapes: dict[str, tuple[int, ...]]
     files: tuple[Path, ...]
     notes: tuple[str, ...]
-    tokenizer_args: dict[str, Any] | None
+    tokenizer_at: tuple[Path, str | None] | None
 
     def dtype(self, key: str) -> torch.dtype:
-        """What `load` gives; ValueError when it cannot: packed weights are not read."""
+        """The dtype of what `load` gives. Raises ValueError on packed weights, which are not read."""
         ...
 
     def load(self, key: str, fresh: bool = False) -> Float[Tensor, "*shape"]:
-        """One stored tensor; `fresh` gives its memory back with it, at the cost of opening its file again."""
+        """One stored tensor. With `fresh` its file is opened again, and the tensor's memory is given back together with it."""
         ...
 
     def file_of(self, key: str) -> Path | None:
-        """The safetensors file that a stored tensor lies in as it is used, None where there is none."""
+        """The safetensors file that holds a stored tensor exactly as it is used; None where there is none."""
         ...
 
     def adapt(self, adapter: CheckpointAdapter) -> CheckpointAdapter:
-        """The family's adapter, told how this kind of file names its keys."""
+        """The family's adapter, changed to how this kind of file names its keys."""
         ...
 
 
@@ -57,14 +55,13 @@ class FolderReader:
     def __init__(self, folder: Path) -> None:
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder} holds no config.json; give the folder of a checkpoint, a .gguf file, or a hub id org/name")
-        self.config: dict[str, Any] = read_json(folder / "config.json")
-        self.files = _weight_files(folder)
+        self.config = read_json(folder / "config.json")
+        self.files = weight_files(folder)
         self.notes: tuple[str, ...] = ()
-        has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES)
-        self.tokenizer_args = {"pretrained_model_name_or_path": str(folder)} if has_tokenizer else None
+        self.tokenizer_at: tuple[Path, str | None] | None = (folder, None) if has_tokenizer(folder) else None
         self._weights = (TorchFiles if self.files[0].suffix == ".bin" else SafetensorsFiles)(self.files)
         self.shapes = self._weights.shapes
-        if self.config.get("mask_token_id") is None and (mask := _mask_of_tokenizer(folder)) is not None:
+        if self.config.get("mask_token_id") is None and (mask := mask_of_tokenizer(folder)) is not None:
             self.config["mask_token_id"] = mask
 
     def dtype(self, key: str) -> torch.dtype:
@@ -85,47 +82,3 @@ class FolderReader:
     def adapt(self, adapter: CheckpointAdapter) -> CheckpointAdapter:
         """The adapter as it is: its patterns name the keys of these files."""
         return adapter
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file. Raises ValueError naming the file when it is not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-
-
-def weight_hash(files: Sequence[Path]) -> str:
-    """sha256 over the bytes of `files`, one after another, in hex."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    for whole, index in LAYOUTS:
-        if (folder / whole).is_file():
-            return (folder / whole,)
-        if (folder / index).is_file():
-            shards = tuple(sorted({folder / name for name in read_json(folder / index)["weight_map"].values()}))
-            absent = [path.name for path in shards if not path.is_file()]
-            if absent:
-                raise FileNotFoundError(f"{folder} lacks {len(absent)} of its {len(shards)} shards: {', '.join(absent)}")
-            return shards
-    raise FileNotFoundError(f"{folder} holds no weights: none of {', '.join(name for layout in LAYOUTS for name in layout)}")
-
-
-def _mask_of_tokenizer(folder: Path) -> int | None:
-    """The id of the mask token that the checkpoint's own tokenizer files name."""
-    settings, added, words, whole = (
-        read_json(path) if (path := folder / name).is_file() else {}
-        for name in ("tokenizer_config.json", "added_tokens.json", "vocab.json", "tokenizer.json")
-    )
-    mask = settings.get("mask_token")
-    mask = mask.get("content") if isinstance(mask, dict) else mask
-    listed = {token["content"]: token["id"] for token in whole.get("added_tokens", ())}
-    stated = {token["content"]: int(number) for number, token in settings.get("added_tokens_decoder", {}).items()}
-    return {**words, **listed, **added, **stated}.get(mask) if mask else None

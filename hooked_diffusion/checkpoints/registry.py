@@ -1,11 +1,11 @@
-"""The families that are known: those that come with the package, those of installed distributions, and those registered at run time.
+"""The known families: those of this package, those of other installed packages, and those that a program registers.
 
-A distribution adds a family by an entry point of the group `hooked_diffusion.families` that names a `CheckpointAdapter`:
+A package adds a family by an entry point of the group `hooked_diffusion.families`, which names a `CheckpointAdapter`:
 
     [project.entry-points."hooked_diffusion.families"]
     mine = "my_package.my_family:MINE"
 
-It is loaded when a family is first looked up. One that cannot be loaded, or whose name is taken, is left out with a warning.
+It is loaded when a family is first looked up. A family that cannot be loaded, or whose name is taken, is left out with a warning.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import warnings
 from importlib.metadata import EntryPoint, entry_points
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, Config
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.fields import Config, text_in, texts_in
 
 GROUP = "hooked_diffusion.families"
 
@@ -46,20 +47,21 @@ def adapter_for(config: Config, family: str | None = None, where: str = "config.
             raise ValueError(f"unknown checkpoint family {family!r}; known: {', '.join(families())}")
         return known[family]
     # A folder that states its spec is native already, whatever its name.
-    found = [adapter for adapter in known.values() if adapter.matches(config, "" if "diffusion_spec" in config else name)]
+    own_name = "" if "diffusion_spec" in config else name
+    found = [adapter for adapter in known.values() if adapter.matches(config, own_name, where)]
     general = {name for adapter in found for name in adapter.instead_of}
     found = [adapter for adapter in found if adapter.family not in general]
     if len(found) != 1:
         fits = "no known family" if not found else " and ".join(sorted(adapter.family for adapter in found))
         raise ValueError(
-            f"{where} (model_type {config.get('model_type')!r}, architectures {config.get('architectures')}) fits {fits}; "
+            f"{where} (model_type {text_in(config, 'model_type')!r}, architectures {list(texts_in(config, 'architectures'))}) fits {fits}; "
             f"pass family= one of {', '.join(families())}, or register an adapter"
         )
     return found[0]
 
 
 def lookalikes(config: Config, chosen: CheckpointAdapter) -> tuple[str, ...]:
-    """Notes on the families that `config` fits as well as the chosen one, but that only a name or `family=` could have told."""
+    """One note for each other family whose config looks like this one: only a name or `family=` could have told it."""
     if "diffusion_spec" in config or chosen.looks_like:
         return ()
     fitting = [a for a in _known().values() if a.looks_like and all(config.get(key) == value for key, value in a.looks_like.items())]

@@ -1,7 +1,7 @@
-"""Writing a native model and its spec so that `from_pretrained`, here or in transformers, opens it with bit-equal logits.
+"""Writing a native model and its spec, so that `from_pretrained`, here or in transformers, opens it with the same logits, bit for bit.
 
-Attention that is block-causal is the exception: `DiffusionSpec` keeps it, but transformers reads no such thing from a config, so there the
-mask must be passed with every call.
+Block-causal attention is the exception. `DiffusionSpec` keeps it, but transformers cannot read it from a config: there, pass the mask with
+every call.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hooked_diffusion.checkpoints.fields import Config
+from hooked_diffusion.checkpoints.files import read_json
 from hooked_diffusion.checkpoints.loading import LoadedCheckpoint, open_checkpoint
-from hooked_diffusion.checkpoints.readers import read_json
 from hooked_diffusion.spec import DiffusionSpec
 
 
-def save_checkpoint(hf_model: PreTrainedModel, folder: str | Path, spec: DiffusionSpec, tokenizer: Any = None) -> Path:
+def save_checkpoint(
+    hf_model: PreTrainedModel, folder: str | Path, spec: DiffusionSpec, tokenizer: PreTrainedTokenizerBase | None = None
+) -> Path:
     """Write `config.json` (with `is_causal` and `diffusion_spec`), `model.safetensors` and the tokenizer's files, if one is given.
 
     Files are completed beside `folder` and moved in, so weights that are mapped from it stay intact. Returns the folder. Raises ValueError
@@ -53,14 +54,14 @@ def convert(
     *,
     family: str | None = None,
     revision: str | None = None,
-    config: Mapping[str, Any] | None = None,
+    config: Config | None = None,
     dtype: torch.dtype | str | None = None,
 ) -> LoadedCheckpoint:
-    """Write any checkpoint that can be opened as a native folder: safetensors, config, spec, and its tokenizer if it has one.
+    """Open a checkpoint and write it as a native folder: safetensors, config, spec, and its tokenizer if it has one.
 
-    Parameters and errors as in `load_checkpoint`; all weights pass through memory. Returns what was written.
+    Settings and errors are those of `load_checkpoint`. All weights pass through memory. Returns what was written.
     """
     opened = open_checkpoint(source, family=family, revision=revision, config=config)
-    loaded = opened.load(tokenizer="auto" if opened.reader.tokenizer_args else None, dtype=dtype)
+    loaded = opened.load(tokenizer="auto" if opened.reader.tokenizer_at else None, dtype=dtype)
     save_checkpoint(loaded.hf_model, folder, loaded.spec, loaded.tokenizer)
     return loaded

@@ -1,8 +1,8 @@
-"""Named tensors in files: safetensors, or the zip of a pickle that torch writes (`.bin`), read for its tensors alone.
+"""Named tensors in files: safetensors, or the zip of a pickle that torch writes (`.bin`), of which only the tensors are read.
 
-Both are mapped from disk, so opening costs no memory and a tensor is read when it is asked for. A mapped page that has been read counts as
-memory until its mapping is gone: `fresh` reads a tensor through a mapping of its own, so that pages of weights that are copied elsewhere
-(another dtype, another device) are given back with it.
+Both kinds of file are mapped into memory, so that opening one is free and a tensor is read when it is asked for. The operating system
+counts a page that has been read as memory until its mapping ends. Weights that are copied elsewhere (another dtype, another device) are
+therefore read with `fresh`: through a mapping of their own, which ends with the tensor.
 """
 
 from __future__ import annotations
@@ -11,17 +11,11 @@ import pickle
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-#: Weight files of a folder, whole or in the shards that the index lists, in order of preference.
-LAYOUTS = (
-    ("model.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-)
 #: Dtypes of plain weights.
 READ = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -57,7 +51,7 @@ class TorchFiles:
         return _open_torch(path)[key] if fresh else tensor
 
 
-def _open_safetensors(path: Path) -> Any:
+def _open_safetensors(path: Path) -> safe_open:
     try:
         return safe_open(path, "pt")
     except (SafetensorError, UnicodeDecodeError) as error:

@@ -1,15 +1,14 @@
-"""Whether two models are a pair: one backbone, attention that each role has, tokenizers that agree; and what differs all the same.
+"""Whether two models are a pair: one backbone, attention that fits each role, tokenizers that agree. And what differs all the same.
 
-Circuits of a pair share their ids, so layers, heads and widths must be equal. The MDM may have more rows than the ARM, if its mask token is
-one of them: ids that both have mean the same.
+The circuits of a pair share their ids, so layers, heads and widths must be equal. The MDM may have more rows than the ARM, if its mask
+token is one of them; an id that both have means the same in both.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from hooked_diffusion.spec import DiffusionSpec
 
@@ -25,8 +24,11 @@ class PairMismatch(ValueError):
 
 
 def check_backbone(pair: str, arm: PretrainedConfig, role: str, other: PretrainedConfig, spec: DiffusionSpec) -> None:
-    """Raise `PairMismatch` unless `other`, read by `spec`, shares the ARM's backbone and its rows, but for mask rows at their end."""
-    differing = [(key, getattr(arm, key, None), getattr(other, key, None)) for key in BACKBONE]
+    """Raise `PairMismatch` unless the two models have the same backbone and the same rows.
+
+    `other` plays `role` in the pair and is read by `spec`. It may have more rows than the ARM where its mask token is one of them.
+    """
+    differing: list[tuple[str, object, object]] = [(key, getattr(arm, key, None), getattr(other, key, None)) for key in BACKBONE]
     mine, its = arm.vocab_size, other.vocab_size
     if mine != its and not (spec.mask_token_id is not None and mine <= spec.mask_token_id < its):
         differing.append(("vocab_size", mine, its))
@@ -42,8 +44,8 @@ def check_attention(pair: str, role: str, spec: DiffusionSpec) -> None:
         raise PairMismatch(f"{pair}: attention is {spec.attention} in {role}, which must be {wanted}; give the ARM first, then the MDM")
 
 
-def check_tokenizers(pair: str, arm: Any, role: str, other: Any) -> None:
-    """Raise `PairMismatch` when a token that both tokenizers know has two ids, or when they share none; None passes."""
+def check_tokenizers(pair: str, arm: PreTrainedTokenizerBase | None, role: str, other: PreTrainedTokenizerBase | None) -> None:
+    """Raise `PairMismatch` when a token that both tokenizers know has two ids, or when they share no token; None passes."""
     if arm is None or other is None or arm is other:
         return
     mine, its = arm.get_vocab(), other.get_vocab()
@@ -56,16 +58,18 @@ def check_tokenizers(pair: str, arm: Any, role: str, other: Any) -> None:
         raise PairMismatch(f"{pair}: the tokenizers of arm and {role} differ: {token!r} is id {mine[token]} in arm, {its[token]} in {role}")
 
 
-def differences(arm: PretrainedConfig, mdm: PretrainedConfig, specs: tuple[DiffusionSpec, DiffusionSpec]) -> dict[str, tuple[Any, Any]]:
-    """What differs in a pair all the same: fields of `DiffusionSpec`, rows of the vocabulary and RoPE's base → (the ARM's, the MDM's)."""
+def differences(
+    arm: PretrainedConfig, mdm: PretrainedConfig, specs: tuple[DiffusionSpec, DiffusionSpec]
+) -> dict[str, tuple[object, object]]:
+    """Field → (the ARM's value, the MDM's) where they differ: fields of `DiffusionSpec`, rows of the vocabulary, RoPE's base."""
     values = [asdict(spec) for spec in specs]
     for row, config in zip(values, (arm, mdm), strict=True):
         row["vocab_size"] = config.vocab_size
-        row["rope_theta"] = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")
+        row["rope_theta"] = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")  # GPT-2 has no RoPE
     return {key: (values[0][key], values[1][key]) for key in values[0] if values[0][key] != values[1][key]}
 
 
-def tokenizer_overlap(arm: Any, mdm: Any) -> tuple[int, int, int]:
-    """Tokens that both tokenizers know, that the ARM's knows, and that the MDM's knows."""
+def tokenizer_overlap(arm: PreTrainedTokenizerBase, mdm: PreTrainedTokenizerBase) -> tuple[int, int, int]:
+    """How many tokens both tokenizers know, how many the ARM's knows, and how many the MDM's knows."""
     mine, its = arm.get_vocab().keys(), mdm.get_vocab().keys()
     return len(mine & its), len(mine), len(its)

@@ -1,8 +1,8 @@
 """Public pairs that are known by name: which checkpoints they are, and the shape of their backbone.
 
-Nothing here loads weights: a checkpoint's own `config.json` decides, and differs where these rows are wrong. `evidence` says how a row's
-shape is known: "P" from public code (transformers' own defaults), "T" from third parties, "U" unverified; only "P" counts as confirmed.
-Licences are as third parties report them: read the model's own page before you rely on one.
+Nothing here loads weights, and a checkpoint's own `config.json` always decides: it differs where a row here is wrong. `evidence` says how
+the shape of a row is known: "P" from public code (transformers' own defaults), "T" from third parties, "U" unverified. Only "P" counts as
+confirmed. Licences are as third parties report them: read the model's own page before you rely on one.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import transformers
 from accelerate import init_empty_weights
 from transformers import PretrainedConfig
+
+from hooked_diffusion.checkpoints.config import make_config
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +48,7 @@ class KnownPair:
     tied: bool
     licence: str
     evidence: Evidence
-    arm_config: Mapping[str, Any] = field(default_factory=dict)
+    arm_config: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def confirmed(self) -> bool:
@@ -55,7 +57,7 @@ class KnownPair:
 
     def config(self) -> PretrainedConfig:
         """The native config of this shape. What does not shape a model (θ, ε) has the class's default: good for planning alone."""
-        config_class: Any = getattr(transformers, self.architecture).config_class
+        shape: dict[str, object]
         if self.architecture == "GPT2LMHeadModel":
             shape = {"n_layer": self.layers, "n_embd": self.width, "n_head": self.heads, "n_inner": self.intermediate}
         else:
@@ -63,7 +65,8 @@ class KnownPair:
                 "num_hidden_layers": self.layers, "hidden_size": self.width, "num_attention_heads": self.heads, "head_dim": self.head_dim,
                 "num_key_value_heads": self.kv_heads, "intermediate_size": self.intermediate,
             }  # fmt: skip
-        return config_class(**shape, vocab_size=self.vocab, tie_word_embeddings=self.tied, architectures=[self.architecture])
+        rows = {"vocab_size": self.vocab, "tie_word_embeddings": self.tied}
+        return make_config(getattr(transformers, self.architecture), {**shape, **rows})
 
     @cached_property
     def parameters(self) -> int:

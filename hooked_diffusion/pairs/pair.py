@@ -1,6 +1,6 @@
-"""Pairs: an ARM, the MDM post-trained from it, and where there is one a control: the ARM post-trained as long without diffusion.
+"""Pairs: an ARM, the MDM that was post-trained from it, and maybe a control: the ARM post-trained for as long, but without diffusion.
 
-A pair shares its backbone, or its circuits could not share their ids; that is checked on the configs, before any weights are read.
+The models of a pair share their backbone, or their circuits could not share ids. That is checked on the configs, before weights are read.
 """
 
 from __future__ import annotations
@@ -8,24 +8,30 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-import torch
-from transformers import AutoTokenizer, PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hooked_diffusion.checkpoints.loading import OpenCheckpoint, open_checkpoint
-from hooked_diffusion.checkpoints.placement import DeviceMap
+from hooked_diffusion.checkpoints.tokenizer_files import load_tokenizer
 from hooked_diffusion.model import HookedDiffusionTransformer
 from hooked_diffusion.pairs.checks import PairMismatch, check_attention, check_backbone, check_tokenizers, differences, tokenizer_overlap
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from hooked_diffusion.checkpoints.loading import WeightSettings
+
 __all__ = ["Pair", "PairMismatch", "bundled_pairs", "load_pair"]
 ROLES = ("arm", "mdm", "control")
+#: A pair's own tokenizer, none, or one that serves all its models.
+Tokenizer = PreTrainedTokenizerBase | Literal["auto"] | None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pair:
-    """`arm` and `mdm` of one backbone, `control` or None, and the `tokenizer` that they share (the MDM's, which knows the mask token).
+    """`arm` and `mdm` of one backbone, `control` or None, and the `tokenizer` that all share: the MDM's, since it knows the mask token.
 
     Raises `PairMismatch` when backbones or tokenizers differ, or when attention is not causal in ARM and control and ahead in the MDM.
     """
@@ -34,7 +40,7 @@ class Pair:
     arm: HookedDiffusionTransformer
     mdm: HookedDiffusionTransformer
     control: HookedDiffusionTransformer | None = None
-    tokenizer: Any = None
+    tokenizer: PreTrainedTokenizerBase | None = None
 
     def __post_init__(self) -> None:
         for role, model in self.models.items():
@@ -49,12 +55,7 @@ class Pair:
         return {role: model for role, model in models.items() if model is not None}
 
     @property
-    def spec_differences(self) -> dict[str, tuple[Any, Any]]:
-        """The part of `differences` that `DiffusionSpec` says."""
-        return {key: values for key, values in self.differences.items() if hasattr(self.arm.spec, key)}
-
-    @property
-    def differences(self) -> dict[str, tuple[Any, Any]]:
+    def differences(self) -> dict[str, tuple[object, object]]:
         """Field → (the ARM's value, the MDM's), where they differ: what a comparison confounds with training.
 
         Fields of `DiffusionSpec` (attention, logit_shift, mask_token_id, …), `vocab_size` and `rope_theta`.
@@ -63,13 +64,13 @@ class Pair:
 
     @property
     def tokenizer_overlap(self) -> tuple[int, int, int] | None:
-        """Tokens that both tokenizers know, that the ARM's knows, and that the MDM's knows; None without tokenizers."""
+        """How many tokens both tokenizers know, how many the ARM's knows, and how many the MDM's knows; None without tokenizers."""
         if self.arm.tokenizer is None or self.mdm.tokenizer is None:
             return None
         return tokenizer_overlap(self.arm.tokenizer, self.mdm.tokenizer)
 
     def __repr__(self) -> str:
-        config: Any = _config(self.arm)
+        config = _config(self.arm)
         shape = f"{config.num_hidden_layers} layers, {config.num_attention_heads} heads, {config.hidden_size} wide"
         changes = "; ".join(f"{key} {arm} → {mdm}" for key, (arm, mdm) in self.differences.items())
         return f"Pair({self.name!r}: {' + '.join(self.models)}, {shape}; {changes})"
@@ -88,18 +89,16 @@ def load_pair(
     arm: str | Path | None = None,
     control: str | Path | None = None,
     family: str | None = None,
-    tokenizer: Any = "auto",
-    dtype: torch.dtype | str | None = None,
-    device: str | torch.device | None = None,
-    device_map: DeviceMap | None = None,
+    tokenizer: Tokenizer = "auto",
+    **placed: Unpack[WeightSettings],
 ) -> Pair:
     """Load a pair: by the name of a bundled or known one, a folder laid out like one, or any two checkpoints.
 
         load_pair("tiny")    load_pair("dream-7b")    load_pair("runs/mine")    load_pair(arm="Qwen/Qwen2.5-7B", mdm="path/to/mdm")
 
-    A pair's folder holds `arm`, `mdm`, maybe `control`, and their `tokenizer`. A checkpoint is what `from_pretrained` takes; `family` is
-    the MDM's, where its config does not tell. `tokenizer` "auto" loads the pair's own, None leaves it out, an object serves all models;
-    `dtype`, `device` and `device_map` as in `from_pretrained`. Known names: `hooked_diffusion.pairs.known.KNOWN_PAIRS`.
+    A pair's folder holds `arm`, `mdm`, maybe `control`, and their `tokenizer`. A checkpoint is what `from_pretrained` takes. `family` is
+    the MDM's, where its config does not tell it. `tokenizer` "auto" loads the pair's own, None leaves it out, an object serves all models.
+    `dtype`, `device` and `device_map` are those of `from_pretrained`. Known names: `hooked_diffusion.pairs.known.KNOWN_PAIRS`.
 
     Raises ValueError for an unknown name, `PairMismatch` (a ValueError) when the models are no pair, and what `from_pretrained` raises.
     """
@@ -109,13 +108,14 @@ def load_pair(
     for role, checkpoint in opened.items():
         check_backbone(label, opened["arm"].config, role, checkpoint.config, checkpoint.spec)
         check_attention(label, role, checkpoint.spec)
-    models = {role: _hook(opened.pop(role), tokenizer, dtype, device, device_map) for role in list(opened)}
-    return Pair(label, **models, tokenizer=models["mdm"].tokenizer)
+    # An opened checkpoint holds its files mapped: each is let go before the next is read.
+    models = {role: _hook(opened.pop(role), tokenizer, placed) for role in list(opened)}
+    return Pair(label, models["arm"], models["mdm"], models.get("control"), tokenizer=models["mdm"].tokenizer)
 
 
 def _open_pair(
-    name: str | Path | None, mdm: str | Path | None, family: str | None, tokenizer: Any
-) -> tuple[str, dict[str, OpenCheckpoint], Any]:
+    name: str | Path | None, mdm: str | Path | None, family: str | None, tokenizer: Tokenizer
+) -> tuple[str, dict[str, OpenCheckpoint], Tokenizer]:
     """What `load_pair` was asked for: its label, its checkpoints by role, and their tokenizer."""
     if name is None:
         raise ValueError("load_pair needs a name, the folder of a pair, or two checkpoints: load_pair(arm=…, mdm=…)")
@@ -147,27 +147,22 @@ def _pair_folder(name: str | Path) -> Path:
     )
 
 
-def _shared_tokenizer(folder: Path, tokenizer: Any) -> Any:
+def _shared_tokenizer(folder: Path, tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer that all models of a pair's folder use, unless the caller chose one."""
-    if not (isinstance(tokenizer, str) and tokenizer == "auto"):
+    if not isinstance(tokenizer, str):
         return tokenizer
     if not (folder / "tokenizer").is_dir():
         raise FileNotFoundError(f"{folder} holds no folder named tokenizer; pass tokenizer=None, or a tokenizer of your own")
-    return AutoTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True, trust_remote_code=False)
+    return load_tokenizer(folder / "tokenizer")
 
 
-def _hook(
-    checkpoint: OpenCheckpoint,
-    tokenizer: Any,
-    dtype: torch.dtype | str | None,
-    device: str | torch.device | None,
-    device_map: DeviceMap | None,
-) -> HookedDiffusionTransformer:
-    loaded = checkpoint.load(tokenizer=tokenizer, dtype=dtype, device=device, device_map=device_map)
+def _hook(checkpoint: OpenCheckpoint, tokenizer: Tokenizer, placed: WeightSettings) -> HookedDiffusionTransformer:
+    loaded = checkpoint.load(tokenizer=tokenizer, **placed)
     model = HookedDiffusionTransformer.from_hf(loaded.hf_model, loaded.tokenizer, loaded.spec, name=checkpoint.name)
     model.source = loaded.source
     return model
 
 
 def _config(model: HookedDiffusionTransformer) -> PretrainedConfig:
-    return cast(Any, model.original_model).config
+    """The native config inside a bridge."""
+    return cast(PreTrainedModel, model.original_model).config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,4 +25,6 @@ def results_in(out: Path | None, fresh: bool, **settings: Any) -> Iterator[Any]:
 
 def told_apart(path: Path | None) -> str | None:
     """A file by its name and the SHA-256 of its content: a stopped command does not go on with another. None stays None."""
-    return None if path is None else f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    from hooked_diffusion.checkpoints.files import sha256_of
+
+    return None if path is None else f"{path.name} {sha256_of([path])}"

@@ -1,22 +1,22 @@
 """The shape of a model by name, without its weights: what planning needs.
 
-A known public pair, a bundled pair, a pair's folder, a checkpoint's folder, a GGUF file, or a hub id, of which `config.json` alone is
-fetched.
+A name is that of a known public pair or of a bundled pair, the folder of a pair or of a checkpoint, a GGUF file, or a hub id. Of a hub id
+only `config.json` is fetched.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from hooked_diffusion.checkpoints.config import native_config
+from hooked_diffusion.checkpoints.fields import Config
+from hooked_diffusion.checkpoints.files import read_json
 from hooked_diffusion.checkpoints.hub import HUB_ID
 from hooked_diffusion.checkpoints.loading import open_checkpoint, repository_name
 from hooked_diffusion.checkpoints.registry import adapter_for
@@ -28,14 +28,14 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 @dataclass(frozen=True)
 class Shape:
-    """A native config under the `name` it was asked for by; `notes` say what of it is not confirmed, `files` where a tokenizer may lie."""
+    """The native `config` that `name` stands for. `notes` say what of it is not confirmed; `files` is where a tokenizer may be."""
 
     name: str
     config: PretrainedConfig
     notes: tuple[str, ...] = ()
     files: str | None = None
 
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer, where its files are at hand without the network; else None."""
         if self.files is None or not _holds_vocabulary(self.files):
             return None
@@ -68,7 +68,7 @@ def find_shape(name: str) -> Shape:
 
 
 def _holds_vocabulary(files: str) -> bool:
-    """Whether a folder, or the hub's cache of a repository, has a vocabulary: from a config alone transformers makes an empty tokenizer."""
+    """Whether a folder, or the hub's cache of a repository, has a vocabulary. Without one, transformers would make an empty tokenizer."""
     if Path(files).is_dir():
         return any((Path(files) / name).is_file() for name in VOCABULARIES)
     return any(isinstance(try_to_load_from_cache(files, name), str) for name in VOCABULARIES)
@@ -86,7 +86,7 @@ def _folder(name: str, folder: Path) -> Shape:
     if not where.is_file():
         raise ValueError(f"{model} holds no config.json; give the folder of a checkpoint, or of a pair with arm in it")
     files = folder / "tokenizer" if (folder / "tokenizer").is_dir() else model
-    return Shape(name, _native(json.loads(where.read_text()), str(where), model), files=str(files))
+    return Shape(name, _native(read_json(where), str(where), model), files=str(files))
 
 
 def _hub(name: str, repo: str, revision: str | None) -> Shape:
@@ -96,10 +96,10 @@ def _hub(name: str, repo: str, revision: str | None) -> Shape:
         raise OSError(
             f"{name} is no folder here, and the hub did not give its config.json ({type(error).__name__}): check the name and the network"
         ) from error
-    return Shape(name, _native(json.loads(Path(file).read_text()), f"{name}: config.json", repo), files=repo)
+    return Shape(name, _native(read_json(Path(file)), f"{name}: config.json", repo), files=repo)
 
 
-def _native(config: dict[str, Any], where: str, checkpoint: str | Path) -> PretrainedConfig:
+def _native(config: Config, where: str, checkpoint: str | Path) -> PretrainedConfig:
     adapter = adapter_for(config, where=where, name=repository_name(checkpoint))
     native = native_config(adapter, config, where)
     native.tie_word_embeddings = bool(config.get(adapter.tie_flag, False))

@@ -38,7 +38,7 @@ def next_logits(model: Any, tokenizer: Any, text: str) -> Tensor:
 )
 def test_it_talks_sense(loaded: LoadedCheckpoint, text: str, word: str) -> None:
     best = next_logits(loaded.hf_model, loaded.tokenizer, text).argmax()
-    assert loaded.tokenizer.decode([best]) == word
+    assert loaded.tokenizer is not None and loaded.tokenizer.decode([int(best)]) == word
 
 
 def test_shape_spec_and_provenance(loaded: LoadedCheckpoint) -> None:
@@ -58,6 +58,7 @@ def test_folder_and_bridge_agree_with_the_file(loaded: LoadedCheckpoint, tmp_pat
     expected = next_logits(loaded.hf_model, loaded.tokenizer, IOI)
     save_checkpoint(loaded.hf_model, tmp_path, loaded.spec, loaded.tokenizer)
     again = load_checkpoint(tmp_path)
+    assert again.tokenizer is not None and loaded.tokenizer is not None
     assert again.tokenizer(IOI)["input_ids"] == loaded.tokenizer(IOI)["input_ids"]
     assert torch.equal(next_logits(again.hf_model, again.tokenizer, IOI), expected)
     hooked = HookedDiffusionTransformer.from_pretrained(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from transformers import LlamaForCausalLM
 
 from hooked_diffusion import DiffusionSpec
-from hooked_diffusion.checkpoints import CheckpointAdapter, families, register_adapter, registry
+from hooked_diffusion.checkpoints import CheckpointAdapter, arm_spec, families, register_adapter, registry
 from hooked_diffusion.checkpoints.config import native_config
 from hooked_diffusion.checkpoints.dream import DREAM
 from hooked_diffusion.checkpoints.gpt2 import GPT2
@@ -17,7 +17,6 @@ from hooked_diffusion.checkpoints.llada import LLADA
 from hooked_diffusion.checkpoints.llama import LLAMA
 from hooked_diffusion.checkpoints.qwen2 import QWEN2
 from hooked_diffusion.checkpoints.registry import adapter_for
-from hooked_diffusion.checkpoints.specs import arm_spec
 
 LLAMA_CONFIG = {
     "model_type": "llama", "vocab_size": 48, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -76,7 +76,7 @@ def test_native_keys_under_a_name_of_their_own(native: Native, tmp_path: Path, f
     ("kin", "family", "block"), [("qwen2", "a2d-qwen2-bd3lm", 32), ("qwen3", "a2d-qwen3-bd3lm", 32), ("qwen3", "sdar", 8)]
 )
 def test_blocks_by_name_by_family_and_by_config(native: Native, tmp_path: Path, kin: str, family: str, block: int) -> None:
-    own = CONFIGS["sdar" if family == "sdar" else f"a2d-{kin}"] | ({"block_size": 8} if family == "sdar" else {})
+    own: dict[str, Any] = CONFIGS["sdar" if family == "sdar" else f"a2d-{kin}"] | ({"block_size": 8} if family == "sdar" else {})
     name = "SDAR-1.7B-Chat" if family == "sdar" else f"{kin.title()}-0.6B-diffusion-bd3lm-v0.1"
     folder = write(tmp_path / name, native(kin), **own)
     by_name = load_checkpoint(folder, tokenizer=None)
@@ -149,7 +149,7 @@ def test_diffugpt_small_and_medium(native: Native, tmp_path: Path, rows: int, sp
     loaded = load_checkpoint(folder, tokenizer=None)
     assert loaded.spec == spec
     assert loaded.source["notes"] == ([] if rows == 50257 else ["vocabulary of 50258, the rows of the embedding; the config says 50257"])
-    assert loaded.hf_model.lm_head.weight is loaded.hf_model.transformer.wte.weight
+    assert loaded.hf_model.lm_head.weight is loaded.hf_model.get_parameter("transformer.wte.weight")
     assert torch.equal(logits(loaded.hf_model, spec), logits(model, spec))
 
 

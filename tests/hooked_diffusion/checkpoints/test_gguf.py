@@ -50,6 +50,7 @@ def write_gguf(model: Any, path: Path, kind: Kind = Kind.F32, leave_out: str = "
         name, values = names.get_name(key, try_suffixes=(".weight", ".bias")), tensor.numpy()
         if architecture == "llama" and ("q_proj" in key or "k_proj" in key):
             values = llama_cpp_rows(values, config.num_attention_heads if "q_proj" in key else config.num_key_value_heads)
+        assert name is not None
         stored = kind if values.ndim == 2 else Kind.F32
         writer.add_tensor(name, gguf.quantize(values, stored) if stored != Kind.F32 else values.copy(), raw_dtype=stored)
     if extra:

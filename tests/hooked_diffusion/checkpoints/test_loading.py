@@ -163,7 +163,7 @@ def test_paths_that_hold_no_checkpoint(tmp_path: Path, folder: Path) -> None:
 def test_a_folder_without_tokenizer_files_says_what_to_pass(folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no tokenizer files; pass tokenizer=None"):
         load_checkpoint(folder)
-    mine = object()
+    mine: Any = object()
     assert load_checkpoint(folder, tokenizer=mine).tokenizer is mine
 
 
@@ -171,7 +171,8 @@ def test_remote_code_is_never_run(native: Native, tmp_path: Path, word_tokenizer
     save_checkpoint(native("qwen2"), tmp_path, DiffusionSpec("full", 1, 2), word_tokenizer)
     edit(tmp_path, auto_map={"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})
     (tmp_path / "evil.py").write_text("raise RuntimeError('remote code ran')")
-    assert load_checkpoint(tmp_path).tokenizer.get_vocab() == word_tokenizer.get_vocab()
+    tokenizer = load_checkpoint(tmp_path).tokenizer
+    assert tokenizer is not None and tokenizer.get_vocab() == word_tokenizer.get_vocab()
 
 
 def test_dream_folders_open_with_qwens_tokenizer(native: Native, tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_dream_folders_open_with_qwens_tokenizer(native: Native, tmp_path: Path)
     remote = {"tokenizer_class": "DreamTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_dream.DreamTokenizer", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(remote))
     loaded = load_checkpoint(tmp_path)
-    assert loaded.tokenizer("aba")["input_ids"] == [2, 0]
+    assert loaded.tokenizer is not None and loaded.tokenizer("aba")["input_ids"] == [2, 0]
     assert loaded.spec == DiffusionSpec("full", 1, 2)
 
 

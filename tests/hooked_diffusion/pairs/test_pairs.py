@@ -36,7 +36,7 @@ def test_a_folder_gives_three_models_and_one_tokenizer(folder: Path, native: Nat
     assert list(pair.models) == ["arm", "mdm", "control"]
     assert (pair.arm.spec, pair.mdm.spec) == (DiffusionSpec(), MDM)
     assert pair.tokenizer is pair.mdm.tokenizer
-    assert pair.tokenizer.get_vocab() == pair.arm.tokenizer.get_vocab()
+    assert pair.tokenizer is not None and pair.tokenizer.get_vocab() == pair.arm.tokenizer.get_vocab()
     assert pair.tokenizer.mask_token_id == 2
     tokens = torch.tensor([[0, 5, 6, 7]])
     with torch.no_grad():
@@ -66,7 +66,6 @@ def test_what_differs_all_the_same(folder: Path, native: Native) -> None:
         "rope_theta": (5e5, 1e4),
     }  # fmt: skip
     assert "vocab_size 48 → 50" in repr(pair) and pair.tokenizer_overlap is None
-    assert "vocab_size" not in pair.spec_differences
     assert load_pair(folder).tokenizer_overlap == (48, 48, 48)
 
 
@@ -149,7 +148,7 @@ def test_two_paths_and_a_control(folder: Path) -> None:
 
 def test_the_repr_is_short_and_tells_what_differs(folder: Path) -> None:
     pair = load_pair(folder, tokenizer=None)
-    assert pair.spec_differences == {"attention": ("causal", "full"), "mask_token_id": (None, 2)}
+    assert pair.differences == {"attention": ("causal", "full"), "mask_token_id": (None, 2)}
     assert "arm + mdm + control, 2 layers, 4 heads, 32 wide; attention causal → full; mask_token_id None → 2" in repr(pair)
 
 
