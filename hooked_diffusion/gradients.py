@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
 
 #: Just before the residual stream: a backward hook there needs an input that takes a gradient.
 EMBED = "embed.hook_out"
 
 
+#: A TransformerLens hook: it gets what passes and the hook point, and returns what goes on in its place, or None.
+HookFunction = Callable[..., Tensor | None]
+NamedHooks = list[tuple[str | Callable[[str], bool], HookFunction]]
+
+
+class WithParameters(Protocol):
+    """Anything whose weights can be listed: a module or a bridge."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Every weight."""
+        ...
+
+    def named_parameters(self, *, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name and value of every weight; a weight with two names comes once, unless `remove_duplicate` is False."""
+        ...
+
+
+class HookedModule(WithParameters, Protocol):
+    """A model that takes TransformerLens hooks for a while."""
+
+    def hooks(self, fwd_hooks: NamedHooks = ..., bwd_hooks: NamedHooks = ...) -> AbstractContextManager[object]:
+        """Inside, the named hooks are on the model."""
+        ...
+
+
 @contextmanager
-def frozen(model: Any) -> Iterator[None]:
+def frozen(model: WithParameters) -> Iterator[None]:
     """Parameters take no gradient inside; what they took before is restored.
 
     Those that a device map keeps elsewhere are new objects after every forward, known by name alone.
@@ -34,14 +60,14 @@ def frozen(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def from_embeddings(model: Any) -> Iterator[list[Tensor]]:
+def from_embeddings(model: HookedModule) -> Iterator[list[Tensor]]:
     """Autograd for the forward inside, from the token embeddings on; the list receives them as the leaf that gradients are taken for.
 
     Parameters are frozen meanwhile. Hooks that were added before act on the embeddings first.
     """
     leaves: list[Tensor] = []
 
-    def cut(embeddings: Tensor, hook: Any) -> Tensor:
+    def cut(embeddings: Tensor, hook: HookPoint) -> Tensor:
         leaves.append(embeddings.detach().requires_grad_())
         return leaves[-1]
 

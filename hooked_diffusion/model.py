@@ -27,6 +27,7 @@ from transformer_lens.utilities.tokenize_utils import get_attention_mask
 
 from hooked_diffusion.architectures import NATIVE, direct_attention
 from hooked_diffusion.attention import Direction, attention_mask_4d, check_visible, position_ids
+from hooked_diffusion.checkpoints.loading import load_checkpoint
 from hooked_diffusion.checkpoints.placement import main_device
 from hooked_diffusion.denoising.methods import DenoisingMethods
 from hooked_diffusion.spec import DiffusionSpec
@@ -97,8 +98,6 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         Raises FileNotFoundError for a path without a config, ValueError for a config that leaves out what must be stated,
         `CheckpointMismatch` for missing, extra or misshaped keys (it names them); the rest: `checkpoints.load_checkpoint`.
         """
-        from hooked_diffusion.checkpoints.loading import load_checkpoint
-
         loaded = load_checkpoint(name_or_path, **settings)
         model = cls.from_hf(loaded.hf_model, loaded.tokenizer, loaded.spec, name=str(name_or_path))
         model.source = loaded.source

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,11 +22,9 @@ from transformer_lens.utilities.slice import SliceInput
 from hooked_diffusion.denoising.cache_folder import CacheFolder, read_folder
 from hooked_diffusion.denoising.hooks import HookedForward, StepHook, Watch, check_steps
 from hooked_diffusion.denoising.loop import Job
+from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.step import DenoisingStep
 from hooked_diffusion.gradients import from_embeddings
-
-if TYPE_CHECKING:
-    from hooked_diffusion.model import HookedDiffusionTransformer
 
 NamesFilter = str | list[str] | Callable[[str], bool] | None
 MiB = 2**20
@@ -81,7 +79,7 @@ class CachingForward(HookedForward):
 
     def __init__(
         self,
-        model: HookedDiffusionTransformer,
+        model: DenoisingModel,
         job: Job,
         watch: Watch,
         *,
@@ -118,13 +116,13 @@ class CachingForward(HookedForward):
             return super().run(step)
         with self.watch.on(self.model, step):
             logits, cache = self._run_with_cache(step)
-        self._cache = ActivationCache({name: self._compact(a) for name, a in cache.cache_dict.items() if a is not None}, self.model)
+        self._cache = ActivationCache({name: self._compact(a) for name, a in cache.items() if a is not None}, self.model)
         size = _bytes(self._cache)
         self._check(size, self.canvases if self.count == 0 and self.folder is None else 1)
         self.kept_bytes += 0 if self.folder or step.index not in self.observed else size
         return logits
 
-    def _run_with_cache(self, step: DenoisingStep) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache]:
+    def _run_with_cache(self, step: DenoisingStep) -> tuple[Float[Tensor, "batch pos d_vocab"], ActivationCache | dict[str, Tensor]]:
         """Aligned logits and activations; with a metric also its gradients, as "<name>_grad"."""
         if self.watch.metric is None:
             logits, cache = self.model.run_with_cache(step.canvas, **self.asked, **self.padding)

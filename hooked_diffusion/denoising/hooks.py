@@ -12,18 +12,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from hooked_diffusion.denoising.loop import Forward, Job
+from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.step import DenoisingStep
 from hooked_diffusion.gradients import from_embeddings
-
-if TYPE_CHECKING:
-    from hooked_diffusion.model import HookedDiffusionTransformer
 
 StepHook = Callable[[Tensor, Any, DenoisingStep], Tensor | None]
 StepHooks = Sequence[tuple[str | Callable[[str], bool], StepHook]]
@@ -48,7 +46,7 @@ class Watch:
             )
 
     @contextmanager
-    def on(self, model: HookedDiffusionTransformer, step: DenoisingStep) -> Iterator[None]:
+    def on(self, model: DenoisingModel, step: DenoisingStep) -> Iterator[None]:
         """Hooks in place for the forward of `step`; removed again on leaving."""
         bound = [[(name, partial(_call, fn, step)) for name, fn in hooks] for hooks in (self.fwd_hooks, self.bwd_hooks)]
         with model.hooks(fwd_hooks=bound[0], bwd_hooks=bound[1]):
@@ -82,7 +80,7 @@ def check_steps(at_steps: Collection[int] | None, steps: int) -> frozenset[int]:
 class HookedForward(Forward):
     """A forward under the watch's hooks, at `at_steps`; None is every step that commits, a step that is named runs even when it is idle."""
 
-    def __init__(self, model: HookedDiffusionTransformer, job: Job, watch: Watch, at_steps: Collection[int] | None = None):
+    def __init__(self, model: DenoisingModel, job: Job, watch: Watch, at_steps: Collection[int] | None = None):
         super().__init__(model, job)
         self.watch, self.at_steps = watch, check_steps(at_steps, job.plan.steps)
         self.observed = frozenset() if at_steps is None else self.at_steps

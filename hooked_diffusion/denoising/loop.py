@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,14 +29,12 @@ from tqdm.auto import tqdm
 
 from hooked_diffusion.denoising.canvas import Canvas, prepare, warn_of_idle_steps
 from hooked_diffusion.denoising.plan import Plan
+from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.selection import choose, propose
 from hooked_diffusion.denoising.settings import DenoisingSettings
 from hooked_diffusion.denoising.steering import FREE, Steering
 from hooked_diffusion.denoising.step import DenoisingStep
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
-
-if TYPE_CHECKING:
-    from hooked_diffusion.model import HookedDiffusionTransformer
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +48,7 @@ class Job:
     @classmethod
     def make(
         cls,
-        model: HookedDiffusionTransformer,
+        model: DenoisingModel,
         canvas: Int[Tensor, "batch pos"],
         settings: DenoisingSettings,
         *,
@@ -81,7 +79,7 @@ class Forward:
 
     observed: Collection[int] = ()
 
-    def __init__(self, model: HookedDiffusionTransformer, job: Job):
+    def __init__(self, model: DenoisingModel, job: Job):
         self.model, self.count = model, 0
         self.scale = job.plan.settings.cfg_scale
         self.prompt = job.canvas.visible & ~job.canvas.masked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,12 +15,10 @@ from hooked_diffusion.denoising.cache import MAX_BYTES, CachingForward, Denoisin
 from hooked_diffusion.denoising.cache_folder import CacheFolder
 from hooked_diffusion.denoising.hooks import HookedForward, Metric, StepHooks, Watch
 from hooked_diffusion.denoising.loop import Denoiser, Forward, Job
+from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.settings import Schedule, Select, make_settings
 from hooked_diffusion.denoising.steering import Force, Freeze, Steering
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
-
-if TYPE_CHECKING:
-    from hooked_diffusion.model import HookedDiffusionTransformer
 
 
 class DenoisingMethods:
@@ -30,7 +28,7 @@ class DenoisingMethods:
     """
 
     def denoise(
-        self,
+        self: DenoisingModel,
         canvas: Int[Tensor, "batch pos"],
         steps: int | None = None,
         select: Select | None = None,
@@ -65,10 +63,9 @@ class DenoisingMethods:
         Raises ValueError, before any forward, on an impossible setting, canvas or mask, and when a causal model is asked for more than
         one token at a time or another order. Warns of a reused mask id in the prompt and of a doubled BOS.
         """
-        model = cast("HookedDiffusionTransformer", self)
         settings = make_settings(
             preset,
-            causal=not model.spec.is_mdm,
+            causal=not self.spec.is_mdm,
             steps=steps,
             select=select,
             schedule=schedule,
@@ -86,11 +83,11 @@ class DenoisingMethods:
             seed=seed,
         )
         steering = Steering(freeze, force)
-        job = Job.make(model, canvas, settings, mask_positions=mask_positions, attention_mask=attention_mask, steering=steering)
-        return Denoiser(Forward(model, job), job).run()
+        job = Job.make(self, canvas, settings, mask_positions=mask_positions, attention_mask=attention_mask, steering=steering)
+        return Denoiser(Forward(self, job), job).run()
 
     def run_with_denoising_hooks(
-        self,
+        self: DenoisingModel,
         canvas: Int[Tensor, "batch pos"],
         steps: int | None = None,
         select: Select | None = None,
@@ -113,14 +110,14 @@ class DenoisingMethods:
         that commit; a step that is named runs even when it commits nothing). `settings` are those of `denoise`. Raises what `denoise`
         does, and ValueError on backward hooks without a metric and on steps outside the run.
         """
-        model, watch = cast("HookedDiffusionTransformer", self), Watch(fwd_hooks, bwd_hooks, metric)
-        chosen = make_settings(preset, causal=not model.spec.is_mdm, steps=steps, select=select, **settings)
+        watch = Watch(fwd_hooks, bwd_hooks, metric)
+        chosen = make_settings(preset, causal=not self.spec.is_mdm, steps=steps, select=select, **settings)
         steering = Steering(freeze, force)
-        job = Job.make(model, canvas, chosen, mask_positions=mask_positions, attention_mask=attention_mask, steering=steering)
-        return Denoiser(HookedForward(model, job, watch, at_steps), job).run()
+        job = Job.make(self, canvas, chosen, mask_positions=mask_positions, attention_mask=attention_mask, steering=steering)
+        return Denoiser(HookedForward(self, job, watch, at_steps), job).run()
 
     def run_with_denoising_cache(
-        self,
+        self: DenoisingModel,
         canvas: Int[Tensor, "batch pos"],
         steps: int | None = None,
         select: Select | None = None,
@@ -155,23 +152,22 @@ class DenoisingMethods:
 
         `settings` are those of `denoise`; it raises what `denoise` does.
         """
-        model = cast("HookedDiffusionTransformer", self)
-        chosen = make_settings(preset, causal=not model.spec.is_mdm, steps=steps, select=select, **settings)
+        chosen = make_settings(preset, causal=not self.spec.is_mdm, steps=steps, select=select, **settings)
         steering = Steering(freeze, force)
-        job = Job.make(model, canvas, chosen, mask_positions=mask_positions, attention_mask=attention_mask, steering=steering)
+        job = Job.make(self, canvas, chosen, mask_positions=mask_positions, attention_mask=attention_mask, steering=steering)
         wanted: dict[str, Any] = {"at_steps": at_steps, "names_filter": names_filter, "positions": positions}
         wanted |= {"device": device, "dtype": dtype, "max_bytes": max_bytes}
         if folder is None:
-            forward = CachingForward(model, job, Watch(fwd_hooks, (), metric), **wanted)
+            forward = CachingForward(self, job, Watch(fwd_hooks, (), metric), **wanted)
             return Denoiser(forward, job).run(), DenoisingCache(forward.caches)
-        CachingForward(model, job, Watch(fwd_hooks, (), metric), **wanted)  # what cannot be is said before there is a folder
+        CachingForward(self, job, Watch(fwd_hooks, (), metric), **wanted)  # what cannot be is said before there is a folder
         with CacheFolder(folder) as files:
-            trajectory = Denoiser(CachingForward(model, job, Watch(fwd_hooks, (), metric), **wanted, folder=files), job).run()
+            trajectory = Denoiser(CachingForward(self, job, Watch(fwd_hooks, (), metric), **wanted, folder=files), job).run()
             files.close(trajectory.provenance | {"settings": trajectory.settings.to_dict()})
-        return trajectory, DenoisingCache.load(folder, model, device or model.cfg.device or "cpu")
+        return trajectory, DenoisingCache.load(folder, self, device or self.cfg.device or "cpu")
 
     def resume_denoising(
-        self,
+        self: DenoisingModel,
         trajectory: DenoisingTrajectory,
         step: int,
         *,
@@ -189,17 +185,16 @@ class DenoisingMethods:
         Hooks, `freeze` and `force` act on the steps to come, as in `run_with_denoising_hooks`. The result's canvases begin with the
         trajectory's own. Raises ValueError on a step outside the run, and on a canvas of another shape or with ids outside the vocabulary.
         """
-        model = cast("HookedDiffusionTransformer", self)
         if not 0 <= step <= trajectory.steps:
             raise ValueError(f"resume_denoising: step {step} lies outside 0 … {trajectory.steps}")
         if canvas is not None:
             canvas = canvas.to(trajectory.canvases)
-            if canvas.shape != trajectory.tokens.shape or canvas.min() < 0 or canvas.max() >= model.cfg.d_vocab:
+            if canvas.shape != trajectory.tokens.shape or canvas.min() < 0 or canvas.max() >= self.cfg.d_vocab:
                 raise ValueError(
-                    f"resume_denoising: canvas holds ids 0 … {model.cfg.d_vocab - 1} in the trajectory's shape "
+                    f"resume_denoising: canvas holds ids 0 … {self.cfg.d_vocab - 1} in the trajectory's shape "
                     f"{tuple(trajectory.tokens.shape)}, got {tuple(canvas.shape)} from {int(canvas.min())} to {int(canvas.max())}"
                 )
         masks: dict[str, Any] = {"mask_positions": trajectory.mask_positions, "attention_mask": trajectory.attention_mask}
-        job = Job.make(model, trajectory.canvases[0], trajectory.settings, **masks, steering=Steering(freeze, force))
-        forward = HookedForward(model, job, Watch(fwd_hooks, bwd_hooks, metric), at_steps)
+        job = Job.make(self, trajectory.canvases[0], trajectory.settings, **masks, steering=Steering(freeze, force))
+        forward = HookedForward(self, job, Watch(fwd_hooks, bwd_hooks, metric), at_steps)
         return Denoiser.resume(forward, job, trajectory, step, canvas).run()

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -26,10 +26,9 @@ from scipy.stats import kendalltau
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
-
-if TYPE_CHECKING:
-    from hooked_diffusion.model import HookedDiffusionTransformer
+from hooked_diffusion.denoising.protocol import DenoisingModel
+from hooked_diffusion.denoising.record import DenoisingRecord
+from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
 
 NEVER = -1
 
@@ -48,10 +47,15 @@ class Predictions:
     entropy: Float[Tensor, "steps batch pos"]
 
 
+def measure(model: DenoisingModel, trajectory: DenoisingRecord, *, attention: bool = True) -> TrajectoryStatistics:
+    """The tables of a trajectory, one forward per canvas. Run it under the same `model.attention(…)` as the trajectory."""
+    predictions, seen = run_again(model, trajectory, attention=attention)
+    steps = step_table(trajectory, predictions, model.spec.logit_shift)
+    return TrajectoryStatistics(order_table(trajectory), position_table(trajectory, predictions), steps, seen.reset_index(drop=True))
+
+
 @torch.no_grad()
-def measure(
-    model: HookedDiffusionTransformer, trajectory: DenoisingTrajectory, *, attention: bool = True
-) -> tuple[Predictions, pd.DataFrame]:
+def run_again(model: DenoisingModel, trajectory: DenoisingRecord, *, attention: bool = True) -> tuple[Predictions, pd.DataFrame]:
     """Predictions on every canvas and the attention table (empty without `attention`): one forward per canvas.
 
     Memory: `attention` keeps one step's patterns, `layers × batch × heads × pos²` numbers, to measure drift against.
@@ -115,7 +119,7 @@ def _mean(values: Float[Tensor, "batch pos"], where: Bool[Tensor, "batch pos"]) 
     return float(values[where].mean())
 
 
-def position_table(trajectory: DenoisingTrajectory, predictions: Predictions) -> pd.DataFrame:
+def position_table(trajectory: DenoisingRecord, predictions: Predictions) -> pd.DataFrame:
     """One line per masked position: row, pos, token, step of commit, confidence there, `settled` and `flips` (module docstring).
 
     `settled` is −1 where the token was never the first choice at its commit (a draw), or nothing was committed.
@@ -133,7 +137,7 @@ def position_table(trajectory: DenoisingTrajectory, predictions: Predictions) ->
     return pd.DataFrame({"row": row.tolist(), "pos": pos.tolist(), **values})
 
 
-def step_table(trajectory: DenoisingTrajectory, predictions: Predictions, logit_shift: int) -> pd.DataFrame:
+def step_table(trajectory: DenoisingRecord, predictions: Predictions, logit_shift: int) -> pd.DataFrame:
     """One line per step and group: positions in it, mean probability of the first choice and of the final token, entropy, agreement.
 
     A row's first visible token, which nothing predicts at logit shift 1, is left out there. NaN where a group is empty.
@@ -149,7 +153,7 @@ def step_table(trajectory: DenoisingTrajectory, predictions: Predictions, logit_
     return pd.DataFrame(lines)
 
 
-def order_table(trajectory: DenoisingTrajectory) -> pd.DataFrame:
+def order_table(trajectory: DenoisingRecord) -> pd.DataFrame:
     """One line per row with masks: commits, Kendall's τ-b of commit step and position in [−1, 1], its two-sided p-value.
 
     NaN where fewer than two commits, or all in one step, leave no order.

@@ -6,84 +6,42 @@ import json
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
-from jaxtyping import Bool, Float, Int
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from hooked_diffusion.denoising.protocol import DenoisingModel
+from hooked_diffusion.denoising.record import DenoisingRecord
 from hooked_diffusion.denoising.settings import DenoisingSettings
-
-if TYPE_CHECKING:
-    from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
-    from hooked_diffusion.model import HookedDiffusionTransformer
+from hooked_diffusion.denoising.statistics import measure
+from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
 
 TENSORS = ("canvases", "masked", "commit_step", "confidence", "visible")
 SHOWN_STEPS = 48
 
 
 @dataclass(frozen=True, eq=False)
-class DenoisingTrajectory:
-    """The record of one denoising run.
+class DenoisingTrajectory(DenoisingRecord):
+    """The record of one denoising run, and how it was made. The tensors: `DenoisingRecord`.
 
-    - `canvases (steps + 1, batch, pos)`: token ids; canvas k is what step k starts from, the last one is the result.
-    - `masked (steps + 1, batch, pos)`: where each canvas is masked; `mask_positions` is the first of them.
-    - `commit_step (batch, pos)`: the step that wrote the position last; −1 where none did, or a later one reopened it.
-    - `confidence (batch, pos)`: probability of the token at its commit, by the model at temperature 1, in [0, 1]; 1 where it was given,
-      0 where a mask was left open (frozen, or when masks go by token).
-    - `visible (batch, pos)`: False at padding.
-    - `forwards`: how often the model ran; steps that commit nothing need none, guidance needs two.
-    - `settings`, `mask_token_id`, `provenance`: how and by which model.
+    - `mask_token_id`: the id that the canvases hold at masks; None for a model without one.
+    - `settings`: of the run.
+    - `forwards`: how often the model ran; steps that commit nothing need no forward, guidance needs two a step.
+    - `provenance`: the model that ran (`model`) and how it was read (`spec`).
     """
 
-    canvases: Int[Tensor, "steps_plus_1 batch pos"]
-    masked: Bool[Tensor, "steps_plus_1 batch pos"]
-    commit_step: Int[Tensor, "batch pos"]
-    confidence: Float[Tensor, "batch pos"]
-    visible: Bool[Tensor, "batch pos"]
     mask_token_id: int | None
     settings: DenoisingSettings
     forwards: int
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        for name in TENSORS[1:]:
-            shape = self.canvases.shape[0 if name == "masked" else 1 :]
-            if getattr(self, name).shape != shape:
-                raise ValueError(f"DenoisingTrajectory: {name} is {tuple(getattr(self, name).shape)}, the canvases are {tuple(shape)}")
+    def statistics(self, model: DenoisingModel, *, attention: bool = True) -> TrajectoryStatistics:
+        """Commit order, settling, flips, confidence, attention to the first token and its drift; one forward per canvas.
 
-    @property
-    def tokens(self) -> Int[Tensor, "batch pos"]:
-        """The denoised canvas, `(batch, pos)`."""
-        return self.canvases[-1]
-
-    @property
-    def steps(self) -> int:
-        """Denoising steps, those that commit nothing included."""
-        return len(self.canvases) - 1
-
-    @property
-    def mask_positions(self) -> Bool[Tensor, "batch pos"]:
-        """Where the first canvas is masked, `(batch, pos)`."""
-        return self.masked[0]
-
-    @property
-    def attention_mask(self) -> Bool[Tensor, "batch pos"] | None:
-        """What `token_logits` needs to see the canvases as the run did: None when every position is visible."""
-        return None if self.visible.all() else self.visible
-
-    def masked_at(self, step: int) -> Bool[Tensor, "batch pos"]:
-        """Where the canvas that `step` starts from is masked, `(batch, pos)`; `steps` asks about the result. Raises IndexError outside."""
-        if not 0 <= step <= self.steps:
-            raise IndexError(f"step {step} lies outside 0 … {self.steps}")
-        return self.masked[step]
-
-    def statistics(self, model: HookedDiffusionTransformer, *, attention: bool = True) -> TrajectoryStatistics:
-        """Commit order, settling, flips, confidence, attention to the first token and its drift; one forward per canvas."""
-        from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
-
-        return TrajectoryStatistics.of(model, self, attention=attention)
+        Call it under the same `model.attention(…)` as the run. `attention=False` leaves attention out.
+        """
+        return measure(model, self, attention=attention)
 
     def to_dataframe(self, tokenizer: Any = None) -> pd.DataFrame:
         """One line per masked position, in order of commit: row, step, pos, token id, confidence, and `text` when a tokenizer is given."""

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import pandas as pd
 import plotly.graph_objects as go
 
-from hooked_diffusion.denoising.statistics import measure, order_table, position_table, step_table
-from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
-
-if TYPE_CHECKING:
-    from hooked_diffusion.model import HookedDiffusionTransformer
+from hooked_diffusion.html import card
 
 Quantity = Literal["sink", "to_masked", "drift"]
 Group = Literal["masked", "visible"]
@@ -39,13 +35,6 @@ class TrajectoryStatistics:
     positions: pd.DataFrame
     steps: pd.DataFrame
     attention: pd.DataFrame
-
-    @classmethod
-    def of(cls, model: HookedDiffusionTransformer, trajectory: DenoisingTrajectory, *, attention: bool = True) -> TrajectoryStatistics:
-        """Measure a trajectory; costs one forward per canvas. Run it under the same `model.attention(…)` as the trajectory."""
-        predictions, seen = measure(model, trajectory, attention=attention)
-        steps = step_table(trajectory, predictions, model.spec.logit_shift)
-        return cls(order_table(trajectory), position_table(trajectory, predictions), steps, seen.reset_index(drop=True))
 
     def to_dataframe(self) -> pd.DataFrame:
         """The table of positions, with each row's τ."""
@@ -79,7 +68,7 @@ class TrajectoryStatistics:
                 f"attention_figure: {quantity!r} of {queries!r}; choose from {', '.join(SAID)} and {', '.join(get_args(Group))}"
             )
         if self.attention.empty:
-            raise ValueError("attention was not measured; pass attention=True to TrajectoryStatistics.of")
+            raise ValueError("attention was not measured; pass attention=True to `trajectory.statistics`")
         at = self.attention[self.attention["queries"] == queries].pivot(index="layer", columns="step", values=quantity)
         heat = go.Heatmap(z=at.to_numpy(), x=at.columns, y=at.index, zmin=0, zmax=1, colorscale="Viridis", colorbar_title="share")
         title = f"From {queries} positions: {SAID[quantity]}"
@@ -100,4 +89,4 @@ class TrajectoryStatistics:
         return cls(**tables)
 
     def _repr_html_(self) -> str:
-        return f"<b>TrajectoryStatistics</b>{self.orders.to_html(index=False)}{self.positions.head(10).to_html(index=False)}"
+        return card("TrajectoryStatistics", "", self.orders, self.positions.head(10))

@@ -6,8 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeGuard, cast
 
 from jaxtyping import Bool, Float, Int
@@ -16,11 +15,8 @@ from transformer_lens.hook_points import HookPoint
 
 from hooked_diffusion.attention import Direction
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
+from hooked_diffusion.gradients import HookedModule
 from hooked_diffusion.spec import DiffusionSpec
-
-#: A TransformerLens hook: it gets what passes and the hook point, and returns what goes on in its place, or None.
-HookFunction = Callable[..., Tensor | None]
-NamedHooks = list[tuple[str, HookFunction]]
 
 
 class ModelConfig(Protocol):
@@ -85,7 +81,7 @@ class Components(Protocol):
     unembed: Component
 
 
-class HookedModel(Protocol):
+class HookedModel(HookedModule, Protocol):
     """A TransformerLens bridge: sizes, hooks, weights, logits. `components_of` gives its parts."""
 
     tokenizer: Any  # a Hugging Face tokenizer, or None: TransformerLens types it so
@@ -105,20 +101,8 @@ class HookedModel(Protocol):
         """Every hook point by name."""
         ...
 
-    def hooks(self, fwd_hooks: NamedHooks = ..., bwd_hooks: NamedHooks = ...) -> AbstractContextManager[object]:
-        """Inside, the named hooks are on the model."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Every weight."""
-        ...
-
     def buffers(self) -> Iterator[Tensor]:
         """Every tensor that is kept but not trained."""
-        ...
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Name and value of every weight."""
         ...
 
     def __call__(self, input: Int[Tensor, "batch pos"], /, **kwargs: Any) -> Float[Tensor, "batch pos d_vocab"]:

@@ -14,7 +14,7 @@ from scipy.stats import kendalltau
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from hooked_diffusion.denoising.loop import Denoiser, Forward, Job
 from hooked_diffusion.denoising.settings import make_settings
-from hooked_diffusion.denoising.statistics import measure, order_table, position_table
+from hooked_diffusion.denoising.statistics import order_table, position_table, run_again
 from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
 
 MASK = 2
@@ -46,7 +46,7 @@ def test_when_a_token_settles_and_how_often_it_flips():
     job = Job.make(model, torch.full((1, 3), MASK), make_settings())
     trajectory = Denoiser(Forward(model, job), job).run()
     assert trajectory.tokens.tolist() == [[5, 8, 7]]
-    table = position_table(trajectory, measure(model, trajectory, attention=False)[0])
+    table = position_table(trajectory, run_again(model, trajectory, attention=False)[0])
     assert table["step"].tolist() == [0, 1, 2]
     assert table["settled"].tolist() == [0, 1, 2]  # 7 was the first choice at step 0, but did not stay
     assert table["flips"].tolist() == [0, 1, 2]
@@ -56,14 +56,14 @@ def test_idle_steps_count_as_steps():
     model = made_up([5, 6, 7], [5, 6, 7], [5, 6, 7])
     job = Job.make(model, torch.full((1, 3), MASK), make_settings(steps=12, schedule="time_grid"))
     trajectory = Denoiser(Forward(model, job), job).run()
-    table = position_table(trajectory, measure(model, trajectory, attention=False)[0])
+    table = position_table(trajectory, run_again(model, trajectory, attention=False)[0])
     assert table["settled"].tolist() == [0, 0, 0] and table["flips"].tolist() == [0, 0, 0]
     assert table["step"].min() > 0
 
 
 def test_a_drawn_token_that_was_never_first_choice_is_never_settled(mdm):
     trajectory = mdm.denoise(CANVAS, temperature=5.0, seed=1)
-    table = TrajectoryStatistics.of(mdm, trajectory, attention=False).positions
+    table = trajectory.statistics(mdm, attention=False).positions
     for line in table.itertuples():
         top = [int(mdm.token_logits(trajectory.canvases[k])[line.row, line.pos].argmax()) for k in range(line.step + 1)]
         stays = [k for k in range(line.step + 1) if all(t == line.token for t in top[k:])]
@@ -136,7 +136,7 @@ def test_idle_steps_do_not_drift_and_run_nothing(mdm, monkeypatch):
     forwards: list[int] = []
     run = HookedDiffusionTransformer.forward
     monkeypatch.setattr(HookedDiffusionTransformer, "forward", lambda self, *a, **k: forwards.append(1) or run(self, *a, **k))
-    found = TrajectoryStatistics.of(mdm, trajectory)
+    found = trajectory.statistics(mdm)
     assert len(forwards) == trajectory.forwards
     drift = found.attention.groupby("step")["drift"].sum()
     assert (drift[[not k or torch.equal(trajectory.canvases[k], trajectory.canvases[k - 1]) for k in range(20)]] == 0).all()
@@ -147,12 +147,12 @@ def test_an_arms_trajectory_can_be_measured(native):
     arm = HookedDiffusionTransformer.from_hf(native())
     wanted = torch.zeros_like(CANVAS, dtype=torch.bool)
     wanted[:, 4:] = True
-    found = TrajectoryStatistics.of(arm, arm.denoise(CANVAS, mask_positions=wanted))
+    found = arm.denoise(CANVAS, mask_positions=wanted).statistics(arm)
     assert (found.orders["tau"] == 1).all() and (found.positions["settled"] >= 0).all()
 
 
 def test_statistics_draw_themselves(mdm):
-    found = TrajectoryStatistics.of(mdm, mdm.denoise(CANVAS))
+    found = mdm.denoise(CANVAS).statistics(mdm)
     order = found.order_figure()
     assert list(order.data[0].x) == [2, 3, 5, 6] and "τ" in order.data[0].name
     assert len(found.confidence_figure().data) == 4
@@ -163,11 +163,11 @@ def test_statistics_draw_themselves(mdm):
     with pytest.raises(ValueError, match="choose from sink, to_masked, drift"):
         found.attention_figure("mass")
     with pytest.raises(ValueError, match="attention was not measured"):
-        TrajectoryStatistics.of(mdm, mdm.denoise(CANVAS), attention=False).attention_figure()
+        mdm.denoise(CANVAS).statistics(mdm, attention=False).attention_figure()
 
 
 def test_statistics_survive_saving(mdm, tmp_path):
-    found = TrajectoryStatistics.of(mdm, mdm.denoise(CANVAS))
+    found = mdm.denoise(CANVAS).statistics(mdm)
     found.save(tmp_path / "run.json")
     loaded = TrajectoryStatistics.load(tmp_path / "run.json")
     for name in ("orders", "positions", "steps", "attention"):
