@@ -27,7 +27,7 @@ def plan(
     """Count what attributing a model will take, without its weights: edges, operations, time, memory, disk."""
     with clear_errors():
         from mechshift_tl.attribution.path import quadrature
-        from mechshift_tl.planning import plan as planning
+        from mechshift_tl.planning import estimate
         from mechshift_tl.planning.shapes import find_shape
 
         settings: dict[str, Any] = {"ig_steps": ig_steps, "kv": kv, "rate": flops, "dtypes": words_of(dtype)}
@@ -35,13 +35,13 @@ def plan(
         batches = [number_of(word, "--batch") for word in words_of(batch)]
         chosen, shape = task_of(task, None), find_shape(pair)
         if tokens is not None:
-            work = planning.Workload(n, n * (1 if read is None else read), tokens)
+            work = estimate.Workload(n, n * (1 if read is None else read), tokens)
         elif (tokenizer := shape.tokenizer()) is not None:
-            work = planning.workload_of(chosen, tokenizer, n, seed)
+            work = estimate.workload_of(chosen, tokenizer, n, seed)
         else:
             raise ValueError(f"no tokenizer of {pair} is at hand to count tokens with; state them with --tokens (and --read)")
         with console.status("running it without data"):
-            made = planning.plan(shape.config, work, name=shape.name, batches=batches, notes=shape.notes, **settings)
+            made = estimate.plan(shape.config, work, name=shape.name, batches=batches, notes=shape.notes, **settings)
         print_notes(made.notes)
         print_frame(f"Plan of {pair}: {task}, n = {n}", made.summary())
         print_frame("Memory", made.to_dataframe())

@@ -1,5 +1,5 @@
 """Planning: what an analysis of a model will cost, from its shapes, without its weights."""
 
-from mechshift_tl.planning.plan import plan
+from mechshift_tl.planning.estimate import plan
 
 __all__ = ["plan"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -12,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 
 
 def provenance(model: HookedModel, readouts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
-"""Attributions made by hand: a graph, and the score of each edge; how much of a model runs; and processes that share a job."""
+"""Attributions made by hand, rows of many shapes, a study of tiny models, how much of a model runs, and processes that share a job."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +18,59 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mechshift_tl.attribution import EdgeScores
+from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
+from mechshift_tl.attribution import EdgeScores, attribute
+from mechshift_tl.circuits import Circuit
+from mechshift_tl.compare import compare
 from mechshift_tl.graph import Graph
+from mechshift_tl.readouts import ABSENT, Readouts, readouts
+from mechshift_tl.readouts.pool import Pool
+from mechshift_tl.study import Study, StudyConfig, TaskStudy
+from mechshift_tl.tasks.examples import Example, Examples, TextPair
+from mechshift_tl.tasks.task import Split, Task
+from mechshift_tl.views import component_lens, neuron_activations
+
+HOSTILE = "<script>alert('{}')</script>"
+EDGES = 40
+MASKED = DiffusionSpec("full", mask_token_id=2)
+
+
+class Echo(Task):
+    """`w4 w9` → ` w4 w9`: two answer tokens, so two steps; groups are hostile markup."""
+
+    name = HOSTILE.format("task")
+
+    def draw(self, rng: random.Random, split: Split) -> Iterator[TextPair]:
+        while True:
+            a, b, c, d = rng.sample(range(4, 48), 4)
+            group = HOSTILE.format("odd" if a % 2 else "even")
+            yield TextPair(f"w{a} w{b}", f" w{a} w{b}", f"w{c} w{d}", f" w{c} w{d}", f" w{c} w{d}", group)
+
+    def solved(self, example: Example, decoded: str) -> bool:
+        return decoded == example.pair.answer
+
+
+@pytest.fixture(scope="module")
+def rows() -> Readouts:
+    """Four examples in two steps: eight rows of 6 to 8 tokens out of 48, read at one or two positions each."""
+    generator = torch.Generator().manual_seed(0)
+    clean, corrupt = torch.randint(3, 48, (2, 8, 8), generator=generator)
+    answers, foils = torch.randint(3, 48, (2, 8, 2), generator=generator)
+    lengths = torch.tensor([8, 6, 7, 8, 8, 6, 7, 8])
+    targets = torch.stack([lengths - 1, torch.full((8,), 4)], 1)
+    beyond = torch.arange(8) >= lengths[:, None]
+    unread = torch.tensor([[False, single] for single in (False, True, True, False, True, True, False, False)])
+    return Readouts(
+        clean=clean.masked_fill(beyond, ABSENT),
+        corrupt=corrupt.masked_fill(beyond, ABSENT),
+        target_pos=targets.masked_fill(unread, ABSENT),
+        answer_ids=answers.masked_fill(unread, ABSENT),
+        foil_ids=foils.masked_fill(unread, ABSENT),
+        step=torch.tensor([0, 0, 0, 0, 2, 2, 2, 2]),
+        example=torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]),
+        groups=("x", "y", "x", "y"),
+        info={"task": "random"},
+    )
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +109,57 @@ def counting() -> Callable[..., AbstractContextManager[None]]:
             handle.remove()
 
     return count
+
+
+@pytest.fixture(scope="session")
+def models(native: Callable[..., Any]) -> dict[str, HookedDiffusionTransformer]:
+    specs = {"arm": DiffusionSpec(), "mdm": MASKED, "control": DiffusionSpec()}
+    return {
+        role: HookedDiffusionTransformer.from_hf(native(seed=seed), spec=spec, name=f"{role}{HOSTILE.format('model')}")
+        for seed, (role, spec) in enumerate(specs.items())
+    }
+
+
+@pytest.fixture(scope="session")
+def task_study(models: dict[str, HookedDiffusionTransformer], word_tokenizer: Any) -> TaskStudy:
+    examples = Echo().examples(word_tokenizer, 12)
+    rows = tuple(replace(e, pair=replace(e.pair, prompt=HOSTILE.format("prompt"))) for e in examples)
+    examples = Examples(examples.task, rows, word_tokenizer, {HOSTILE.format("reason"): 3})
+    made = {role: readouts(model, examples) for role, model in models.items()}
+    scores = {role: attribute(model, made[role], ig_steps=2, keep_per_example=True) for role, model in models.items()}
+    return TaskStudy(
+        task=Echo.name,
+        pool=Pool(Echo.name, examples, made, 20, dict.fromkeys(models, 0.625), dict.fromkeys(models, 0.25)),
+        scores=scores,
+        circuits={role: Circuit.from_scores(one, EDGES) for role, one in scores.items()},
+        comparisons={role: compare(scores["arm"], scores[role], n=EDGES, n_boot=8, n_random=8) for role in ("mdm", "control")},
+        lenses={role: component_lens(model, made[role], tokenizer=word_tokenizer) for role, model in models.items()},
+        neurons={role: neuron_activations(model, made[role], 0, shuffles=20) for role, model in models.items()},
+    )
+
+
+@pytest.fixture(scope="session")
+def study(models: dict[str, HookedDiffusionTransformer], task_study: TaskStudy) -> Study:
+    provenance = {
+        "models": {role: model.source for role, model in models.items()},
+        "specs": {role: model.spec.to_dict() for role, model in models.items()},
+        "edges": task_study.scores["arm"].graph.n_edges,
+    }
+    return Study(HOSTILE.format("pair"), StudyConfig(n=12), {Echo.name: task_study}, provenance)
+
+
+@pytest.fixture(scope="session")
+def without_control(study: Study, task_study: TaskStudy) -> Study:
+    """The study as it is for a pair without a control, and with no draws behind intervals."""
+    keyed = ("scores", "circuits", "lenses", "neurons")
+    left = {name: {role: one for role, one in getattr(task_study, name).items() if role != "control"} for name in keyed}
+    pool = replace(task_study.pool, readouts={role: one for role, one in task_study.pool.readouts.items() if role != "control"})
+    scores = task_study.scores
+    comparisons = {"mdm": compare(scores["arm"], scores["mdm"], n=EDGES, n_boot=0, n_random=8)}
+    provenance = study.provenance | {"models": {role: source for role, source in study.provenance["models"].items() if role != "control"}}
+    return replace(
+        study, tasks={"echo": replace(task_study, task="echo", pool=pool, comparisons=comparisons, **left)}, provenance=provenance
+    )
 
 
 @pytest.fixture(scope="session")

@@ -19,29 +19,6 @@ from mechshift_tl.readouts import ABSENT, Readouts, logit_shift
 EMBED = "blocks.0.hook_resid_pre"
 
 
-@pytest.fixture(scope="module")
-def rows() -> Readouts:
-    """Four examples in two steps: eight rows of 6 to 8 tokens out of 48, read at one or two positions each."""
-    generator = torch.Generator().manual_seed(0)
-    clean, corrupt = torch.randint(3, 48, (2, 8, 8), generator=generator)
-    answers, foils = torch.randint(3, 48, (2, 8, 2), generator=generator)
-    lengths = torch.tensor([8, 6, 7, 8, 8, 6, 7, 8])
-    targets = torch.stack([lengths - 1, torch.full((8,), 4)], 1)
-    beyond = torch.arange(8) >= lengths[:, None]
-    unread = torch.tensor([[False, single] for single in (False, True, True, False, True, True, False, False)])
-    return Readouts(
-        clean=clean.masked_fill(beyond, ABSENT),
-        corrupt=corrupt.masked_fill(beyond, ABSENT),
-        target_pos=targets.masked_fill(unread, ABSENT),
-        answer_ids=answers.masked_fill(unread, ABSENT),
-        foil_ids=foils.masked_fill(unread, ABSENT),
-        step=torch.tensor([0, 0, 0, 0, 2, 2, 2, 2]),
-        example=torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]),
-        groups=("x", "y", "x", "y"),
-        info={"task": "random"},
-    )
-
-
 @pytest.fixture(scope="session")
 def bridged(native) -> Callable[..., Any]:
     """`bridged("arm" | "mdm" | "gpt2" | "plain llama" | "plain qwen2")`: a fresh tiny random model, the same at every call.

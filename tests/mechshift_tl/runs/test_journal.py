@@ -15,8 +15,8 @@ from hooked_diffusion import HookedDiffusionTransformer
 from mechshift_tl import attribute
 from mechshift_tl.attribution import EdgeScores
 from mechshift_tl.attribution.engine import Engine
-from mechshift_tl.runs.journal import Journal, differences
 from mechshift_tl.readouts import Readouts
+from mechshift_tl.runs.journal import Journal, differences
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from benchmarks.sizes import Size, hooked, native, prompts
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
 from mechshift_tl import attribute, cli
 from mechshift_tl.planning.dry_run import dry_run
-from mechshift_tl.planning.plan import Workload, plan, workload_of
+from mechshift_tl.planning.estimate import Workload, plan, workload_of
 from mechshift_tl.planning.shapes import find_shape
 from mechshift_tl.planning.weightless import weightless
 from mechshift_tl.tasks import IOI
