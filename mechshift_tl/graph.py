@@ -96,6 +96,11 @@ class Graph:
         """Column of a layer's MLP reader."""
         return (layer + 1) * self.readers_per_layer - 1
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Writers and readers: the shape of every matrix over edges."""
+        return 1 + self.n_layers * (self.n_heads + 1), 1 + self.n_layers * self.readers_per_layer
+
     @cached_property
     def possible(self) -> Bool[Tensor, "n_writers n_readers"]:
         """True where an edge can exist."""

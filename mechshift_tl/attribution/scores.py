@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -14,12 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import Self
 
+from hooked_diffusion.artefact import Artefact
 from mechshift_tl.graph import Graph
-from mechshift_tl.runs import artefact
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Artefact):
     """Scores in the metric's unit per read position; positive = supports the behaviour.
 
     - `matrix (…)` float32: the mean over all read positions.
@@ -33,9 +32,9 @@ class Scores:
       patching, the effect of that span alone, which need not add up.
     """
 
-    matrix: Float[Tensor, ...]
+    matrix: Float[Tensor, "*scores"]
     graph: Graph
-    per_step: Float[Tensor, "steps ..."]
+    per_step: Float[Tensor, " steps *scores"]
     steps: list[int]
     n_read: list[int]
     clean: float
@@ -43,11 +42,11 @@ class Scores:
     n_examples: int
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    per_example: Float[Tensor, "n_examples ..."] | None = None
+    per_example: Float[Tensor, " n_examples *scores"] | None = None
     ends_per_example: Float[Tensor, "2 n_examples"] | None = None
     read_per_example: Int[Tensor, " n_examples"] | None = None
-    moments: Float[Tensor, "2 ..."] | None = None
-    per_span: Float[Tensor, "spans ..."] | None = None
+    moments: Float[Tensor, " 2 *scores"] | None = None
+    per_span: Float[Tensor, " spans *scores"] | None = None
     spans: list[str] = field(default_factory=list)
 
     KIND: ClassVar[str] = "scores"
@@ -58,7 +57,7 @@ class Scores:
         return self.clean - self.corrupt
 
     @property
-    def standard_error(self) -> Float[Tensor, ...]:
+    def standard_error(self) -> Float[Tensor, "*scores"]:
         """Of each score over prompts, in its unit: the linearised error of a ratio of sums, √Σ(s − r·mean)² / Σr.
 
         Raises ValueError unless attributed with `keep_per_example` True or "moments".
@@ -117,18 +116,6 @@ class Scores:
     def top(self, n: int) -> pd.DataFrame:
         """The `n` rows of largest |score|, strongest first."""
         return self.to_dataframe().head(n)
-
-    def save(self, path: str | Path) -> None:
-        """Write `path` (safetensors) with graph, settings and provenance in its header."""
-        side = {name: getattr(self, name) for name in _SIDE} | {"graph": asdict(self.graph)}
-        tensors = {name: getattr(self, name) for name in ("matrix", "per_step", *_OPTIONAL)}
-        artefact.write(path, self.KIND, {name: tensor for name, tensor in tensors.items() if tensor is not None}, side)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        tensors, side = artefact.read(path, cls.KIND, f"{cls.__name__}.save")
-        return cls(graph=Graph(**side.pop("graph")), **tensors, **side)
 
     def _repr_html_(self) -> str:
         head = f"<b>{type(self).__name__}</b>: {self.matrix.numel()} scores, {self.n_examples} examples, effect {self.effect:.3f}"
@@ -205,7 +192,6 @@ class NodeScores(Scores):
         return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
 
 
-_SIDE = ("steps", "n_read", "clean", "corrupt", "n_examples", "settings", "provenance", "spans")
 _OPTIONAL = ("per_example", "ends_per_example", "read_per_example", "moments", "per_span")
 
 

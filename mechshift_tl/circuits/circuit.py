@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import networkx as nx
 import pandas as pd
 import plotly.graph_objects as go
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_diffusion.artefact import Artefact, build
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.picture import draw
 from mechshift_tl.circuits.select import Rank, Selection, check_finite
 from mechshift_tl.graph import Graph, check_same_graph
-from mechshift_tl.runs import artefact
 
 
 @dataclass(frozen=True, eq=False)
-class Circuit:
+class Circuit(Artefact):
     """A circuit: edges of a graph and their scores.
 
     - `edges (n_writers, n_readers)`: True at the circuit's edges, all of them possible ones.
@@ -36,6 +35,8 @@ class Circuit:
 
     Raises ValueError when the tensors do not fit the graph or each other.
     """
+
+    KIND: ClassVar[str] = "circuit"
 
     graph: Graph
     edges: Bool[Tensor, "n_writers n_readers"] = field(repr=False)
@@ -184,22 +185,20 @@ class Circuit:
         """A picture of the `n` strongest edges, from `input` on the left to `logits` on the right: see `circuits.picture`."""
         return draw(self.graph, self.to_dataframe(), n)
 
-    def save(self, path: str | Path) -> None:
-        """Write `path` (safetensors): the edges' indices and scores, with graph, settings and provenance in its header."""
-        side = {"graph": asdict(self.graph), "requested": self.requested, "settings": self.settings, "provenance": self.provenance}
-        artefact.write(path, "circuit", {"edges": self.edges.nonzero(), "scores": self.scores[self.edges]}, side)
+    def _packed(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        tensors, values = super()._packed()
+        return tensors | {"edges": self.edges.nonzero(), "scores": self.scores[self.edges]}, values
 
     @classmethod
-    def load(cls, path: str | Path) -> Circuit:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        tensors, side = artefact.read(path, "circuit", "Circuit.save")
-        index, values = tensors["edges"].unbind(1), tensors["scores"]
-        graph = Graph(**side.pop("graph"))
-        edges = torch.zeros_like(graph.possible)
-        edges[index] = True
-        scores = torch.zeros(edges.shape, dtype=values.dtype)
-        scores[index] = values
-        return cls(graph, edges, scores, **side)
+    def _unpacked(cls, tensors: Mapping[str, Tensor], values: Mapping[str, object]) -> Circuit:
+        stored = build(_Stored, {**values, **tensors})
+        shape = stored.graph.shape
+        rows, columns = index = stored.edges.unbind(1)
+        if len(rows) and not (int(stored.edges.min()) >= 0 and int(rows.max()) < shape[0] and int(columns.max()) < shape[1]):
+            raise ValueError(f"edges holds an index outside the graph's {shape[0]} writers × {shape[1]} readers")
+        edges, scores = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=stored.scores.dtype)
+        edges[index], scores[index] = True, stored.scores
+        return cls(stored.graph, edges, scores, stored.requested, stored.settings, stored.provenance)
 
     def _sources(self, values: Float[Tensor, "n_writers n_readers"]) -> Float[Tensor, " n_components"]:
         return values.sum(1)[1:]
@@ -213,6 +212,18 @@ class Circuit:
             f"<b>Circuit</b>: {self.kept} of {self.requested} requested edges, {len(components)} of {len(self.graph.components)} components"
         )
         return head + self.to_dataframe().head(10).to_html(index=False, float_format="%.4f")
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A circuit as its file holds it: the indices of its edges and their scores, in place of matrices that are mostly zero."""
+
+    graph: Graph
+    edges: Int[Tensor, "kept 2"]
+    scores: Float[Tensor, " kept"]
+    requested: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def _agreed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
+from hooked_diffusion.artefact import JsonArtefact
 from mechshift_tl.intervals import Interval
 
 CAVEAT = (
     "A low overlap does not prove a different mechanism: many circuits can carry one mechanism. Read an overlap between its floor and its "
     "ceiling, and beside the circuits' faithfulness."
 )
-FRAMES = ("curve", "profiles", "early", "components")
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Statistic:
 
 
 @dataclass(frozen=True, eq=False)
-class CircuitComparison:
+class CircuitComparison(JsonArtefact):
     """Two circuits, a and b, compared.
 
     - `statistics`: by name. `edge_jaccard`, `component_jaccard` (top k), `weighted_jaccard` in [0, 1] and `spearman` in [−1, 1] have a
@@ -48,6 +45,8 @@ class CircuitComparison:
     - `requested`, `kept`: edges of a and b; `full_cells`: share of their edges that random circuits cannot move.
     - `n_examples` of a and b, `settings`, and `notes`: what could not be computed, and why.
     """
+
+    KIND: ClassVar[str] = "circuit_comparison"
 
     statistics: dict[str, Statistic]
     curve: pd.DataFrame | None = field(repr=False)
@@ -127,29 +126,6 @@ class CircuitComparison:
         counts = [count for count in self.n_examples if count is not None]
         return pd.DataFrame([_row(name, s) | {"n": min(counts, default=float("nan"))} for name, s in self.statistics.items()])
 
-    def save(self, path: str | Path) -> None:
-        """Write `path` (JSON)."""
-        data = {name: value for name, value in vars(self).items() if name not in FRAMES}
-        data["statistics"] = {name: asdict(statistic) for name, statistic in self.statistics.items()}
-        for name in FRAMES:
-            frame = getattr(self, name)
-            data[name] = None if frame is None else frame.to_dict("list")
-        Path(path).write_text(json.dumps({"circuit_comparison": _nan_to_none(data)}, indent=1, allow_nan=False), encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> CircuitComparison:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not isinstance(data, dict) or "circuit_comparison" not in data:
-            raise ValueError(f"{path} holds no comparison; give a file written by CircuitComparison.save")
-        data = data["circuit_comparison"]
-        data["statistics"] = {name: _statistic(**parts) for name, parts in data["statistics"].items()}
-        for name in FRAMES:
-            data[name] = None if data[name] is None else pd.DataFrame({key: _none_to_nan(column) for key, column in data[name].items()})
-        data["full_cells"] = _none_to_nan(data["full_cells"])
-        pairs = {name: tuple(data[name]) for name in ("requested", "kept", "full_cells", "n_examples", "notes")}
-        return cls(**{**data, **pairs})
-
     def _repr_html_(self) -> str:
         sizes = " and ".join(f"{kept} of {asked} requested edges" for kept, asked in zip(self.kept, self.requested, strict=True))
         full = " and ".join(f"{100 * share:.0f} %" for share in self.full_cells)
@@ -165,21 +141,3 @@ def _row(name: str, statistic: Statistic) -> dict[str, Any]:
         "floor": floor.mean, "floor_low": floor.low, "floor_high": floor.high,
         "ceiling": float("nan") if statistic.ceiling is None else statistic.ceiling,
     }  # fmt: skip
-
-
-def _statistic(value: float | None, interval: dict | None, floor: dict | None, ceiling: float | None) -> Statistic:
-    over, chance = (None if parts is None else Interval(*_none_to_nan(parts.values())) for parts in (interval, floor))
-    return Statistic(float("nan") if value is None else value, over, chance, ceiling)
-
-
-def _nan_to_none(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _nan_to_none(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_nan_to_none(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _none_to_nan(values: Any) -> list[Any]:
-    return [float("nan") if value is None else value for value in values]

@@ -11,10 +11,9 @@ share to the largest, one point per size; MIB's own code puts the requested shar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -22,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_diffusion.artefact import Artefact, build
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
@@ -32,7 +32,6 @@ from mechshift_tl.evaluation.run import CircuitRun, run_edges
 from mechshift_tl.intervals import check_draws, interval, resamples
 from mechshift_tl.plotting import COLOURS, QUIET, style
 from mechshift_tl.readouts import Readouts
-from mechshift_tl.runs import artefact
 
 #: MIB's grid: shares of the possible edges.
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -51,7 +50,7 @@ class Area:
 
 
 @dataclass(frozen=True, eq=False)
-class FaithfulnessCurve:
+class FaithfulnessCurve(Artefact):
     """Faithfulness of circuits of growing size, by signed score and by |score|.
 
     - `table`: one row per ranking ("signed", "magnitude") and size: rank, requested (share), kept (edges), share (kept, in [0, 1]),
@@ -59,6 +58,8 @@ class FaithfulnessCurve:
     - `cpr`, `cmd`: the areas (see the module docstring); CPR is at most about 1, CMD at least 0.
     - `clean`, `base`: the metric's means; `n_examples`, `intervention`, `metric`.
     """
+
+    KIND: ClassVar[str] = "faithfulness curve"
 
     table: pd.DataFrame
     cpr: Area
@@ -91,20 +92,19 @@ class FaithfulnessCurve:
         figure.update_yaxes(title_text="faithfulness")
         return style(figure, 380)
 
-    def save(self, path: str | Path) -> None:
-        """Write `path` (safetensors): the table's columns and everything else in its header."""
-        ranks, numbers = self.table["rank"].tolist(), self.table.drop(columns="rank")
-        tensors = {name: torch.tensor(column.tolist(), dtype=torch.float64) for name, column in numbers.items()}
-        side = {name: getattr(self, name) for name in _SIDE} | {"cpr": asdict(self.cpr), "cmd": asdict(self.cmd), "ranks": ranks}
-        artefact.write(path, "faithfulness curve", {str(name): tensor for name, tensor in tensors.items()}, side)
+    def _packed(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        _, values = super()._packed()
+        del values["table"]
+        columns = {name: torch.tensor(self.table[name].tolist(), dtype=torch.float64) for name in _NUMBERS}
+        return columns, values | {"ranks": self.table["rank"].tolist()}
 
     @classmethod
-    def load(cls, path: str | Path) -> FaithfulnessCurve:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        tensors, side = artefact.read(path, "faithfulness curve", "FaithfulnessCurve.save")
-        table = pd.DataFrame({"rank": side.pop("ranks")} | {name: tensors[name].tolist() for name in _NUMBERS})
-        table["kept"] = table["kept"].astype(int)
-        return cls(table, Area(**side.pop("cpr")), Area(**side.pop("cmd")), **side)
+    def _unpacked(cls, tensors: Mapping[str, Tensor], values: Mapping[str, object]) -> FaithfulnessCurve:
+        if set(tensors) != set(_NUMBERS) or "ranks" not in values:
+            raise ValueError(f"the columns are {', '.join(tensors)}, not {', '.join(_NUMBERS)} beside ranks")
+        table = {"rank": values["ranks"]} | {name: tensors[name].tolist() for name in _NUMBERS}
+        table["kept"] = [int(kept) for kept in tensors["kept"].tolist()]
+        return build(cls, {name: value for name, value in values.items() if name != "ranks"} | {"table": table})
 
     def _repr_html_(self) -> str:
         areas = {"CPR": self.cpr, "CMD": self.cmd}
@@ -113,7 +113,6 @@ class FaithfulnessCurve:
         return head + self.table.to_html(index=False, float_format="%.3f")
 
 
-_SIDE = ("clean", "base", "n_examples", "intervention", "metric")
 _NUMBERS = ("requested", "kept", "share", "faithfulness", "low", "high", "accuracy", "random", "random_low", "random_high")
 
 

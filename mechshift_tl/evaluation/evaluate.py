@@ -18,8 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -27,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hooked_diffusion.artefact import Artefact
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
@@ -39,7 +39,6 @@ from mechshift_tl.graph import check_same_graph
 from mechshift_tl.intervals import check_draws, resamples
 from mechshift_tl.plotting import COLOURS, QUIET, style
 from mechshift_tl.readouts import Readouts
-from mechshift_tl.runs import artefact
 
 #: What is left out in turn: see *minimality*.
 Parts = Literal["components", "edges", "tenths"]
@@ -59,7 +58,7 @@ class Check:
 
 
 @dataclass(frozen=True, eq=False)
-class CircuitEvaluation:
+class CircuitEvaluation(Artefact):
     """What a circuit was put through: see the module docstring.
 
     - `checks`: one per row of the table.
@@ -67,6 +66,8 @@ class CircuitEvaluation:
       faithfulness without it, low, high.
     - `kept` of `n_edges` edges, `intervention`, `metric`.
     """
+
+    KIND: ClassVar[str] = "circuit evaluation"
 
     checks: tuple[Check, ...]
     parts: pd.DataFrame = field(repr=False)
@@ -99,23 +100,9 @@ class CircuitEvaluation:
         figure.update_yaxes(autorange="reversed")
         return style(figure, 120 + 36 * len(names))
 
-    def save(self, path: str | Path) -> None:
-        """Write `path` (safetensors): everything in its header."""
-        side = {name: getattr(self, name) for name in _SIDE} | {"checks": [asdict(c) for c in self.checks]}
-        artefact.write(path, "circuit evaluation", {}, side | {"parts": self.parts.to_dict("list")})
-
-    @classmethod
-    def load(cls, path: str | Path) -> CircuitEvaluation:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        _, side = artefact.read(path, "circuit evaluation", "CircuitEvaluation.save")
-        return cls(tuple(Check(**c) for c in side.pop("checks")), pd.DataFrame(side.pop("parts")), **side)
-
     def _repr_html_(self) -> str:
         head = f"<b>CircuitEvaluation</b>: {self.kept} of {self.n_edges} edges, {self.metric}, {self.intervention}"
         return head + self.to_dataframe().to_html(index=False, float_format="%.3f")
-
-
-_SIDE = ("kept", "n_edges", "intervention", "metric")
 
 
 def evaluate_circuit(

@@ -14,32 +14,33 @@ They come from a separate set of prompts (`writer_means`), so that what is measu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hooked_diffusion.artefact import Artefact
 from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.interventions.not_finite import locate_not_finite
 from mechshift_tl.interventions.outputs import WriterOutputs, run_writers
 from mechshift_tl.readouts import Batch, Readouts, Side
-from mechshift_tl.runs import artefact
 from mechshift_tl.runs.provenance import provenance
 
 Intervention = Literal["counterfactual", "zero", "mean", "mean_positional"]
 
 
 @dataclass(frozen=True, eq=False)
-class WriterMeans:
+class WriterMeans(Artefact):
     """Mean outputs of a model's writers over a set of prompts; positional means have a `pos` dimension after the layers.
 
     - `input ([pos] d)`, `z (layer [pos] head d_head)`, `mlp (layer [pos] d)`, float32;
     - `count ([pos])`: visible tokens each mean was taken over, 0 where no prompt reaches.
     """
+
+    KIND: ClassVar[str] = "writer means"
 
     input: Float[Tensor, "*pos d"] = field(repr=False)
     z: Float[Tensor, "layer *pos head d_head"] = field(repr=False)
@@ -61,19 +62,6 @@ class WriterMeans:
             return (mean[:length] if self.positional else mean[None]).expand(rows, length, *mean.shape[-width:])
 
         return WriterOutputs(spread(self.input, 1), tuple(spread(z, 2) for z in self.z), tuple(spread(m, 1) for m in self.mlp))
-
-    def save(self, path: str | Path) -> None:
-        """Write `path` (safetensors), provenance in its header."""
-        artefact.write(path, "writer means", {name: getattr(self, name) for name in _MEANS}, {"provenance": self.provenance})
-
-    @classmethod
-    def load(cls, path: str | Path) -> WriterMeans:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        tensors, side = artefact.read(path, "writer means", "WriterMeans.save")
-        return cls(**tensors, **side)
-
-
-_MEANS = ("input", "z", "mlp", "count")
 
 
 def writer_means(

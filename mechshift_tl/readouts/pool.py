@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from hooked_diffusion import artefact
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import Readouts, readouts
-from mechshift_tl.runs import artefact
 from mechshift_tl.runs.stages import Stages
 from mechshift_tl.tasks.examples import Examples
 from mechshift_tl.tasks.task import Task

@@ -9,24 +9,23 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from hooked_diffusion.artefact import Artefact
 from mechshift_tl.bridge.alignment import logit_shift
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts.batch import Batch
 from mechshift_tl.readouts.checks import ABSENT, MASKS, check_ids, check_parts
 from mechshift_tl.readouts.from_tokens import AttentionMask, Span, columns_of, masks_of, rectangle, span_of
-from mechshift_tl.runs import artefact
 
 
 @dataclass(frozen=True)
-class Readouts:
+class Readouts(Artefact):
     """Rows to attribute, `(rows, …)`, filled up with −1 where rows differ in length or in the number of positions they read.
 
     - `clean`, `corrupt` `(rows, pos)` are token ids; `clean_mask`, `corrupt_mask` are True at visible ones, None when all are.
@@ -38,6 +37,8 @@ class Readouts:
     Raises ValueError, naming the tensor, when the parts do not fit each other: shapes, one mask without the other, −1 on one side or amid a
     row, an example that has no group.
     """
+
+    KIND: ClassVar[str] = "readouts"
 
     clean: Int[Tensor, "rows pos"]
     corrupt: Int[Tensor, "rows pos"]
@@ -198,16 +199,6 @@ class Readouts:
         frame = pd.DataFrame({name: value.tolist() for name, value in columns.items()})
         frame.insert(1, "group", [self.groups[e] for e in example.tolist()])
         return frame
-
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file; `info`, groups and span names travel in its header."""
-        artefact.write(path, "readouts", self.tensors(), {"groups": self.groups, "info": self.info, "spans": self.spans})
-
-    @classmethod
-    def load(cls, path: str | Path) -> Readouts:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        tensors, side = artefact.read(path, "readouts", "Readouts.save")
-        return cls(**tensors, groups=tuple(side["groups"]), info=side["info"], spans=tuple(side.get("spans", ())))
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors there are."""

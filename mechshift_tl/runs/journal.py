@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mechshift_tl.runs import artefact
+from hooked_diffusion import artefact
 
 KIND = "finished batch"
 CLAIM = "journal.json"

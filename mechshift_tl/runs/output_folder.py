@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mechshift_tl.runs import artefact
+from hooked_diffusion import artefact
 from mechshift_tl.runs.journal import differences
 from mechshift_tl.runs.processes import Processes
 from mechshift_tl.runs.stages import JOURNAL

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mechshift_tl.runs import artefact
+from hooked_diffusion import artefact
 from mechshift_tl.runs.journal import claim
 from mechshift_tl.runs.processes import Processes
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from hooked_diffusion import artefact
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.overlap import edge_jaccard
 from mechshift_tl.compare.result import CircuitComparison, Statistic
 from mechshift_tl.readouts.pool import Pool
-from mechshift_tl.runs import artefact
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import Evidence
 from mechshift_tl.views.lens_table import ComponentLens

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import pandas as pd
 
-from mechshift_tl.runs import artefact
+from hooked_diffusion import artefact
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -103,25 +103,18 @@ class Examples(Sequence[Example]):
 
     def save(self, path: str | Path) -> None:
         """Write `path` (JSON): everything but the tokenizer."""
-        rows = [vars(one) | {"pair": vars(one.pair)} for one in self.rows]
-        artefact.write_json(path, {"task": self.task, "rows": rows, "dropped": self.dropped, "seed": self.seed})
+        artefact.write_json(path, artefact.encode({name: value for name, value in vars(self).items() if name != "tokenizer"}))
 
     @classmethod
-    def load(cls, path: str | Path, tokenizer: Any = None) -> Examples:
+    def load(cls, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Examples:
         """Read what `save` wrote; the tokenizer that made them is the caller's to give. Raises ValueError on another file."""
-        side = artefact.read_json(path, "Examples.save", "task", "rows", "dropped", "seed")
-        rows = tuple(Example(**_tuples(row | {"pair": TextPair(**_tuples(row["pair"]))})) for row in side["rows"])
-        return cls(side["task"], rows, tokenizer, side["dropped"], side["seed"])
+        values = artefact.read_json(path, "Examples.save")
+        return artefact.rebuilt(path, cls, lambda: artefact.build(cls, values | {"tokenizer": tokenizer}))
 
     def _repr_html_(self) -> str:
         return f"<b>{self.task}</b>: {len(self)} examples, dropped {self.dropped or 'none'}" + (
             self.to_dataframe().head(5).to_html(index=False)
         )
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows lists alone."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 class CannotAlign(ValueError):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hooked_diffusion.artefact import Artefact
 from mechshift_tl.graph import Graph
-from mechshift_tl.runs import artefact
 
 
 @dataclass(frozen=True, eq=False)
-class ComponentLens:
+class ComponentLens(Artefact):
     """One lens reading per component and read position, `(components, reads)`.
 
     - `components`: ids in the graph's order: `input`, `a3.h1`, `m3`, and `bias` (all biases outside components).
@@ -29,6 +28,8 @@ class ComponentLens:
 
     Raises ValueError when the tensors disagree in shape.
     """
+
+    KIND: ClassVar[str] = "component lens"
 
     components: list[str]
     graph: Graph
@@ -121,18 +122,6 @@ class ComponentLens:
         """The `n` lines of largest |logit_diff|, strongest first."""
         return self.to_dataframe().sort_values("logit_diff", key=abs, ascending=False, kind="stable", ignore_index=True).head(n)
 
-    def save(self, path: str | Path) -> None:
-        """Write `path` (safetensors) with ids, words, settings and provenance in its header."""
-        side = {name: getattr(self, name) for name in _SIDE} | {"graph": asdict(self.graph)}
-        artefact.write(path, "component lens", {name: getattr(self, name) for name in (*READINGS, "step", "example")}, side)
-
-    @classmethod
-    def load(cls, path: str | Path) -> ComponentLens:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        tensors, side = artefact.read(path, "component lens", "ComponentLens.save")
-        words = {int(token): word for token, word in side.pop("words").items()}
-        return cls(graph=Graph(**side.pop("graph")), words=words, **tensors, **side)
-
     def __repr__(self) -> str:
         return f"ComponentLens: {len(self.components)} components, {len(self.step)} reads, {len(self.steps)} steps"
 
@@ -142,4 +131,3 @@ class ComponentLens:
 
 
 READINGS = ("answer", "foil", "answer_rank", "foil_rank", "entropy", "top_id")
-_SIDE = ("components", "words", "gap", "settings", "provenance")

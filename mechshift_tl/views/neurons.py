@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -22,9 +21,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hooked_diffusion.artefact import Artefact
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import ABSENT, Readouts
-from mechshift_tl.runs import artefact
 from mechshift_tl.runs.provenance import provenance
 from mechshift_tl.views.positions import default_batch_tokens, fixed_position, predicting_positions, run_at
 from mechshift_tl.views.selectivity import eta_squared, expected_by_chance, group_means, null_95
@@ -33,7 +32,7 @@ Position = Literal["target"] | int
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronActivations:
+class NeuronActivations(Artefact):
     """MLP neurons of one layer by prompt group.
 
     - `groups`, `sizes (groups,)`: group names, and how many examples each has.
@@ -44,6 +43,8 @@ class NeuronActivations:
 
     Raises ValueError when the tensors disagree in shape.
     """
+
+    KIND: ClassVar[str] = "neuron activations"
 
     layer: int
     groups: list[str]
@@ -104,17 +105,6 @@ class NeuronActivations:
         order = self.selectivity.argsort(descending=True, stable=True)[:n]
         return pd.DataFrame(self.means[:, order].numpy(), index=self.groups, columns=[f"m{self.layer}.n{i}" for i in order.tolist()])
 
-    def save(self, path: str | Path) -> None:
-        """Write `path` (safetensors) with groups, null, settings and provenance in its header."""
-        side = {name: getattr(self, name) for name in _SIDE}
-        artefact.write(path, "neuron activations", {name: getattr(self, name) for name in _TENSORS}, side)
-
-    @classmethod
-    def load(cls, path: str | Path) -> NeuronActivations:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        tensors, side = artefact.read(path, "neuron activations", "NeuronActivations.save")
-        return cls(**tensors, **side)
-
     def __repr__(self) -> str:
         d_mlp, examples = len(self.selectivity), sum(self.sizes)
         return f"NeuronActivations: layer {self.layer}, {d_mlp} neurons, {len(self.groups)} groups of {examples} examples"
@@ -123,10 +113,6 @@ class NeuronActivations:
         null = f"{self.share_selective:.0%} above their own 95 % null (5 % by chance); η² by chance {self.null_mean:.3f}"
         head = f"<b>{self}</b>; {null}, largest neuron {self.null_max_95:.3f}"
         return head + self.top(10).to_html(index=False, float_format="%.3f")
-
-
-_TENSORS = ("means", "selectivity", "null_95")
-_SIDE = ("layer", "groups", "sizes", "null_mean", "null_max_95", "settings", "provenance")
 
 
 def neuron_activations(

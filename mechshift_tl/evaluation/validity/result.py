@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,16 +14,16 @@ from jaxtyping import Bool, Float, Int
 from scipy.stats import rankdata
 from torch import Tensor
 
+from hooked_diffusion.artefact import Artefact
 from mechshift_tl.evaluation.validity.figure import scatter
 from mechshift_tl.graph import Graph
 from mechshift_tl.intervals import interval
-from mechshift_tl.runs import artefact
 
 STATISTICS = ("spearman", "pearson")
 
 
 @dataclass(frozen=True, eq=False)
-class Validity:
+class Validity(Artefact):
     """Methods held against exact patching on `m` edges of one model.
 
     - `edges (m, 2)`: writer and reader of each, as indices of the graph; `top (m,)`: chosen for its score, not at random.
@@ -33,6 +32,8 @@ class Validity:
 
     Raises ValueError when the parts do not fit each other.
     """
+
+    KIND: ClassVar[str] = "validity"
 
     graph: Graph
     edges: Int[Tensor, "m 2"] = field(repr=False)
@@ -103,17 +104,6 @@ class Validity:
         """A plotly figure: each method's scores over the exact ones, top and random edges apart, with the line where both agree."""
         return scatter(self.to_dataframe(), self.table, self.methods if methods is None else methods)
 
-    def save(self, path: str | Path) -> None:
-        """Write `path` (safetensors), with graph, methods, settings and provenance in its header."""
-        side = {"graph": asdict(self.graph), "methods": self.methods, "settings": self.settings, "provenance": self.provenance}
-        artefact.write(path, "validity", {name: getattr(self, name) for name in _TENSORS}, side)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Validity:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        tensors, side = artefact.read(path, "validity", "Validity.save")
-        return cls(graph=Graph(**side.pop("graph")), **tensors, **side)
-
     @cached_property
     def _counts(self) -> Float[Tensor, "draws n_examples"]:
         """How often each draw holds each prompt; the first is the prompts themselves."""
@@ -134,9 +124,6 @@ class Validity:
             f"{self.settings.get('rank_by')}), {self.n_examples} examples; 95 % over prompts"
         )
         return head + self.table.to_html(index=False, float_format="%.3f")
-
-
-_TENSORS = ("edges", "top", "exact", "approximate", "read")
 
 
 def _correlation(x: Float[np.ndarray, "draws m"], y: Float[np.ndarray, "draws m"]) -> Float[np.ndarray, " draws"]:

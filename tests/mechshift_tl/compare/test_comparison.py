@@ -124,7 +124,7 @@ def test_save_and_load_return_the_same_comparison(make, kin, kind, tmp_path):
     for name in ("requested", "kept", "full_cells", "n_examples", "settings", "notes", "verdict", "floor"):
         assert getattr(again, name) == getattr(saved, name), name
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds no comparison"):
+    with pytest.raises(ValueError, match="holds no circuit_comparison"):
         CircuitComparison.load(tmp_path / "other.json")
 
 

@@ -19,7 +19,6 @@ import pytest
 from hooked_diffusion import load_pair
 from mechshift_tl import cli
 from mechshift_tl.report import write_report
-from mechshift_tl.runs import artefact
 from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study import StudyConfig, run_study
 from mechshift_tl.tasks import IOI
@@ -48,7 +47,7 @@ def doomed(work: Callable[[], None], written: int, seconds: float) -> Callable[[
             timer.start()
 
     def run() -> None:
-        artefact.os.fsync = counting
+        os.fsync = counting
         work()
 
     return run

@@ -33,5 +33,5 @@ def test_examples_are_kept(words, task, tmp_path) -> None:
     assert Examples.load(tmp_path / "examples.json") == examples
     assert Examples.load(tmp_path / "examples.json", words).tokenizer is words
     (tmp_path / "other.json").write_text('{"task": "ioi"}')
-    with pytest.raises(ValueError, match="other.json holds no rows; give what Examples.save wrote"):
+    with pytest.raises(ValueError, match="other.json is damaged: rows is missing, .*; give a file written by Examples.save"):
         Examples.load(tmp_path / "other.json")

@@ -1,0 +1,71 @@
+"""Results that save and load themselves. What a file holds follows from the fields of the dataclass: see `values`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+from torch import Tensor
+from typing_extensions import Self
+
+from hooked_diffusion.artefact.files import read, read_json, write, write_json
+from hooked_diffusion.artefact.values import build, encode, without_nan
+
+T = TypeVar("T")
+
+
+class Artefact:
+    """A mixin for frozen dataclasses: one safetensors file, its tensors under their fields' names, every other field in the header.
+
+    `KIND` says what the file holds, in words ("edge scores"). A class whose file is laid out otherwise overrides `_packed` and `_unpacked`.
+    """
+
+    KIND: ClassVar[str]
+
+    def save(self, path: str | Path) -> None:
+        """Write `path` (safetensors): tensors, with all else in the header. Raises OSError where the file cannot be written."""
+        write(path, self.KIND, *self._packed())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote. Raises ValueError, naming file and field, when the file is something else or was changed."""
+        tensors, values = read(path, cls.KIND, f"{cls.__name__}.save")
+        return rebuilt(path, cls, lambda: cls._unpacked(tensors, values))
+
+    def _packed(self) -> tuple[dict[str, Tensor], dict[str, object]]:
+        """Tensors and JSON values of the file. What is None, and is so where nothing is said, is left out."""
+        kept = {one.name: (getattr(self, one.name), one.default) for one in fields(cast(Any, self))}
+        values = {name: value for name, (value, default) in kept.items() if value is not None or default is not None}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        return tensors, {name: encode(value) for name, value in values.items() if name not in tensors}
+
+    @classmethod
+    def _unpacked(cls, tensors: Mapping[str, Tensor], values: Mapping[str, object]) -> Self:
+        """The result that a file's tensors and JSON values make."""
+        return build(cls, {**values, **tensors})
+
+
+class JsonArtefact:
+    """A mixin for frozen dataclasses without tensors: one JSON file, `{KIND: fields}`. NaN is null there."""
+
+    KIND: ClassVar[str]
+
+    def save(self, path: str | Path) -> None:
+        """Write `path` (JSON). Raises OSError where the file cannot be written."""
+        write_json(path, {self.KIND: without_nan(encode(self))})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote. Raises ValueError, naming file and field, when the file is something else or was changed."""
+        values = read_json(path, f"{cls.__name__}.save", cls.KIND)[cls.KIND]
+        return rebuilt(path, cls, lambda: build(cls, values))
+
+
+def rebuilt(path: str | Path, kind: type, make: Callable[[], T]) -> T:
+    """What `make` makes of a file's content. A ValueError of its gets the file's name, and says what writes such files."""
+    try:
+        return make()
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; give a file written by {kind.__name__}.save") from error
