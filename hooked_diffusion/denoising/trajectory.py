@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
-from safetensors.torch import load_file, save_file
 
+from hooked_diffusion import artefact
+from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.record import DenoisingRecord
 from hooked_diffusion.denoising.settings import DenoisingSettings
 from hooked_diffusion.denoising.statistics import measure
 from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
 
-TENSORS = ("canvases", "masked", "commit_step", "confidence", "visible")
 SHOWN_STEPS = 48
 
 
 @dataclass(frozen=True, eq=False)
-class DenoisingTrajectory(DenoisingRecord):
+class DenoisingTrajectory(DenoisingRecord, Artefact):
     """The record of one denoising run, and how it was made. The tensors: `DenoisingRecord`.
 
     - `mask_token_id`: the id that the canvases hold at masks; None for a model without one.
@@ -30,6 +29,8 @@ class DenoisingTrajectory(DenoisingRecord):
     - `forwards`: how often the model ran; steps that commit nothing need no forward, guidance needs two a step.
     - `provenance`: the model that ran (`model`) and how it was read (`spec`).
     """
+
+    KIND: ClassVar[str] = "denoising trajectory"
 
     mask_token_id: int | None
     settings: DenoisingSettings
@@ -55,16 +56,17 @@ class DenoisingTrajectory(DenoisingRecord):
     def save(self, path: str | Path) -> None:
         """Write `path`.safetensors (tensors) and `path`.json (settings, provenance); a given .safetensors ending is not doubled."""
         tensors, side = _files(path)
-        save_file({name: getattr(self, name).contiguous() for name in TENSORS}, tensors)
-        values = {name: getattr(self, name) for name in ("mask_token_id", "forwards", "provenance")}
-        side.write_text(json.dumps({**values, "settings": self.settings.to_dict()}, indent=2) + "\n")
+        packed, values = self._packed()
+        artefact.write(tensors, self.KIND, packed, {})
+        artefact.write_json(side, values)
 
     @classmethod
     def load(cls, path: str | Path) -> DenoisingTrajectory:
-        """Read what `save` wrote. Raises FileNotFoundError when either file is missing."""
+        """Read what `save` wrote. Raises FileNotFoundError when either file is missing, ValueError when one is something else."""
         tensors, side = _files(path)
-        values = json.loads(side.read_text())
-        return cls(**load_file(tensors), **{**values, "settings": DenoisingSettings(**values["settings"])})
+        values = artefact.read_json(side, "DenoisingTrajectory.save")
+        found, _ = artefact.read(tensors, cls.KIND, "DenoisingTrajectory.save")
+        return artefact.rebuilt(side, cls, lambda: cls._unpacked(found, values))
 
     def __repr__(self) -> str:
         batch, pos = self.tokens.shape

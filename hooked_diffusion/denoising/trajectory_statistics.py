@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Literal, get_args
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
 
 Quantity = Literal["sink", "to_masked", "drift"]
@@ -22,7 +21,7 @@ SAID = {
 
 
 @dataclass(frozen=True, eq=False)
-class TrajectoryStatistics:
+class TrajectoryStatistics(JsonArtefact):
     """Tables of one trajectory; columns, units and ranges: `statistics`.
 
     - `orders`: row, commits, tau, p_value.
@@ -30,6 +29,8 @@ class TrajectoryStatistics:
     - `steps`: step, positions ("masked" or "visible"), n, confidence, final, entropy, agreement.
     - `attention`: step, layer, queries ("masked" or "visible"), sink, to_masked, drift; empty when it was not measured.
     """
+
+    KIND: ClassVar[str] = "trajectory statistics"
 
     orders: pd.DataFrame
     positions: pd.DataFrame
@@ -73,20 +74,6 @@ class TrajectoryStatistics:
         heat = go.Heatmap(z=at.to_numpy(), x=at.columns, y=at.index, zmin=0, zmax=1, colorscale="Viridis", colorbar_title="share")
         title = f"From {queries} positions: {SAID[quantity]}"
         return go.Figure(heat).update_layout(title=title, xaxis_title="step", yaxis_title="layer")
-
-    def save(self, path: str | Path) -> None:
-        """Write one JSON file."""
-        tables = {f.name: json.loads(getattr(self, f.name).to_json(orient="split", double_precision=15)) for f in fields(self)}
-        Path(path).write_text(json.dumps({"kind": "trajectory statistics", "tables": tables}) + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> TrajectoryStatistics:
-        """Read what `save` wrote. Raises ValueError when the file is something else."""
-        values = json.loads(Path(path).read_text())
-        if not isinstance(values, dict) or values.get("kind") != "trajectory statistics":
-            raise ValueError(f"{path} holds no trajectory statistics; TrajectoryStatistics.save writes them")
-        tables = {name: pd.DataFrame(table["data"], columns=table["columns"]) for name, table in values["tables"].items()}
-        return cls(**tables)
 
     def _repr_html_(self) -> str:
         return card("TrajectoryStatistics", "", self.orders, self.positions.head(10))
