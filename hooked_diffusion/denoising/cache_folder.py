@@ -1,6 +1,6 @@
-"""Activations on disk: one safetensors file per canvas, one index, tensors read when asked for.
+"""Activations on disk: one safetensors file per canvas, and one index. Tensors are read when they are asked for.
 
-Everything is written beside the folder and moved into place at the end: a run that dies leaves no folder behind.
+Everything is written beside the folder and moved into place at the end, so a run that dies leaves no folder that looks whole.
 """
 
 from __future__ import annotations
