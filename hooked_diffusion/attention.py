@@ -1,7 +1,7 @@
 """Who sees whom: one boolean mask for direction and padding alike.
 
 TransformerLens rebuilds attention itself. Given Hugging Face's two-dimensional padding mask, or none, it may draw its own causal triangle
-over it; a four-dimensional boolean mask it takes as it is. So whenever a token is hidden, or attention does not point the way that the model
+over it; a four-dimensional boolean mask it takes as it is. So whenever a token is hidden, or attention points another way than the model
 was built for, the whole mask is written out here: `mask[b, 0, q, k]` is True where query q sees key k.
 
 1. Positions count visible tokens only, so padding shifts no token. Learned and rotary position embeddings get these positions.

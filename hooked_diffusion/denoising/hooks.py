@@ -80,7 +80,7 @@ def check_steps(at_steps: Collection[int] | None, steps: int) -> frozenset[int]:
 
 
 class HookedForward(Forward):
-    """A forward under the watch's hooks, at `at_steps`. None: at every step that commits. A step that is named runs even when it is idle."""
+    """A forward under the watch's hooks, at `at_steps`. None: at all that commit. A step that is named runs even when idle."""
 
     def __init__(self, model: DenoisingModel, job: Job, watch: Watch, at_steps: Collection[int] | None = None):
         super().__init__(model, job)

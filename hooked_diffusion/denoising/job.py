@@ -7,13 +7,12 @@ from typing import cast
 
 from jaxtyping import Bool, Int
 from torch import Tensor
-from typing_extensions import Unpack
 
 from hooked_diffusion.denoising.canvas import Canvas, prepare, warn_of_idle_steps
 from hooked_diffusion.denoising.plan import Plan
 from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.settings import DenoisingSettings, Preset, Select, SettingArguments, make_settings
-from hooked_diffusion.denoising.steering import Force, Freeze, Steering
+from hooked_diffusion.denoising.steering import NOT_STEERED, Force, Freeze, Steering
 
 
 class DenoisingArguments(SettingArguments, total=False):
@@ -40,7 +39,7 @@ class Job:
 
     canvas: Canvas
     plan: Plan
-    steering: Steering = Steering()
+    steering: Steering = NOT_STEERED
 
     @classmethod
     def asked(
@@ -76,11 +75,11 @@ class Job:
         *,
         mask_positions: Bool[Tensor, "batch pos"] | None = None,
         attention_mask: Tensor | None = None,
-        steering: Steering = Steering(),  # noqa: B008 (frozen)
+        steering: Steering = NOT_STEERED,
     ) -> Job:
         """The job of these settings. Raises ValueError on what cannot be, before any forward."""
         spec, name = model.spec, model.cfg.model_name
-        bos_id = model.tokenizer.bos_token_id if model.tokenizer else None
+        bos_id = None if model.tokenizer is None else model.tokenizer.bos_token_id
         checked = prepare(canvas.to(model.cfg.device), mask_positions, spec, model.cfg.d_vocab, attention_mask, bos_id)
         if settings.masked_by_token and (spec.mask_is_reused or spec.mask_token_id is None):
             raise ValueError(

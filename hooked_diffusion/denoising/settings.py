@@ -35,6 +35,11 @@ Preset = Literal["dream", "llada", "diffullama", "dllm", "threshold"]
 DEFAULT_THRESHOLD = 0.9
 
 
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"denoising: unknown {name} {value!r}; choose one of {', '.join(choices)}")
+
+
 @dataclass(frozen=True)
 class DenoisingSettings:
     """Settings of one denoising run; frozen, validated when made.
@@ -165,8 +170,3 @@ def make_settings(
     default = DenoisingSettings(select="left_to_right") if causal else DenoisingSettings()
     base = default if preset is None else PRESETS[preset]
     return replace(base, **{name: value for name, value in {"steps": steps, "select": select, **passed}.items() if value is not None})
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"denoising: unknown {name} {value!r}; choose one of {', '.join(choices)}")

@@ -82,3 +82,7 @@ class Steering:
                 f"force at step {step.index}: row {row} is not masked at position {pos}; only a masked position can be committed"
             )
         return tokens
+
+
+#: The sampler decides everything.
+NOT_STEERED = Steering()
