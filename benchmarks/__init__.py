@@ -1,1 +1,1 @@
-"""What the analyses cost, measured: `python -m benchmarks.attribution`, or `make bench`."""
+"""Measurements by hand: what the analyses cost (`make bench`), and how the code is laid out (`python -m benchmarks.house`)."""
