@@ -1,17 +1,22 @@
-"""Intervals over examples: how often each draw holds each example, and the central 95 % of what the draws give.
+"""Intervals over examples: drawing examples anew, and the central 95 % of what a statistic is on the draws.
 
-Examples are drawn with replacement; the interval is the 2.5th to the 97.5th percentile (Efron & Tibshirani 1993).
+Examples are drawn with replacement; the interval is the 2.5th to the 97.5th percentile of the draws (Efron & Tibshirani 1993).
+Every random choice of an analysis comes from a generator of `seeded`, so that one seed gives the same draws everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+#: The most numbers that the draws of one interval may hold, draws × examples: 64 million are 512 MiB.
+MAX_DRAWN = 2**26
 
 
 @dataclass(frozen=True)
@@ -40,13 +45,32 @@ def intervals(draws: Iterable[Mapping[str, float]]) -> dict[str, Interval]:
     return {name: interval(row[name] for row in rows) for name in rows[0]}
 
 
-def resamples(n: int, n_boot: int, seed: int = 0) -> Float[Tensor, "n_boot n"]:
-    """How often each of `n` examples occurs in each of `n_boot` draws with replacement, float64."""
-    drawn = torch.randint(n, (n_boot, n), generator=torch.Generator().manual_seed(seed))
+def judged(holds: bool) -> str:
+    """The word that begins every verdict: "Supported" where an interval bears the statement out, "Not supported" where it does not."""
+    return "Supported" if holds else "Not supported"
+
+
+def drawn_examples(n: int, n_boot: int, seed: int = 0) -> Int[Tensor, "n_boot n"]:
+    """Indices of the `n` examples in each of `n_boot` draws with replacement. Raises ValueError on more draws than memory should hold."""
+    if n * n_boot > MAX_DRAWN:
+        raise ValueError(f"n_boot is {n_boot}: {n_boot} draws of {n} examples do not fit; give n_boot of at most {MAX_DRAWN // n}")
+    return torch.randint(n, (n_boot, n), generator=seeded(seed))
+
+
+def draw_counts(n: int, n_boot: int, seed: int = 0) -> Float[Tensor, "n_boot n"]:
+    """How often each of `n` examples occurs in each draw of `drawn_examples`, float64."""
+    drawn = drawn_examples(n, n_boot, seed)
     return torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(n_boot, n, dtype=torch.float64))
 
 
 def check_draws(n_boot: int) -> None:
-    """Raises ValueError unless `n_boot` is at least 1."""
-    if n_boot < 1:
+    """Raise ValueError unless `n_boot` is a whole number of at least 1."""
+    if not isinstance(n_boot, Integral) or n_boot < 1:
         raise ValueError(f"n_boot is {n_boot}; an interval needs at least 1 draw of the examples, and some 1000 for its ends")
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator of random numbers that starts at `seed`. Raises ValueError where that is no whole number of 64 bits."""
+    if not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed is {seed!r}; give a whole number from −2⁶³ to 2⁶⁴ − 1")
+    return torch.Generator().manual_seed(int(seed))

@@ -193,8 +193,3 @@ class NodeScores(Scores):
 
 
 _OPTIONAL = ("per_example", "ends_per_example", "read_per_example", "moments", "per_span")
-
-
-def can_resample(*scores: EdgeScores) -> bool:
-    """Whether all hold per-example parts of at least two examples."""
-    return all(s.per_example is not None and s.n_examples > 1 for s in scores)

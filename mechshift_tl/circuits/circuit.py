@@ -30,7 +30,7 @@ class Circuit(Artefact):
     - `settings`, `provenance`: of the scores, with those of the selection and `n_examples`.
 
     Circuits of one graph are sets: `a | b`, `a & b`, `a - b`, and `~a`, every possible edge that is not in a. An edge keeps its score, a's
-    where both have it; the edges of `~a` score 0, until `rescored`. What was requested is then what there is, no path is looked for, and
+    where both have it; the edges of `~a` score 0. What was requested is then what there is, no path is looked for, and
     settings are those that both sides share. Raises ValueError when the graphs differ.
 
     Raises ValueError when the tensors do not fit the graph or each other.
@@ -78,7 +78,11 @@ class Circuit(Artefact):
         where nothing more leads to the logits. Ties go to the edge that comes first in the matrix. Raises ValueError when a score is not
         finite, two sizes are given, or a setting is out of its range.
         """
-        chosen = Selection(n, fraction, threshold, by, greedy, zeros, prune)
+        return cls.select(scores, Selection(n, fraction, threshold, by, greedy, zeros, prune))
+
+    @classmethod
+    def select(cls, scores: EdgeScores, chosen: Selection) -> Circuit:
+        """`from_scores`, with its settings in one object."""
         edges, requested = chosen.edges(scores.matrix, scores.graph)
         settings = {name: value for name, value in asdict(chosen).items() if name != "n" and value is not None}
         provenance = scores.provenance | {"n_examples": scores.n_examples}
@@ -108,16 +112,6 @@ class Circuit(Artefact):
         provenance = _agreed(self.provenance, other.provenance) | {"operands": [self.provenance, other.provenance]}
         return Circuit(self.graph, edges, scores, int(edges.sum()), settings, provenance)
 
-    def rescored(self, scores: EdgeScores) -> Circuit:
-        """The same edges with the scores of another attribution: one model's circuit weighed by another, or a complement's own scores.
-
-        Raises ValueError when the graphs differ.
-        """
-        check_same_graph(self.graph, scores.graph)
-        matrix = scores.matrix.masked_fill(~self.edges, 0)
-        provenance = scores.provenance | {"n_examples": scores.n_examples, "edges_of": self.provenance}
-        return replace(self, scores=matrix, settings=self.settings | scores.settings, provenance=provenance)
-
     @property
     def kept(self) -> int:
         """Edges in the circuit."""
@@ -125,6 +119,18 @@ class Circuit(Artefact):
 
     def __len__(self) -> int:
         return self.kept
+
+    @property
+    def n_examples(self) -> int | None:
+        """How many examples the scores are of; None where the provenance does not say."""
+        n = self.provenance.get("n_examples")
+        return n if isinstance(n, int) else None
+
+    @property
+    def selection(self) -> Selection:
+        """How the edges were chosen, with the number requested in place of a fraction or a threshold."""
+        known = {name: self.settings[name] for name in ("by", "greedy", "zeros", "prune") if name in self.settings}
+        return build(Selection, {"n": self.requested, **known}, "settings")
 
     @property
     def sources(self) -> Float[Tensor, " n_components"]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Int
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.graph import Graph
+from mechshift_tl.intervals import MAX_DRAWN, seeded
 
 
 def random_circuit(circuit: Circuit, seed: int = 0) -> Circuit:
@@ -25,10 +27,14 @@ def random_circuit(circuit: Circuit, seed: int = 0) -> Circuit:
 
 
 def random_circuits(circuit: Circuit, n_draws: int, seed: int | torch.Generator = 0) -> Iterator[Circuit]:
-    """`n_draws` independent random circuits; all are drawn at once, then made one by one. Raises ValueError when it is below 0."""
-    if n_draws < 0:
-        raise ValueError(f"random_circuits: n_draws is {n_draws}; give 0 or more")
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    """`n_draws` independent random circuits: all drawn at once, then made one by one. Raises ValueError below 0, and on too many."""
+    if not isinstance(n_draws, Integral) or n_draws < 0:
+        raise ValueError(f"random_circuits: n_draws is {n_draws}; give a whole number, 0 or more")
+    if n_draws * circuit.kept > MAX_DRAWN:
+        raise ValueError(
+            f"random_circuits: {n_draws} draws of {circuit.kept} edges do not fit in memory; draw at most {MAX_DRAWN // circuit.kept}"
+        )
+    generator = seed if isinstance(seed, torch.Generator) else seeded(seed)
     possible = _by_cell(circuit.graph.possible, circuit.graph)
     held = _by_cell(circuit.edges, circuit.graph)
     drawn, dealt = [possible[0].new_zeros(n_draws, 0)], [circuit.scores.new_zeros(0)]

@@ -18,7 +18,8 @@ from mechshift_tl.cli.prompts import draw, means_over, print_prompts
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness_curve, run_circuit
 from mechshift_tl.evaluation.curve import FaithfulnessCurve
 from mechshift_tl.evaluation.evaluate import CircuitEvaluation
-from mechshift_tl.evaluation.faithfulness import Faithfulness
+from mechshift_tl.evaluation.faithfulness import Faithfulness, NoGap
+from mechshift_tl.evaluation.run import CircuitRun
 from mechshift_tl.readouts import Readouts, readouts
 from mechshift_tl.report.page import write_page
 from mechshift_tl.runs.stages import Stages
@@ -112,10 +113,10 @@ class Found:
         console.print("; ".join(said))
 
 
-def _meaningless(run: Any) -> str:
+def _meaningless(run: CircuitRun) -> str:
     """Why a run's faithfulness has no meaning; empty where it has one."""
     try:
         Faithfulness.of(run)
-    except ValueError as error:
+    except NoGap as error:
         return str(error)
     return ""

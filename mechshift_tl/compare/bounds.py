@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import torch
 
-from mechshift_tl.attribution.scores import EdgeScores, can_resample
+from mechshift_tl.attribution.bootstrap import check_can_resample
+from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import random_circuits
 from mechshift_tl.compare.overlap import overlaps, spearman
-from mechshift_tl.intervals import Interval, intervals
+from mechshift_tl.intervals import Interval, intervals, seeded
 
 N_SPLITS = 10
 
@@ -27,7 +28,7 @@ def floor(a: Circuit, b: Circuit, *, k: int | None = None, signed: bool = False,
     """
     if n_random < 1:
         raise ValueError(f"n_random is {n_random}; a floor needs at least 1 redraw, and some 200 for its 95 %")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     pairs = zip(random_circuits(a, n_random, generator), random_circuits(b, n_random, generator), strict=True)
     return intervals(overlaps(x, y, k=k, signed=signed) for x, y in pairs)
 
@@ -46,9 +47,8 @@ def ceiling(
 
     Raises ValueError unless attributed with `keep_per_example=True` on at least two examples.
     """
-    if not can_resample(scores):
-        raise ValueError(f"{scores.n_examples} examples: a ceiling needs two examples and scores attributed with keep_per_example=True")
-    generator = torch.Generator().manual_seed(seed)
+    check_can_resample(scores)
+    generator = seeded(seed)
     half = scores.n_examples // 2
     draws = []
     for _ in range(n_splits):

@@ -10,26 +10,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
-from mechshift_tl.attribution.scores import EdgeScores, can_resample
+from mechshift_tl.attribution.bootstrap import bootstrap, can_resample
+from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import full_cell_share
 from mechshift_tl.circuits.select import default_n
-from mechshift_tl.compare.bootstrap import bootstrap
 from mechshift_tl.compare.bounds import ceiling, floor
 from mechshift_tl.compare.depth import centre_of_depth, default_cut, depth_labels, depth_profile, early_curve, early_share
 from mechshift_tl.compare.overlap import curve_sizes, default_k, jaccard_curve, overlaps, spearman, top_components
-from mechshift_tl.compare.result import CircuitComparison, Statistic
-from mechshift_tl.graph import check_same_graph
-from mechshift_tl.intervals import Interval
-
-STATISTICS = (
-    "edge_jaccard", "component_jaccard", "weighted_jaccard", "spearman",
-    "early_share_a", "early_share_b", "early_share_shift", "centre_a", "centre_b", "centre_shift",
-)  # fmt: skip
+from mechshift_tl.compare.result import CircuitComparison, ComparisonSettings, Statistic
+from mechshift_tl.graph import Graph, check_same_graph
+from mechshift_tl.intervals import interval, intervals
 
 
 def compare(
@@ -60,69 +56,79 @@ def compare(
     scores to resample come from different numbers of examples; TypeError when given scores beside a circuit.
     """
     check_same_graph(a.graph, b.graph)
-    graph = a.graph
     scores = _scores(a, b)
-    if scores is None and n is not None:
-        raise ValueError(f"n is {n}, but bare circuits have their own size; give EdgeScores, or leave n out")
-    sized = (default_n(graph) if n is None else n) if scores else None
-    measure = _Measure(sized, default_k(graph) if k is None else k, default_cut(graph.n_layers) if cut is None else cut, prune, signed)
-    circuits = {name: measure.circuit(one) for name, one in (("a", a), ("b", b))}
+    sizes = _sizes(a.graph, n, k, cut, scored=scores is not None)
+    settings = ComparisonSettings(*sizes, prune=prune, signed=signed, n_random=n_random, n_boot=n_boot, seed=seed)
+    circuits = {name: _circuit(one, settings) for name, one in (("a", a), ("b", b))}
     _check_not_empty(circuits)
     x, y = circuits.values()
-    values = measure.of_scores(*scores) if scores else measure.of_circuits(x, y)
+    values = _measure(x, y, scores, settings)
 
-    over_prompts, ceilings, notes = {}, {}, _notes(a, b, scores, n_boot)
+    draws: list[_Measured] = []
+    ceilings: dict[str, float] = {}
     if scores and can_resample(*scores):
         if n_boot:
-            over_prompts = bootstrap(measure.of_scores, *scores, n_boot=n_boot, seed=seed)
-        own = [ceiling(one, n=measure.n, k=measure.k, prune=prune, signed=signed, seed=seed) for one in scores]
+            draws = bootstrap(partial(_measure_scores, settings=settings), *scores, n_boot=n_boot, seed=seed)
+        own = [ceiling(one, n=settings.n, k=settings.k, prune=prune, signed=signed, seed=seed) for one in scores]
         ceilings = {name: min(own[0][name], own[1][name]) for name in own[0]}
-    floors = floor(x, y, k=measure.k, signed=signed, n_random=n_random, seed=seed)
+    over_prompts = intervals(one.statistics for one in draws) if draws else {}
+    floors = floor(x, y, k=settings.k, signed=signed, n_random=n_random, seed=seed)
 
     return CircuitComparison(
-        statistics={name: Statistic(values[name], over_prompts.get(name), floors.get(name), ceilings.get(name)) for name in STATISTICS},
-        curve=jaccard_curve(*scores, curve_sizes(measure.n or x.requested, graph), prune=prune) if scores else None,
-        profiles=_profiles(circuits, over_prompts),
-        early=_early(circuits, over_prompts),
-        components=_components(x, y, measure),
+        statistics={
+            name: Statistic(value, over_prompts.get(name), floors.get(name), ceilings.get(name))
+            for name, value in values.statistics.items()
+        },
+        curve=jaccard_curve(*scores, curve_sizes(settings.n or x.requested, a.graph), prune=prune) if scores else None,
+        profiles=_profiles(circuits, draws),
+        early=_early(circuits, draws),
+        components=_components(x, y, settings),
         requested=(x.requested, y.requested),
         kept=(x.kept, y.kept),
         full_cells=(full_cell_share(x), full_cell_share(y)),
-        n_examples=(x.provenance.get("n_examples"), y.provenance.get("n_examples")),
-        settings=asdict(measure) | {"n_random": n_random, "n_boot": n_boot, "seed": seed},
-        notes=notes,
+        n_examples=(x.n_examples, y.n_examples),
+        settings=settings,
+        notes=_notes(a, b, scores, n_boot),
     )
 
 
+def _sizes(graph: Graph, n: int | None, k: int | None, cut: int | None, scored: bool) -> tuple[int | None, int, int]:
+    """`n`, `k` and `cut` with their defaults filled in. Raises ValueError on a size for circuits that have their own."""
+    if not scored and n is not None:
+        raise ValueError(f"n is {n}, but bare circuits have their own size; give EdgeScores, or leave n out")
+    size = (default_n(graph) if n is None else n) if scored else None
+    return size, default_k(graph) if k is None else k, default_cut(graph.n_layers) if cut is None else cut
+
+
 @dataclass(frozen=True)
-class _Measure:
-    """Everything that is computed alike on the sample and on every draw, by name."""
+class _Measured:
+    """What is computed alike on the sample and on every draw: `statistics` by name, and by circuit its profile and its early curve."""
 
-    n: int | None
-    k: int
-    cut: int
-    prune: bool
-    signed: bool
+    statistics: dict[str, float]
+    profiles: dict[str, list[float]]
+    early: dict[str, list[float]]
 
-    def circuit(self, one: EdgeScores | Circuit) -> Circuit:
-        return one if isinstance(one, Circuit) else Circuit.from_scores(one, self.n, prune=self.prune)
 
-    def of_scores(self, a: EdgeScores, b: EdgeScores) -> dict[str, float]:
-        x, y = self.circuit(a), self.circuit(b)
-        return self.of_circuits(x, y) | {"spearman": spearman(a.matrix, b.matrix, x.edges | y.edges)}
+def _circuit(one: EdgeScores | Circuit, settings: ComparisonSettings) -> Circuit:
+    return one if isinstance(one, Circuit) else Circuit.from_scores(one, settings.n, prune=settings.prune)
 
-    def of_circuits(self, a: Circuit, b: Circuit) -> dict[str, float]:
-        values = overlaps(a, b, k=self.k, signed=self.signed) | {"spearman": float("nan")} | self._depth(a, "a") | self._depth(b, "b")
-        return values | {f"{name}_shift": values[f"{name}_b"] - values[f"{name}_a"] for name in ("early_share", "centre")}
 
-    def _depth(self, circuit: Circuit, name: str) -> dict[str, float]:
-        profile = depth_profile(circuit)
-        return {
-            f"early_share_{name}": early_share(profile, self.cut),
-            f"centre_{name}": centre_of_depth(profile),
-            **{f"early_{name}_{cut}": share for cut, share in enumerate(early_curve(profile).tolist())},
-            **{f"profile_{name}_{i}": fraction for i, fraction in enumerate(profile.tolist())},
-        }
+def _measure_scores(a: EdgeScores, b: EdgeScores, settings: ComparisonSettings) -> _Measured:
+    return _measure(_circuit(a, settings), _circuit(b, settings), (a, b), settings)
+
+
+def _measure(a: Circuit, b: Circuit, scores: tuple[EdgeScores, EdgeScores] | None, settings: ComparisonSettings) -> _Measured:
+    statistics = overlaps(a, b, k=settings.k, signed=settings.signed)
+    statistics["spearman"] = spearman(scores[0].matrix, scores[1].matrix, a.edges | b.edges) if scores else float("nan")
+    profiles = {"a": depth_profile(a), "b": depth_profile(b)}
+    depths = {
+        "early_share": {name: early_share(profile, settings.cut) for name, profile in profiles.items()},
+        "centre": {name: centre_of_depth(profile) for name, profile in profiles.items()},
+    }
+    for kind, of in depths.items():
+        statistics |= {f"{kind}_a": of["a"], f"{kind}_b": of["b"], f"{kind}_shift": of["b"] - of["a"]}
+    early = {name: early_curve(profile).tolist() for name, profile in profiles.items()}
+    return _Measured(statistics, {name: profile.tolist() for name, profile in profiles.items()}, early)
 
 
 def _scores(a: EdgeScores | Circuit, b: EdgeScores | Circuit) -> tuple[EdgeScores, EdgeScores] | None:
@@ -161,13 +167,13 @@ def _notes(a: EdgeScores | Circuit, b: EdgeScores | Circuit, scores: tuple[EdgeS
     return tuple(notes)
 
 
-def _bounds(keys: list[str], over_prompts: Mapping[str, Interval]) -> dict[str, list[float]]:
-    if not over_prompts:
-        return {}
-    return {"low": [over_prompts[key].low for key in keys], "high": [over_prompts[key].high for key in keys]}
+def _bounds(draws: list[list[float]]) -> dict[str, list[float]]:
+    """Columns `low` and `high` of the entries of a vector that every draw has; no columns without draws."""
+    over = [interval(entries) for entries in zip(*draws, strict=True)]
+    return {"low": [one.low for one in over], "high": [one.high for one in over]} if over else {}
 
 
-def _profiles(circuits: Mapping[str, Circuit], over_prompts: Mapping[str, Interval]) -> pd.DataFrame:
+def _profiles(circuits: Mapping[str, Circuit], draws: list[_Measured]) -> pd.DataFrame:
     frames = []
     for name, circuit in circuits.items():
         columns = {
@@ -175,26 +181,25 @@ def _profiles(circuits: Mapping[str, Circuit], over_prompts: Mapping[str, Interv
             "writers": depth_profile(circuit, at="writer").tolist(),
             "edges": depth_profile(circuit, weight="count").tolist(),
         }
-        labels = depth_labels(circuit.graph)
-        bounds = _bounds([f"profile_{name}_{i}" for i in range(len(labels))], over_prompts)
-        frames.append(pd.DataFrame({"circuit": name, "depth": labels, **columns, **bounds}))
+        bounds = _bounds([draw.profiles[name] for draw in draws])
+        frames.append(pd.DataFrame({"circuit": name, "depth": depth_labels(circuit.graph), **columns, **bounds}))
     return pd.concat(frames, ignore_index=True)
 
 
-def _early(circuits: Mapping[str, Circuit], over_prompts: Mapping[str, Interval]) -> pd.DataFrame:
+def _early(circuits: Mapping[str, Circuit], draws: list[_Measured]) -> pd.DataFrame:
     frames = []
     for name, circuit in circuits.items():
         shares = early_curve(depth_profile(circuit)).tolist()
-        bounds = _bounds([f"early_{name}_{cut}" for cut in range(len(shares))], over_prompts)
+        bounds = _bounds([draw.early[name] for draw in draws])
         frames.append(pd.DataFrame({"circuit": name, "cut": range(len(shares)), "share": shares, **bounds}))
     return pd.concat(frames, ignore_index=True)
 
 
-def _components(a: Circuit, b: Circuit, measure: _Measure) -> pd.DataFrame:
-    top_a, top_b = (top_components(circuit, measure.k, signed=measure.signed).tolist() for circuit in (a, b))
+def _components(a: Circuit, b: Circuit, settings: ComparisonSettings) -> pd.DataFrame:
+    top_a, top_b = (top_components(circuit, settings.k, signed=settings.signed).tolist() for circuit in (a, b))
     frame = pd.DataFrame({"component": a.graph.components, "layer": a.graph.writer_layers[1:].tolist()})
     for name, circuit in (("a", a), ("b", b)):
-        frame[f"score_{name}"] = circuit.component_scores(signed=measure.signed).tolist()
+        frame[f"score_{name}"] = circuit.component_scores(signed=settings.signed).tolist()
         frame[f"source_{name}"], frame[f"sink_{name}"] = circuit.sources.tolist(), circuit.sinks.tolist()
     frame["top"] = [{(True, True): "both", (True, False): "a", (False, True): "b"}.get(pair, "") for pair in zip(top_a, top_b, strict=True)]
     return frame

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from hooked_diffusion.artefact import JsonArtefact
-from mechshift_tl.intervals import Interval
+from mechshift_tl.intervals import Interval, judged
 
 CAVEAT = (
     "A low overlap does not prove a different mechanism: many circuits can carry one mechanism. Read an overlap between its floor and its "
@@ -28,6 +28,26 @@ class Statistic:
     interval: Interval | None = None
     floor: Interval | None = None
     ceiling: float | None = None
+
+
+@dataclass(frozen=True)
+class ComparisonSettings:
+    """What `compare` was asked, with its defaults filled in.
+
+    - `n`: edges asked for, None for bare circuits; `prune`: whether circuits were pruned.
+    - `k`: components compared; `signed`: whether they were ranked by their summed scores.
+    - `cut`: layers below it count as early.
+    - `n_random`, `n_boot`, `seed`: draws behind floors and intervals.
+    """
+
+    n: int | None
+    k: int
+    cut: int
+    prune: bool
+    signed: bool
+    n_random: int
+    n_boot: int
+    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +77,7 @@ class CircuitComparison(JsonArtefact):
     kept: tuple[int, int]
     full_cells: tuple[float, float]
     n_examples: tuple[int | None, int | None]
-    settings: dict[str, Any]
+    settings: ComparisonSettings
     notes: tuple[str, ...] = ()
 
     @property
@@ -82,7 +102,7 @@ class CircuitComparison(JsonArtefact):
 
     @property
     def early_share(self) -> tuple[float, float]:
-        """Share of the layers' |score| in layers below `settings["cut"]`, of a and of b."""
+        """Share of the layers' |score| in layers below `settings.cut`, of a and of b."""
         return self.statistics["early_share_a"].value, self.statistics["early_share_b"].value
 
     @property
@@ -117,9 +137,10 @@ class CircuitComparison(JsonArtefact):
         edges = self.statistics["edge_jaccard"]
         chance = f"the 95 % of random circuits with the same layer profile (up to {edges.floor.high:.3f})" if edges.floor else "chance"
         if edges.interval is None:
-            return f"Not supported: the edge overlap {edges.value:.3f} has no interval over prompts to hold against {chance}."
-        overlap = f"the edge overlap {edges.value:.3f} (95 % over prompts {edges.interval.low:.3f} to {edges.interval.high:.3f})"
-        return f"Supported: {overlap} lies above {chance}." if self.supported else f"Not supported: {overlap} does not clear {chance}."
+            return f"{judged(False)}: the edge overlap {edges.value:.3f} has no interval over prompts to hold against {chance}."
+        bounds = f"95 % over prompts {edges.interval.low:.3f} to {edges.interval.high:.3f}"
+        lies = "lies above" if self.supported else "does not clear"
+        return f"{judged(self.supported)}: the edge overlap {edges.value:.3f} ({bounds}) {lies} {chance}."
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per statistic: name, value, low, high, floor, floor_low, floor_high, ceiling, n (examples); NaN where not computed."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import Unpack
 
 from hooked_diffusion.artefact import Artefact, build
 from mechshift_tl.attribution.scores import EdgeScores
@@ -28,8 +29,8 @@ from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import full_cell_share, random_circuits
 from mechshift_tl.circuits.select import Rank
 from mechshift_tl.evaluation.faithfulness import N_BOOT, check_gap, recovered, share, spread_of
-from mechshift_tl.evaluation.run import CircuitRun, run_edges
-from mechshift_tl.intervals import check_draws, interval, resamples
+from mechshift_tl.evaluation.run import CircuitRun, RunSettings, run_edges
+from mechshift_tl.intervals import check_draws, draw_counts, interval
 from mechshift_tl.plotting import COLOURS, QUIET, style
 from mechshift_tl.readouts import Readouts
 
@@ -126,7 +127,7 @@ def faithfulness_curve(
     n_random: int = 5,
     n_boot: int = N_BOOT,
     seed: int = 0,
-    **settings: Any,
+    **settings: Unpack[RunSettings],
 ) -> FaithfulnessCurve:
     """Faithfulness of the circuits of `scores` over `sizes`, shares of the possible edges in (0, 1], in `model` on `readouts`.
 
@@ -142,7 +143,7 @@ def faithfulness_curve(
     chance = [_random(circuit, n_random, seed) for circuit in circuits]
     edges = [circuit.edges for circuit in circuits] + [one for draws in chance for one in draws]
     runs = run_edges(model, readouts, scores.graph, edges, **settings)
-    counts = resamples(readouts.n_examples, n_boot, seed)
+    counts = draw_counts(readouts.n_examples, n_boot, seed)
     check_gap(runs[0], counts)
     own, rest = runs[: len(circuits)], iter(runs[len(circuits) :])
     beside = [[next(rest) for _ in draws] or [run] for run, draws in zip(own, chance, strict=True)]

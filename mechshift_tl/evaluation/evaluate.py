@@ -18,31 +18,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from typing_extensions import Unpack
 
 from hooked_diffusion.artefact import Artefact
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
-from mechshift_tl.circuits.overlap import expected_jaccard
+from mechshift_tl.circuits.overlap import expected_jaccard, stability
 from mechshift_tl.circuits.random import random_circuits
 from mechshift_tl.evaluation.faithfulness import N_BOOT, check_gap, recovered, spread_of
-from mechshift_tl.evaluation.run import CircuitRun, run_edges
-from mechshift_tl.evaluation.stability import jaccard_over_resamples
+from mechshift_tl.evaluation.run import CircuitRun, RunSettings, run_edges
 from mechshift_tl.graph import check_same_graph
-from mechshift_tl.intervals import check_draws, resamples
+from mechshift_tl.intervals import check_draws, draw_counts
 from mechshift_tl.plotting import COLOURS, QUIET, style
 from mechshift_tl.readouts import Readouts
 
 #: What is left out in turn: see *minimality*.
 Parts = Literal["components", "edges", "tenths"]
-Statistic = Callable[[Tensor | None], Float[Tensor, " draws"]]
+OnDraws = Callable[[Tensor | None], Float[Tensor, " draws"]]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def evaluate_circuit(
     n_resamples: int = 100,
     n_boot: int = N_BOOT,
     seed: int = 0,
-    **settings: Any,
+    **settings: Unpack[RunSettings],
 ) -> CircuitEvaluation:
     """Every check of `circuit` in `model` on `readouts`, best ones that the circuit was not selected on.
 
@@ -139,13 +139,13 @@ def evaluate_circuit(
     if scores is not None:
         check_same_graph(circuit.graph, scores.graph)
     random = [other.edges for other in random_circuits(circuit, n_random, seed)]
-    counts = resamples(readouts.n_examples, n_boot, seed)
+    counts = draw_counts(readouts.n_examples, n_boot, seed)
     checks, losses, run = _on_its_readouts(model, readouts, circuit, random, _parts(circuit, parts), counts, settings)
     if scores is not None and scores.per_example is not None:
-        spread = jaccard_over_resamples(circuit, scores, n_boot=n_resamples, seed=seed)
+        spread = stability(circuit, scores, n_boot=n_resamples, seed=seed)
         checks.append(Check("stability", spread.mean, spread.low, spread.high, scores.n_examples, expected_jaccard(circuit, circuit)))
     for name, other in (others or {}).items():
-        drawn = resamples(other.n_examples, n_boot, seed)
+        drawn = draw_counts(other.n_examples, n_boot, seed)
         inside, *chance = run_edges(model, other, circuit.graph, [circuit.edges, *random], **settings)
         check_gap(inside, drawn, f"the readouts {name!r}")
         checks.append(_check(f"generalisation: {name}", inside, _faithfulness(inside), drawn, [_faithfulness(one) for one in chance]))
@@ -154,7 +154,7 @@ def evaluate_circuit(
 
 def _on_its_readouts(
     model: HookedModel, readouts: Readouts, circuit: Circuit, random: list[Tensor], parts: Mapping[str, Tensor], counts: Tensor,
-    settings: Mapping[str, Any],
+    settings: RunSettings,
 ) -> tuple[list[Check], pd.DataFrame, CircuitRun]:  # fmt: skip
     """Sufficiency, necessity, accuracy and minimality, the parts' losses, and the circuit's run."""
     complement = [circuit.graph.possible & ~edges for edges in (circuit.edges, *random)]
@@ -184,7 +184,7 @@ def _parts(circuit: Circuit, kind: Parts) -> dict[str, Bool[Tensor, "n_writers n
     """Edges that are left out together, by name, strongest first."""
     if kind == "components":
         writers = (1 + circuit.component_scores().argsort(descending=True, stable=True)).tolist()  # the first writer is the input
-        return {circuit.graph.writers[u]: _row(circuit.edges, u) for u in writers if circuit.edges[u].any()}
+        return {circuit.graph.writers[u]: _edges_out_of(u, circuit.edges) for u in writers if circuit.edges[u].any()}
     index = circuit.edges.flatten().nonzero()[:, 0]
     order = index[circuit.scores.flatten()[index].abs().argsort(descending=True, stable=True)]
     groups = order.split(1) if kind == "edges" else order.tensor_split(min(10, len(order)))
@@ -193,8 +193,7 @@ def _parts(circuit: Circuit, kind: Parts) -> dict[str, Bool[Tensor, "n_writers n
     return dict(zip(names, masks, strict=True))
 
 
-def _row(edges: Bool[Tensor, "n_writers n_readers"], writer: int) -> Bool[Tensor, "n_writers n_readers"]:
-    """A writer's edges."""
+def _edges_out_of(writer: int, edges: Bool[Tensor, "n_writers n_readers"]) -> Bool[Tensor, "n_writers n_readers"]:
     mine = torch.zeros_like(edges)
     mine[writer] = edges[writer]
     return mine
@@ -205,30 +204,30 @@ def _edge(circuit: Circuit, flat: int) -> str:
     return f"{circuit.graph.writers[writer]} → {circuit.graph.readers[reader]}"
 
 
-def _check(name: str, run: CircuitRun, statistic: Statistic, counts: Tensor, chance: Sequence[Statistic] = ()) -> Check:
+def _check(name: str, run: CircuitRun, statistic: OnDraws, counts: Tensor, chance: Sequence[OnDraws] = ()) -> Check:
     """A statistic's value, its interval over the draws `counts`, and its mean over random circuits."""
     spread = spread_of(run, statistic(counts))
     floor = sum(one(None)[0].item() for one in chance) / len(chance) if chance else float("nan")
     return Check(name, statistic(None)[0].item(), spread.low, spread.high, int((run.read > 0).sum()), floor)
 
 
-def _faithfulness(run: CircuitRun) -> Statistic:
+def _faithfulness(run: CircuitRun) -> OnDraws:
     return lambda counts: recovered(run, counts)
 
 
-def _lost(outside: CircuitRun) -> Statistic:
+def _lost(outside: CircuitRun) -> OnDraws:
     return lambda counts: 1 - recovered(outside, counts)
 
 
-def _loss(run: CircuitRun, without: CircuitRun) -> Statistic:
+def _loss(run: CircuitRun, without: CircuitRun) -> OnDraws:
     return lambda counts: recovered(run, counts) - recovered(without, counts)
 
 
-def _least(losses: Sequence[Statistic]) -> Statistic:
+def _least(losses: Sequence[OnDraws]) -> OnDraws:
     return lambda counts: torch.stack([loss(counts) for loss in losses]).amin(0)
 
 
-def _accuracy(run: CircuitRun) -> Statistic:
+def _accuracy(run: CircuitRun) -> OnDraws:
     def accuracy(counts: Tensor | None) -> Tensor:
         read = (run.read > 0).double()
         counts = torch.ones(1, len(read), dtype=torch.float64) if counts is None else counts

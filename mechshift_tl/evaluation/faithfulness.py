@@ -13,20 +13,24 @@ m(clean) − m(base), the ratio has no meaning and is refused.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from typing_extensions import Unpack
 
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
-from mechshift_tl.evaluation.run import CircuitRun, run_circuit
-from mechshift_tl.intervals import Interval, check_draws, interval, resamples
+from mechshift_tl.evaluation.run import CircuitRun, RunSettings, run_circuit
+from mechshift_tl.intervals import Interval, check_draws, draw_counts, interval
 from mechshift_tl.readouts import Readouts
 
 N_BOOT = 1000
+
+
+class NoGap(ValueError):
+    """The clean and the base metric do not differ beyond chance, so faithfulness has no meaning on these readouts."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ class Faithfulness:
 
     @classmethod
     def of(cls, run: CircuitRun, *, n_boot: int = N_BOOT, seed: int = 0) -> Faithfulness:
-        """The faithfulness of a circuit that was run. Raises ValueError where it has no meaning (see the module docstring)."""
-        counts = resamples(len(run.read), n_boot, seed)
+        """The faithfulness of a circuit that was run. Raises `NoGap` where it has no meaning (see the module docstring)."""
+        counts = draw_counts(len(run.read), n_boot, seed)
         check_gap(run, counts)
         spread = spread_of(run, recovered(run, counts))
         return cls(
@@ -81,11 +85,11 @@ class Faithfulness:
 
 
 def faithfulness(
-    model: HookedModel, readouts: Readouts, circuit: Circuit, *, n_boot: int = N_BOOT, seed: int = 0, **settings: Any
+    model: HookedModel, readouts: Readouts, circuit: Circuit, *, n_boot: int = N_BOOT, seed: int = 0, **settings: Unpack[RunSettings]
 ) -> Faithfulness:
     """Faithfulness of `circuit` in `model` on `readouts`; `settings` are those of `run_circuit`, which also says what it costs and raises.
 
-    Raises ValueError where clean and base metric do not differ beyond chance, and unless `n_boot` is at least 1.
+    Raises `NoGap` (a ValueError) where clean and base metric do not differ beyond chance, ValueError unless `n_boot` is at least 1.
     """
     check_draws(n_boot)
     return Faithfulness.of(run_circuit(model, readouts, circuit, **settings), n_boot=n_boot, seed=seed)
@@ -109,14 +113,14 @@ def share(run: CircuitRun, kind: Tensor) -> float:
 
 
 def check_gap(run: CircuitRun, counts: Float[Tensor, "draws n_examples"], where: str = "these readouts") -> None:
-    """Raises ValueError when 0 lies inside the bootstrap interval of m(clean) − m(base): the ratio's denominator would be noise."""
+    """Raise `NoGap` when 0 lies inside the bootstrap interval of m(clean) − m(base): the ratio's denominator would be noise."""
     read = run.read.double()
     gap = (run.clean.metric.double() - run.base.metric.double()) * read
     draws = counts @ gap / (counts @ read)
     low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     if low <= 0 <= high:
         clean, base = run.mean(run.clean), run.mean(run.base)
-        raise ValueError(
+        raise NoGap(
             f"faithfulness has no meaning on {where}: {run.metric} is {clean:.3g} clean and {base:.3g} at the base, and the 95 % interval "
             f"of their difference over {len(read)} examples, [{low:.3g}, {high:.3g}], holds 0; read examples that the model solves "
             "(mechshift_tl.readouts.pool), or more of them"

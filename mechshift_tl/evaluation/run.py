@@ -11,12 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from math import inf
-from typing import Any
+from typing import TypedDict
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
+from typing_extensions import Unpack
 
 from mechshift_tl.attribution.check import check_writers_sum
 from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
@@ -32,6 +33,15 @@ from mechshift_tl.runs.provenance import digest
 
 #: Default bound on the live writers of one batch at the residual's width, from which the default `batch_tokens` follows.
 DELTA_BYTES = 256 * 2**20
+
+
+class RunSettings(TypedDict, total=False):
+    """The settings of `run_circuit`, which says what each one is; those left out have its defaults."""
+
+    intervention: Intervention
+    means: WriterMeans | None
+    metric: MetricLike
+    batch_tokens: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +106,7 @@ def run_circuit(
     return run_circuits(model, readouts, [circuit], intervention=intervention, means=means, metric=metric, batch_tokens=batch_tokens)[0]
 
 
-def run_circuits(model: HookedModel, readouts: Readouts, circuits: Sequence[Circuit], **settings: Any) -> list[CircuitRun]:
+def run_circuits(model: HookedModel, readouts: Readouts, circuits: Sequence[Circuit], **settings: Unpack[RunSettings]) -> list[CircuitRun]:
     """`run_circuit`, with its settings, for each of `circuits`, which share each batch's clean and base runs. Raises ValueError on none."""
     if not circuits:
         raise ValueError("run_circuits was given no circuit; give at least one")

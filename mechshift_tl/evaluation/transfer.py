@@ -3,37 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass
+from math import nan
+from typing import ClassVar
 
+import pandas as pd
+
+from hooked_diffusion.artefact import JsonArtefact
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import random_circuits
-from mechshift_tl.evaluation.faithfulness import Faithfulness, recovered
-from mechshift_tl.evaluation.run import run_circuits
+from mechshift_tl.evaluation.faithfulness import Faithfulness, NoGap, recovered
+from mechshift_tl.evaluation.run import CircuitRun, run_circuits
 from mechshift_tl.intervals import interval
 from mechshift_tl.readouts import Readouts
 
+#: Random circuits beside each circuit.
 N_RANDOM = 2
 
 
-def circuits_in_model(
-    role: str, model: HookedModel, circuits: Mapping[str, Circuit], readouts: Readouts, seed: int
-) -> list[dict[str, Any]]:
-    """Every circuit in one model: a row each."""
+@dataclass(frozen=True)
+class Transfer:
+    """One circuit in one model.
+
+    - `circuit`, `model`: the roles of the model that the circuit was found in and of the model that it ran in ("arm", "mdm", "control").
+    - `value`: faithfulness, 1 = as the model, 0 = as no circuit; `low`, `high`: its 95 % interval over prompts.
+    - `random`: mean faithfulness of random circuits with the circuit's layer profile.
+    - `kept`: edges of the circuit; `n`: prompts.
+    - `accuracy`, `clean_accuracy`: shares in [0, 1] of the prompts whose answer ranks first, under the circuit and in the whole model.
+    - `note`: why faithfulness has no meaning here; then every number but `kept` and `n` is NaN. Empty where it has one.
+    """
+
+    circuit: str
+    model: str
+    value: float
+    low: float
+    high: float
+    random: float
+    kept: int
+    accuracy: float
+    clean_accuracy: float
+    n: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Transfers(JsonArtefact):
+    """Circuits in models: one row each."""
+
+    KIND: ClassVar[str] = "transfers"
+
+    rows: tuple[Transfer, ...]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per circuit and model, a column per field of `Transfer`."""
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+
+def circuits_in_model(role: str, model: HookedModel, circuits: Mapping[str, Circuit], readouts: Readouts, seed: int) -> Transfers:
+    """Every one of `circuits` (by role) in `model`, whose own role is `role`, on `readouts`. `seed`: of random circuits and intervals.
+
+    Raises ValueError where `run_circuits` does. Cost: 1 + N_RANDOM runs of each circuit.
+    """
     chance = {name: list(random_circuits(circuit, N_RANDOM, seed)) for name, circuit in circuits.items()}
     runs = iter(run_circuits(model, readouts, [*circuits.values(), *(one for draws in chance.values() for one in draws)]))
     own = {name: next(runs) for name in circuits}
-    rows = []
-    for name, run in own.items():
-        random = interval(recovered(next(runs))[0].item() for _ in chance[name]).mean
-        row: dict[str, Any] = {"circuit": name, "model": role, "value": float("nan"), "low": float("nan"), "high": float("nan")}
-        row |= {"random": float("nan"), "kept": run.kept, "accuracy": float("nan"), "clean_accuracy": float("nan")}
-        row |= {"n": readouts.n_examples, "note": ""}
-        try:
-            found = Faithfulness.of(run, seed=seed)
-        except ValueError as error:
-            rows.append(row | {"note": str(error)})
-            continue
-        ends = {"value": found.value, "low": found.low, "high": found.high, "random": random}
-        rows.append(row | ends | {"accuracy": found.accuracy, "clean_accuracy": found.clean_accuracy, "n": found.n_examples})
-    return rows
+    beside = {name: [next(runs) for _ in draws] for name, draws in chance.items()}
+    return Transfers(tuple(_transfer(name, role, run, beside[name], readouts.n_examples, seed) for name, run in own.items()))
+
+
+def _transfer(circuit: str, role: str, run: CircuitRun, chance: list[CircuitRun], n_examples: int, seed: int) -> Transfer:
+    try:
+        found = Faithfulness.of(run, seed=seed)
+    except NoGap as error:
+        return Transfer(circuit, role, nan, nan, nan, nan, run.kept, nan, nan, n_examples, str(error))
+    random = interval(recovered(one)[0].item() for one in chance).mean
+    return Transfer(
+        circuit, role, found.value, found.low, found.high, random, run.kept, found.accuracy, found.clean_accuracy, found.n_examples
+    )

@@ -78,7 +78,7 @@ def early_shares(task: TaskStudy) -> Drawing:
     figure = go.Figure()
     for role, frame in by_role(task, "early").items():
         _line(figure, role, frame["cut"], frame["share"], frame)
-    cut = _first(task).settings["cut"]
+    cut = _first(task).settings.cut
     figure.add_vline(x=cut, line=DASHED)
     figure.update_xaxes(title_text="cut: layers below it count as early", rangemode="tozero")
     figure.update_yaxes(title_text="share of the layers' |score|", range=[0, 1.03])

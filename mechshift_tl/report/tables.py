@@ -44,7 +44,7 @@ def validity_rows(task: TaskStudy) -> list[dict[str, Any]]:
 def sizes(study: Study) -> dict[str, int]:
     """What every comparison of a study has in common: edges `requested`, components compared (`k`), layers that are early (`cut`)."""
     first = next(iter(next(iter(study.tasks.values())).comparisons.values()))
-    return {"requested": first.requested[0], "k": first.settings["k"], "cut": first.settings["cut"]}
+    return {"requested": first.requested[0], "k": first.settings.k, "cut": first.settings.cut}
 
 
 def model_rows(study: Study) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mechshift_tl.compare.result import CircuitComparison
-from mechshift_tl.intervals import Interval
+from mechshift_tl.intervals import Interval, judged
 from mechshift_tl.study.results import ROLE_NAMES, TaskStudy
 from mechshift_tl.views.neurons import NeuronActivations
 
@@ -23,8 +23,8 @@ class Claim:
 
     @property
     def head(self) -> str:
-        """Supported, or not."""
-        return "Supported" if self.supported else "Not supported"
+        """The word that begins the claim: Supported, or Not supported."""
+        return judged(self.supported)
 
 
 def overlap_claim(task: TaskStudy) -> Claim | None:
@@ -50,7 +50,7 @@ def _early_shift(role: str, comparison: CircuitComparison) -> Claim:
     over = comparison.intervals.get("early_share_shift")
     supported = over is not None and (over.low > 0 or over.high < 0)
     bound = f"95 % over prompts {_signed(over.low)} to {_signed(over.high)}" if over else "no interval over prompts"
-    moves = f"The share of |score| in layers below {comparison.settings['cut']} goes from {a:.3f} to {b:.3f}"
+    moves = f"The share of |score| in layers below {comparison.settings.cut} goes from {a:.3f} to {b:.3f}"
     statement = f"The early share differs between ARM and {ROLE_NAMES[role]}."
     return Claim(statement, supported, f"{moves}, a change of {_signed(b - a)} ({bound}).")
 

@@ -19,7 +19,7 @@ from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.evaluation.curve import FaithfulnessCurve, faithfulness_curve
-from mechshift_tl.evaluation.transfer import N_RANDOM, circuits_in_model
+from mechshift_tl.evaluation.transfer import N_RANDOM, Transfers, circuits_in_model
 from mechshift_tl.evaluation.validity import Validity, validity, validity_note
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.runs.stages import Stages
@@ -97,12 +97,11 @@ def gather_evidence(
     stages: Stages,
 ) -> Evidence:
     """Evidence on `held_out` readouts by role; cost: some 40 circuit runs per model, and exact patching of the edges asked for."""
-    rows = [
-        row
+    found = [
+        stages.draft(f"{role}.runs.json", Transfers.load, partial(circuits_in_model, role, model, circuits, held_out[role], config.seed))
         for role, model in models.items()
-        for row in stages.value(f"{role}.runs.json", partial(circuits_in_model, role, model, circuits, held_out[role], config.seed))
     ]
-    table = pd.DataFrame(rows)
+    table = pd.concat([one.to_dataframe() for one in found], ignore_index=True)
     meant = set(table.loc[table["note"] == "", "model"])
     curves = {
         role: stages.result(

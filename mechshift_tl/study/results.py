@@ -11,8 +11,8 @@ import pandas as pd
 from hooked_diffusion import artefact
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
-from mechshift_tl.circuits.overlap import edge_jaccard
 from mechshift_tl.compare.result import CircuitComparison, Statistic
+from mechshift_tl.compare.steps import step_overlaps
 from mechshift_tl.readouts.pool import Pool
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import Evidence
@@ -51,15 +51,8 @@ class TaskStudy:
         return {name: frame.loc[frame["top"] == top, "component"].tolist() for name, top in sets.items()}
 
     def step_stability(self, role: str) -> pd.DataFrame:
-        """One row per step: positions read, share in [0, 1] of the step circuit's components that the whole circuit has, edge Jaccard."""
-        scores, whole = self.scores[role], self.circuits[role]
-        rows = []
-        for step, n_read in zip(scores.steps, scores.n_read, strict=True):
-            one = Circuit.from_scores(scores.step(step), whole.requested)
-            mine = _present(one)
-            shared = len(mine & _present(whole)) / max(1, len(mine))
-            rows.append({"step": step, "n_read": n_read, "components_shared": shared, "edge_jaccard": edge_jaccard(one, whole)})
-        return pd.DataFrame(rows)
+        """One row per step of the model's run: how far its circuit is that of all steps (`compare.steps`)."""
+        return step_overlaps(self.scores[role], self.circuits[role])
 
     def save(self, folder: str | Path) -> None:
         """Write scores, circuits, comparisons, lenses, neurons and the pool to `folder`, one file each, and the prompts as a table."""
@@ -171,11 +164,6 @@ def _cell(edges: Statistic) -> str:
     if edges.ceiling is not None:
         lines.append(f"ceiling {edges.ceiling:.3f}")
     return "\n".join(lines)
-
-
-def _present(circuit: Circuit) -> set[str]:
-    """Components with an edge in the circuit."""
-    return set(circuit.components.query("score > 0")["component"])
 
 
 def _row(task: str, role: str, comparison: CircuitComparison) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Whether a method's scores say what the edges do: every method against exact patching, on any model."""
 
 from mechshift_tl.evaluation.validity.measure import METHODS, validity
-from mechshift_tl.evaluation.validity.note import validity_note
-from mechshift_tl.evaluation.validity.result import Validity
+from mechshift_tl.evaluation.validity.result import Validity, validity_note
 
 __all__ = ["METHODS", "Validity", "validity", "validity_note"]

@@ -75,10 +75,10 @@ def validity(
     exact = scored(method="exact", edges=mask)
     parts = [_parts(ranked if name == rank_by else scored(**one), edges) for name, one in asked.items()]
     assert exact.read_per_example is not None
-    made_from = {"rank_by": rank_by, "methods": asked, "n_boot": n_boot, "seed": seed}
     return Validity(
         graph=ranked.graph, edges=edges, top=top, exact=_parts(exact, edges), approximate=torch.stack(parts), read=exact.read_per_example,
-        methods=list(asked), settings={**made_from, **exact.settings}, provenance=exact.provenance,
+        methods=list(asked), rank_by=rank_by, n_boot=n_boot, seed=seed, settings={"methods": asked, **exact.settings},
+        provenance=exact.provenance,
     )  # fmt: skip
 
 

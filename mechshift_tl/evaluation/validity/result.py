@@ -17,7 +17,7 @@ from torch import Tensor
 from hooked_diffusion.artefact import Artefact
 from mechshift_tl.evaluation.validity.figure import scatter
 from mechshift_tl.graph import Graph
-from mechshift_tl.intervals import interval
+from mechshift_tl.intervals import draw_counts, interval, judged
 
 STATISTICS = ("spearman", "pearson")
 
@@ -28,7 +28,9 @@ class Validity(Artefact):
 
     - `edges (m, 2)`: writer and reader of each, as indices of the graph; `top (m,)`: chosen for its score, not at random.
     - `exact (n_examples, m)`, `approximate (methods, n_examples, m)`: each example's sums over its `read (n_examples,)` positions.
-    - `methods`: their names; `settings`: `rank_by`, `n_boot`, `seed`, and what the methods were asked; `provenance`: of the model.
+    - `methods`: their names; `rank_by`: the one whose scores chose the top edges.
+    - `n_boot`, `seed`: draws of the prompts behind every interval, and their seed.
+    - `settings`: what the methods were asked; `provenance`: of the model.
 
     Raises ValueError when the parts do not fit each other.
     """
@@ -42,6 +44,9 @@ class Validity(Artefact):
     approximate: Float[Tensor, "methods n_examples m"] = field(repr=False)
     read: Int[Tensor, " n_examples"] = field(repr=False)
     methods: list[str]
+    rank_by: str
+    n_boot: int
+    seed: int
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -107,11 +112,8 @@ class Validity(Artefact):
     @cached_property
     def _counts(self) -> Float[Tensor, "draws n_examples"]:
         """How often each draw holds each prompt; the first is the prompts themselves."""
-        n = self.n_examples
-        generator = torch.Generator().manual_seed(self.settings.get("seed", 0))
-        drawn = torch.randint(n, (self.settings.get("n_boot", 0), n), generator=generator)
-        counts = torch.zeros(len(drawn), n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-        return torch.cat([torch.ones(1, n, dtype=torch.float64), counts])
+        itself = torch.ones(1, self.n_examples, dtype=torch.float64)
+        return torch.cat([itself, draw_counts(self.n_examples, self.n_boot, self.seed)])
 
     def _index(self, method: str) -> int:
         if method not in self.methods:
@@ -121,9 +123,34 @@ class Validity(Artefact):
     def _repr_html_(self) -> str:
         head = (
             f"<b>Validity</b>: {len(self.methods)} methods against exact patching of {len(self.top)} edges ({int(self.top.sum())} top by "
-            f"{self.settings.get('rank_by')}), {self.n_examples} examples; 95 % over prompts"
+            f"{self.rank_by}), {self.n_examples} examples; 95 % over prompts"
         )
         return head + self.table.to_html(index=False, float_format="%.3f")
+
+
+def validity_note(arm: Validity, mdm: Validity, method: str | None = None) -> str | None:
+    """One sentence to print beside an overlap of the two models' circuits, or None where `method` is as valid on the MDM as on the ARM.
+
+    It says by how much the method's Spearman correlation with exact patching, over all edges measured, is lower on the MDM, and whether
+    that is supported: whether the difference's 95 % interval over prompts excludes 0. `method` is by default the one that ranked the edges.
+    Prompts are drawn together, so both must have been measured on the same ones; raises ValueError where they differ in number.
+    """
+    name = method or arm.rank_by
+    if arm.n_examples != mdm.n_examples:
+        raise ValueError(f"validity_note: {arm.n_examples} and {mdm.n_examples} examples; measure both models on the same prompts")
+    on_arm, on_mdm = (validity.draws(name) for validity in (arm, mdm))
+    n = min(len(on_arm), len(on_mdm))
+    lower, *draws = (on_arm[:n] - on_mdm[:n]).tolist()
+    if not lower > 0:
+        return None
+    over = interval(draws)
+    what = (
+        f"{name} follows exact patching less closely in the MDM than in the ARM: Spearman {on_mdm[0]:.2f} and {on_arm[0]:.2f}, "
+        f"{lower:.2f} lower (95 % over prompts {over.low:.2f} to {over.high:.2f})"
+    )
+    holds = over.low > 0
+    consequence = "; part of what the two circuits do not share may be the method's error" if holds else ""
+    return f"{judged(holds)}: {what}{consequence}."
 
 
 def _correlation(x: Float[np.ndarray, "draws m"], y: Float[np.ndarray, "draws m"]) -> Float[np.ndarray, " draws"]:

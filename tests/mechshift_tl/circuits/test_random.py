@@ -70,5 +70,5 @@ def test_full_cells_cannot_move(scored):
 
 
 def test_fewer_than_no_draws_are_refused(circuit):
-    with pytest.raises(ValueError, match="n_draws is -1; give 0 or more"):
+    with pytest.raises(ValueError, match="n_draws is -1; give a whole number, 0 or more"):
         next(random_circuits(circuit, -1))

@@ -58,20 +58,15 @@ def test_the_laws_of_sets(pair, scored):
     assert torch.equal((c | c).scores, c.scores)
 
 
-def test_a_complement_scores_zero_until_it_is_rescored(scored):
+def test_a_complement_scores_zero(scored):
     matrix = torch.randn(GRAPH.possible.shape, generator=torch.Generator().manual_seed(1)) * GRAPH.possible
-    scores = scored(GRAPH, matrix, n_examples=4)
-    outside = ~Circuit.from_scores(scores, 60)
-    assert not outside.scores.any()
-    assert torch.equal(outside.rescored(scores).scores, matrix * outside.edges)
-    assert outside.rescored(scores).provenance["n_examples"] == 4
+    outside = ~Circuit.from_scores(scored(GRAPH, matrix, n_examples=4), 60)
+    assert not outside.scores.any() and outside.n_examples == 4
 
 
 def test_circuits_of_different_graphs_do_not_mix(pair, scored):
     other = scored(Graph(2, 4, 4), {("input", "m0"): 1.0})
     with pytest.raises(ValueError, match="n_kv_heads 2 and 4"):
         _ = pair[0] | Circuit.from_scores(other, 1)
-    with pytest.raises(ValueError, match="n_kv_heads 2 and 4"):
-        pair[0].rescored(other)
     with pytest.raises(TypeError, match="unsupported operand"):
         _ = pair[0] & {("input", "m0")}

@@ -82,7 +82,7 @@ def test_depth_tables_hold_both_circuits_with_bounds(kin):
     assert (kin.profiles["low"] <= kin.profiles["high"]).all()
     early = kin.early.set_index(["circuit", "cut"])["share"]
     assert (early["a", 0], early["b", 3]) == (0.0, pytest.approx(1.0))
-    assert early["a", kin.settings["cut"]] == pytest.approx(kin.early_share[0])
+    assert early["a", kin.settings.cut] == pytest.approx(kin.early_share[0])
 
 
 def test_components_tell_shared_from_own(make):

@@ -10,14 +10,15 @@ import torch
 
 from hooked_diffusion import load_pair
 from mechshift_tl import attribute
+from mechshift_tl.attribution import EdgeScores
+from mechshift_tl.attribution.bootstrap import bootstrap
 from mechshift_tl.circuits import Circuit
-from mechshift_tl.circuits.overlap import edge_jaccard, expected_jaccard
+from mechshift_tl.circuits.overlap import edge_jaccard, expected_jaccard, stability
 from mechshift_tl.circuits.random import random_circuits
 from mechshift_tl.evaluation.evaluate import CircuitEvaluation, evaluate_circuit
 from mechshift_tl.evaluation.faithfulness import faithfulness
-from mechshift_tl.evaluation.stability import edge_intervals, inclusion_frequency, jaccard_over_resamples, resampled_circuits
 from mechshift_tl.graph import Graph
-from mechshift_tl.intervals import resamples
+from mechshift_tl.intervals import draw_counts
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.readouts import readouts as make_readouts
 from mechshift_tl.tasks import IOI
@@ -108,7 +109,8 @@ def test_a_part_without_which_nothing_is_lost_makes_a_circuit_not_minimal(made) 
 
 def test_stability_is_the_overlap_with_resampled_circuits(made) -> None:
     _, _, scores, circuit, evaluation = made
-    overlaps = [edge_jaccard(circuit, other) for other in resampled_circuits(scores, circuit.requested, n_boot=20, prune=True)]
+    circuits = bootstrap(lambda drawn: Circuit.from_scores(drawn, circuit.requested, prune=True), scores, n_boot=20)
+    overlaps = [edge_jaccard(circuit, other) for other in circuits]
     check = evaluation["stability"]
     assert check.value == pytest.approx(sum(overlaps) / 20) and check.low <= check.value <= check.high
     assert check.floor == expected_jaccard(circuit, circuit) < check.value
@@ -155,41 +157,44 @@ def test_an_edge_is_included_as_often_as_it_is_drawn(scored) -> None:
     per_example = torch.zeros(2, *graph.possible.shape)
     per_example[0, 0, -1], per_example[1, 1, -1] = 3.0, 2.0
     scores = scored(graph, per_example)
-    frequency = inclusion_frequency(scores, 1, n_boot=400, prune=False)
+    drawn = bootstrap(lambda drawn: Circuit.from_scores(drawn, 1, prune=False).edges.float(), scores, n_boot=400)
+    frequency = torch.stack(drawn).mean(0)
     assert frequency[0, -1].item() == pytest.approx(0.75, abs=0.07)
     assert frequency[0, -1] + frequency[1, -1] == 1 and frequency.sum() == 1
     circuit = Circuit.from_scores(scores, 1, prune=False)
-    assert jaccard_over_resamples(circuit, scores, n_boot=400).mean == pytest.approx(frequency[0, -1].item())
+    assert stability(circuit, scores, n_boot=400).mean == pytest.approx(frequency[0, -1].item())
 
 
-def test_the_intervals_of_edges_are_those_of_resampled_scores(made) -> None:
+def by_counts(scores: EdgeScores, n_boot: int, seed: int = 0) -> torch.Tensor:
+    """The matrix of every draw, from how often the draw holds each example."""
+    assert scores.per_example is not None and scores.read_per_example is not None
+    counts = draw_counts(scores.n_examples, n_boot, seed).float()
+    weights = counts / (counts @ scores.read_per_example.float())[:, None]
+    return torch.einsum("de,e...->d...", weights, scores.per_example)
+
+
+def test_the_draws_of_edges_are_those_of_resampled_scores(made) -> None:
     _, _, scores, _, _ = made
-    found = edge_intervals(scores, n_boot=30, seed=4)
-    draws = []
-    for counts in resamples(scores.n_examples, 30, seed=4).long().tolist():
-        draws.append(scores.resample([e for e, times in enumerate(counts) for _ in range(times)]).matrix)
-    low, high = torch.stack(draws).quantile(torch.tensor([0.025, 0.975]), dim=0)
-    torch.testing.assert_close(found.low, low, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.high, high, rtol=1e-4, atol=1e-5)
-    assert (found.low <= found.high).all() and (found.low[~scores.graph.possible] == 0).all()
+    drawn = torch.stack(bootstrap(lambda drawn: drawn.matrix, scores, n_boot=30, seed=4))
+    ends = torch.tensor([0.025, 0.975])
+    low, high = found = drawn.quantile(ends, dim=0)
+    torch.testing.assert_close(found, by_counts(scores, 30, seed=4).quantile(ends, dim=0), rtol=1e-4, atol=1e-5)
+    assert (low <= high).all() and (low[~scores.graph.possible] == 0).all()
 
 
-def test_the_intervals_weigh_examples_by_what_is_read_of_them(scored) -> None:
+def test_draws_weigh_examples_by_what_is_read_of_them(scored) -> None:
     graph = Graph(1, 2, 2)
     per_example = torch.randn(3, *graph.possible.shape, generator=torch.Generator().manual_seed(0)) * graph.possible
     scores = scored(graph, per_example, read_per_example=torch.tensor([1, 5, 2]))
-    found, draws = edge_intervals(scores, n_boot=20), []
-    for counts in resamples(3, 20).long().tolist():
-        draws.append(scores.resample([e for e, times in enumerate(counts) for _ in range(times)]).matrix)
-    torch.testing.assert_close(found.low, torch.stack(draws).quantile(0.025, dim=0))
+    drawn = torch.stack(bootstrap(lambda drawn: drawn.matrix, scores, n_boot=20))
+    torch.testing.assert_close(drawn, by_counts(scores, 20))
 
 
 def test_resampling_needs_the_examples_own_scores(solved) -> None:
     model, readouts = solved()
     scores = attribute(model, readouts, ig_steps=1)
-    for function in (inclusion_frequency, edge_intervals):
-        with pytest.raises(ValueError, match="keep_per_example=True"):
-            function(scores)
+    with pytest.raises(ValueError, match="keep_per_example=True"):
+        stability(Circuit.from_scores(scores, 5), scores)
 
 
 def test_generalisation_to_held_out_templates_and_other_corruptions() -> None:

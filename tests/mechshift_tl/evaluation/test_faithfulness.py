@@ -15,7 +15,7 @@ from mechshift_tl.evaluation.curve import SIZES, FaithfulnessCurve, _area, faith
 from mechshift_tl.evaluation.faithfulness import Faithfulness, faithfulness, recovered
 from mechshift_tl.evaluation.run import CircuitRun, Outcome, run_circuit
 from mechshift_tl.graph import Graph
-from mechshift_tl.intervals import resamples
+from mechshift_tl.intervals import draw_counts
 
 
 def outcome(metric: list[float]) -> Outcome:
@@ -40,7 +40,7 @@ def test_the_ratio_is_one_of_means_over_read_positions() -> None:
 
 
 def test_the_interval_is_over_examples_drawn_together() -> None:
-    counts = resamples(3, 50, seed=3)
+    counts = draw_counts(3, 50, seed=3)
     assert (counts.sum(1) == 3).all()
     for draw, value in zip(counts, recovered(RUN, counts), strict=True):
         examples = [e for e, times in enumerate(draw.long().tolist()) for _ in range(times)]
@@ -117,7 +117,7 @@ def test_what_is_above_the_model_is_as_far_from_it_as_what_is_below() -> None:
     runs = [dataclasses.replace(run_of([f] * 3, [1.0] * 3, [0.0] * 3, [1] * 3), kept=kept) for f, kept in ((0.5, 4), (1.5, 8), (1.0, 20))]
     for rank, expected in (("signed", 0.2 * 1.0 + 0.6 * 1.25), ("magnitude", 0.2 * 0.5 + 0.6 * 0.25)):
         table = pd.DataFrame({"rank": [rank] * 3, "random": [0.0, 2.0, 1.0]})
-        area = _area(rank, runs, table, resamples(3, 10))
+        area = _area(rank, runs, table, draw_counts(3, 10))
         assert (area.value, area.low, area.high) == pytest.approx((expected,) * 3)
         assert area.random == pytest.approx(0.2 * 1.0 + 0.6 * (1.5 if rank == "signed" else 0.5))
 

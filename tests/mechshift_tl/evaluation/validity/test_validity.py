@@ -34,7 +34,9 @@ def made(noise: float, n: int = 12, seed: int = 1) -> Validity:
         approximate=torch.stack([approximate, -approximate]),
         read=torch.arange(n) % 3 + 1,
         methods=["a", "b"],
-        settings={"rank_by": "a", "n_boot": 50, "seed": 0},
+        rank_by="a",
+        n_boot=50,
+        seed=0,
     )
 
 

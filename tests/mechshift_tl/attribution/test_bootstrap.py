@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mechshift_tl.compare.bootstrap import bootstrap
+from mechshift_tl.attribution.bootstrap import bootstrap
 from mechshift_tl.compare.bounds import ceiling
 from mechshift_tl.graph import Graph
 from mechshift_tl.intervals import interval, intervals
@@ -23,6 +23,11 @@ def direct(scores) -> dict[str, float]:
     return {"direct": scores.matrix[0, -1].item()}
 
 
+def spread_of(*scores, statistic=direct, n_boot: int, seed: int = 0):
+    (spread,) = intervals(bootstrap(statistic, *scores, n_boot=n_boot, seed=seed)).values()
+    return spread
+
+
 def test_an_interval_is_the_central_95_percent_of_the_defined_draws():
     spread = interval([*range(1001), float("nan")])
     assert (spread.mean, spread.low, spread.high, spread.n_draws) == (500.0, 25.0, 975.0, 1001)
@@ -33,13 +38,13 @@ def test_an_interval_is_the_central_95_percent_of_the_defined_draws():
 
 def test_what_is_the_same_in_every_prompt_has_no_width(scored):
     constant = torch.ones(8, 1, 1) * 0.5 * GRAPH.possible
-    spread = bootstrap(direct, scored(GRAPH, constant), n_boot=50)["direct"]
+    spread = spread_of(scored(GRAPH, constant), n_boot=50)
     assert (spread.mean, spread.low, spread.high) == (0.5, 0.5, 0.5)
 
 
 def test_intervals_of_a_mean_cover_it_as_often_as_they_say(scored):
     truth = noisy(1, 0, noise=0.0)[0, 0, -1].item()
-    spreads = [bootstrap(direct, scored(GRAPH, noisy(40, seed)), n_boot=200, seed=seed)["direct"] for seed in range(60)]
+    spreads = [spread_of(scored(GRAPH, noisy(40, seed)), n_boot=200, seed=seed) for seed in range(60)]
     covered = sum(spread.low <= truth <= spread.high for spread in spreads)
     assert 52 <= covered <= 60
     width = sum(spread.high - spread.low for spread in spreads) / 60
@@ -48,7 +53,7 @@ def test_intervals_of_a_mean_cover_it_as_often_as_they_say(scored):
 
 def test_both_models_are_resampled_on_the_same_prompts(scored):
     scores = scored(GRAPH, noisy(20, 0))
-    spread = bootstrap(lambda a, b: {"gap": (a.matrix - b.matrix).abs().max().item()}, scores, scores, n_boot=20)["gap"]
+    spread = spread_of(scores, scores, statistic=lambda a, b: {"gap": (a.matrix - b.matrix).abs().max().item()}, n_boot=20)
     assert spread.high == 0.0
 
 
