@@ -7,7 +7,7 @@ import dataclasses
 
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer, Qwen3ForCausalLM
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, mdm_spec
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, Usual, mdm_spec
 from hooked_diffusion.checkpoints.qwen2 import EXPECTS
 from hooked_diffusion.checkpoints.registry import register_adapter
 
@@ -20,6 +20,7 @@ A2D_QWEN3 = register_adapter(
         read_spec=mdm_spec(logit_shift=0, bos="none"),
         base="Qwen/Qwen3-0.6B",
         evidence="[P] shift; [R] parity; [T] mask, shape, tie",
+        usual=(Usual("mask_token_id", 151669, rows=151936),),
         expects=EXPECTS,
         tokenizer_class=Qwen2Tokenizer,
     )
@@ -33,6 +34,7 @@ A2D_QWEN2 = register_adapter(
         architectures=("A2DQwen2LMHeadModel",),
         base="Qwen/Qwen2.5-Coder-0.5B-Instruct",
         evidence="[P] shift; [T] class, keys, mask, shape",
+        usual=(Usual("mask_token_id", 151665, rows=151936),),
     )
 )
 BD3LM = tuple(

@@ -23,6 +23,15 @@ from hooked_diffusion.checkpoints.fields import Config, flag_in, object_in, text
 from hooked_diffusion.spec import BosPolicy, DiffusionSpec
 
 
+@dataclass(frozen=True)
+class Usual:
+    """A `value` that checkpoints of a family mean where they leave `field` out; only of a vocabulary of `rows`, unless `rows` is None."""
+
+    field: str
+    value: int
+    rows: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class CheckpointAdapter:
     """One family of checkpoints; see the module docstring.
@@ -31,6 +40,7 @@ class CheckpointAdapter:
 
     - `model_types`, `architectures`: what its `config.json` states under these names.
     - `names`: patterns of a whole repository or folder name. Capitals do not matter.
+    - `when`: fields that must have these values, for families that share a `model_type`.
     - `instead_of`: general families that match too. This family is a special case of them, and wins.
     - `looks_like`: fields of its config that another family has as well, so that only the name tells the two apart. Whoever opens such a
       config as the other family gets a note.
@@ -39,6 +49,8 @@ class CheckpointAdapter:
 
     - `model_class`: the native class that holds the weights.
     - `fields`: native field → this family's name for it, where the names differ.
+    - `told_by_name`: field → a pattern whose first group, found in the repository's name, is the whole number that the field leaves out.
+    - `usual`: what checkpoints of this family mean where config, tokenizer and name leave a field out. Its use is noted.
     - `expects`, `flags`, `ignores`: what the config must say, what it may say only with one value, and what has no effect (`config.py`).
     - `keys`: ordered pairs `(pattern, replacement)`. The first pattern that matches a whole key renames it. Empty: keys are native.
     - `drop`: patterns of whole keys that hold no weights.
@@ -65,9 +77,12 @@ class CheckpointAdapter:
     base: str
     evidence: str = ""
     names: tuple[str, ...] = ()
+    when: Mapping[str, object] = field(default_factory=dict)
     instead_of: tuple[str, ...] = ()
     looks_like: Mapping[str, object] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
+    told_by_name: Mapping[str, str] = field(default_factory=dict)
+    usual: tuple[Usual, ...] = ()
     expects: Mapping[str, object] = field(default_factory=dict)
     flags: Mapping[str, object] = field(default_factory=dict)
     ignores: tuple[str, ...] = ()
@@ -81,7 +96,7 @@ class CheckpointAdapter:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for pattern in (*(p for p, _ in self.keys), *self.drop, *self.names):
+        for pattern in (*(p for p, _ in self.keys), *self.drop, *self.names, *self.told_by_name.values()):
             try:
                 re.compile(pattern)
             except re.error as error:
@@ -89,9 +104,14 @@ class CheckpointAdapter:
 
     def matches(self, config: Config, name: str = "", where: str = "the config") -> bool:
         """Whether the config, or the `name` of the repository or folder, says that a checkpoint belongs to this family."""
-        named = any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in self.names)
+        if self.when and any(config.get(key) != value for key, value in self.when.items()):
+            return False
         stated = text_in(config, "model_type", where) in self.model_types
-        return named or stated or not set(self.architectures).isdisjoint(texts_in(config, "architectures", where))
+        return self.is_named(name) or stated or not set(self.architectures).isdisjoint(texts_in(config, "architectures", where))
+
+    def is_named(self, name: str) -> bool:
+        """Whether the `name` of a repository or folder alone says that a checkpoint belongs to this family."""
+        return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in self.names)
 
     def spec(self, config: Config, vocabulary: int, where: str) -> DiffusionSpec:
         """How the checkpoint is read: `config["diffusion_spec"]` if stated, else what the family says.
@@ -132,6 +152,7 @@ def arm_spec(config: Config) -> DiffusionSpec:
 def mdm_spec(
     logit_shift: Literal[0, 1],
     *,
+    causal: bool = False,
     block: int | None = None,
     block_field: str | None = None,
     masks: Mapping[int, int] | None = None,
@@ -140,6 +161,7 @@ def mdm_spec(
 ) -> Callable[[Config], DiffusionSpec]:
     """A function that reads the spec of an MDM off its config; the mask token is `config["mask_token_id"]`.
 
+    - `causal`: masks see only what comes before them, as in an ARM.
     - `block`: attention is block-causal, in blocks of so many positions, or of as many as `config[block_field]` states. None: full.
     - `masks`: rows of the embedding → mask id, for a family whose own code fixes the mask and whose config does not state it.
     - `words`: how many ids the base ARM's text uses. A mask id below it is also an ordinary word.
@@ -154,7 +176,7 @@ def mdm_spec(
         if mask is None:
             raise ValueError("config.json leaves out mask_token_id; state it there, or pass config={'mask_token_id': …}")
         if block is None:
-            return DiffusionSpec("full", logit_shift, mask, mask < words, bos)
+            return DiffusionSpec("causal" if causal else "full", logit_shift, mask, mask < words, bos)
         stated = whole_in(config, block_field, least=1) if block_field else None
         return DiffusionSpec("block", logit_shift, mask, mask < words, bos, block_length=stated or block)
 

@@ -43,6 +43,7 @@ INERT = {
     *PretrainedConfig().to_dict(), *GenerationConfig().to_dict(), "model_type", "auto_map", "torch_dtype", "dtype", "use_cache",
     "is_causal", "mask_token_id", "diffusion_spec", "quantization_config", "tie_word_embeddings", "pretraining_tp", "sliding_window",
     "max_window_layers", "task_specific_params", "attn_implementation", "_attn_implementation", "tokenizer_class", "model_max_length",
+    "unsloth_fixed", "unsloth_version",
 }  # fmt: skip
 #: What holds for every family: no layer attends in a window.
 COMMON_FLAGS = {"layer_types": "full_attention"}

@@ -5,7 +5,7 @@ The first position of a block is read from the last of the block before, which s
 
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, mdm_spec
+from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, Usual, mdm_spec
 from hooked_diffusion.checkpoints.qwen2 import EXPECTS
 from hooked_diffusion.checkpoints.registry import register_adapter
 
@@ -18,8 +18,10 @@ FAST_DLLM = register_adapter(
         read_spec=mdm_spec(logit_shift=1, block=32, block_field="bd_size", bos="none"),
         base="Qwen/Qwen2.5-1.5B-Instruct or Qwen/Qwen2.5-7B-Instruct",
         evidence="[T] class, keys, shift, mask, block",
+        usual=(Usual("mask_token_id", 151665, rows=151936), Usual("mask_token_id", 151665, rows=152064)),
         expects=EXPECTS,
-        ignores=("bd_size",),
+        # Whether training also sees each row with the other tokens masked; the first spelling is the authors' own.
+        ignores=("bd_size", "conplemenrary_mask", "complementary_mask"),
         tokenizer_class=Qwen2Tokenizer,
     )
 )

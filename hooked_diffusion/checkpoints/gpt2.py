@@ -9,7 +9,10 @@ from hooked_diffusion.checkpoints.registry import register_adapter
 FLAGS = {
     "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "reorder_and_upcast_attn": False, "add_cross_attention": False,
 }  # fmt: skip
-IGNORES = ("n_ctx", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels", "summary_first_dropout")
+IGNORES = (
+    "n_ctx", "n_special", "predict_special_tokens", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
+    "summary_first_dropout",
+)  # fmt: skip
 
 GPT2 = register_adapter(
     CheckpointAdapter(

@@ -1,4 +1,4 @@
-"""LLaDA, LLaDA-1.5 and iLLaDA: Llama's arithmetic under OLMo's names, full attention, logits read at the position itself."""
+"""LLaDA and LLaDA-1.5: Llama's arithmetic under OLMo's names, full attention, logits read at the position itself."""
 
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 

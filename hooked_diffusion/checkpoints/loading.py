@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.config import native_config
-from hooked_diffusion.checkpoints.fields import Config, flag_in
+from hooked_diffusion.checkpoints.fields import Config
 from hooked_diffusion.checkpoints.files import sha256_of
 from hooked_diffusion.checkpoints.gguf import GgufReader
 from hooked_diffusion.checkpoints.hub import locate
 from hooked_diffusion.checkpoints.matching import check, is_tied, rename
+from hooked_diffusion.checkpoints.names import repository_name
 from hooked_diffusion.checkpoints.placement import DeviceMap, Placement
 from hooked_diffusion.checkpoints.readers import CheckpointReader, FolderReader
-from hooked_diffusion.checkpoints.registry import adapter_for, lookalikes
+from hooked_diffusion.checkpoints.reading import ConfigReading, read_config
 from hooked_diffusion.checkpoints.tokenizer_files import load_tokenizer
 from hooked_diffusion.spec import DiffusionSpec
 
@@ -89,11 +89,23 @@ class OpenCheckpoint:
 
     name: str
     revision: str | None
-    adapter: CheckpointAdapter
-    config: PretrainedConfig
-    spec: DiffusionSpec
+    reading: ConfigReading
     reader: CheckpointReader
-    notes: tuple[str, ...] = ()
+
+    @property
+    def adapter(self) -> CheckpointAdapter:
+        """The family's."""
+        return self.reading.adapter
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The native one."""
+        return self.reading.native
+
+    @property
+    def spec(self) -> DiffusionSpec:
+        """How it is read."""
+        return self.reading.spec
 
     def load(
         self,
@@ -151,8 +163,7 @@ class OpenCheckpoint:
     def _skeleton(self) -> tuple[PreTrainedModel, dict[str, str]]:
         """The native model, parameters on the meta device and buffers computed, and native name → stored key for every tensor it wants."""
         names, extra = rename(self.reader.shapes, self.adapter)
-        flag = flag_in(self.reader.config, self.adapter.tie_flag, self.name)
-        self.config.tie_word_embeddings = is_tied(flag, names, self.adapter, self.reader, self.name)
+        self.config.tie_word_embeddings = is_tied(self.reading.tied, names, self.adapter, self.reader, self.name)
         with init_empty_weights(include_buffers=False):
             model = self.adapter.model_class(self.config)
         wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
@@ -177,7 +188,7 @@ class OpenCheckpoint:
             "family": self.adapter.family,
             "sha256": sha256_of(self.reader.files),
             "dtype": _name(dtype),
-            "notes": [*self.reader.notes, *self.notes, *cast_to],
+            "notes": [*self.reader.notes, *self.reading.notes, *cast_to],
         }
 
 
@@ -187,14 +198,17 @@ def open_checkpoint(
     """Read and translate a checkpoint's config, as `OpenSettings` says. Raises what `load_checkpoint` does before it reads weights."""
     path, revision = locate(name_or_path, revision)
     reader: CheckpointReader = GgufReader(path) if path.suffix == ".gguf" else FolderReader(path)
-    reader.config |= config or {}
-    where = str(path if path.suffix == ".gguf" else path / "config.json")
-    adapter = reader.adapt(adapter_for(reader.config, family, where, repository_name(name_or_path)))
-    notes = (*adapter.notes, *lookalikes(reader.config, adapter), *_overridden(config), *_take_rows(reader, adapter))
-    native = native_config(adapter, reader.config, where)
-    spec = adapter.spec(reader.config, native.vocab_size, where)
-    native.is_causal = spec.attention == "causal"
-    return OpenCheckpoint(str(name_or_path), revision, adapter, native, spec, reader, notes)
+    reading = read_config(
+        reader.config,
+        where=str(path if path.suffix == ".gguf" else path / "config.json"),
+        name=repository_name(name_or_path),
+        family=family,
+        given=config,
+        shapes=reader.shapes,
+        adapt=reader.adapt,
+    )
+    reading.native.is_causal = reading.spec.attention == "causal"
+    return OpenCheckpoint(str(name_or_path), revision, reading, reader)
 
 
 def load_checkpoint(
@@ -216,28 +230,6 @@ def load_checkpoint(
     not give the checkpoint.
     """
     return open_checkpoint(name_or_path, family=family, revision=revision, config=config).load(**loading)
-
-
-def repository_name(name_or_path: str | Path) -> str:
-    """The last part of a hub id or path, without its revision."""
-    return Path(str(name_or_path).partition("@")[0]).name
-
-
-def _overridden(config: Config | None) -> tuple[str, ...]:
-    return (f"config overridden by the caller: {', '.join(f'{key} = {value!r}' for key, value in config.items())}",) if config else ()
-
-
-def _take_rows(reader: CheckpointReader, adapter: CheckpointAdapter) -> tuple[str, ...]:
-    """Let the stored embedding say how large the vocabulary is, where the family's configs do not; the note of a difference."""
-    if not adapter.rows_from_embedding:
-        return ()
-    names, _ = rename(reader.shapes, adapter)
-    field = adapter.fields.get("vocab_size", "vocab_size")
-    stated, rows = reader.config.get(field), reader.shapes.get(names.get(adapter.embedding, ""), (None,))[0]
-    if rows is None or rows == stated:
-        return ()
-    reader.config[field] = rows
-    return (f"vocabulary of {rows}, the rows of the embedding; the config says {stated}",)
 
 
 def _name(dtype: torch.dtype) -> str:

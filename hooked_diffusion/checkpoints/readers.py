@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.files import read_json, weight_files
-from hooked_diffusion.checkpoints.tokenizer_files import has_tokenizer, mask_of_tokenizer
+from hooked_diffusion.checkpoints.files import weight_files
+from hooked_diffusion.checkpoints.hub import no_config
+from hooked_diffusion.checkpoints.tokenizer_files import config_of, has_tokenizer
 from hooked_diffusion.checkpoints.weights import READ, SafetensorsFiles, TorchFiles
 
 
@@ -54,15 +55,13 @@ class FolderReader:
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} holds no config.json; give the folder of a checkpoint, a .gguf file, or a hub id org/name")
-        self.config = read_json(folder / "config.json")
+            raise FileNotFoundError(no_config(folder))
+        self.config = config_of(folder / "config.json")
         self.files = weight_files(folder)
         self.notes: tuple[str, ...] = ()
         self.tokenizer_at: tuple[Path, str | None] | None = (folder, None) if has_tokenizer(folder) else None
         self._weights = (TorchFiles if self.files[0].suffix == ".bin" else SafetensorsFiles)(self.files)
         self.shapes = self._weights.shapes
-        if self.config.get("mask_token_id") is None and (mask := mask_of_tokenizer(folder)) is not None:
-            self.config["mask_token_id"] = mask
 
     def dtype(self, key: str) -> torch.dtype:
         """The dtype that a tensor is stored in. Raises ValueError unless it is a plain floating one: packed weights are not read."""

@@ -15,6 +15,8 @@ from importlib.metadata import EntryPoint, entry_points
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
 from hooked_diffusion.checkpoints.fields import Config, text_in, texts_in
+from hooked_diffusion.checkpoints.names import saved_from
+from hooked_diffusion.checkpoints.unsupported import unsupported
 
 GROUP = "hooked_diffusion.families"
 
@@ -39,33 +41,64 @@ def families() -> list[str]:
 def adapter_for(config: Config, family: str | None = None, where: str = "config.json", name: str = "") -> CheckpointAdapter:
     """The adapter named `family`, or else the one that `config` and the repository's or folder's own `name` match.
 
-    Raises ValueError, listing the known families, when none fits or more than one.
+    Raises ValueError, listing the known families, when none fits or more than one; saying what is missing, where the model is known and
+    cannot be opened.
     """
     known = _known()
     if family is not None:
         if family not in known:
             raise ValueError(f"unknown checkpoint family {family!r}; known: {', '.join(families())}")
         return known[family]
-    # A folder that states its spec is native already, whatever its name.
-    own_name = "" if "diffusion_spec" in config else name
-    found = [adapter for adapter in known.values() if adapter.matches(config, own_name, where)]
+    if "diffusion_spec" in config:
+        name = ""  # a folder that states its spec is native, whatever its name
+    elif row := unsupported(config, name, where):
+        raise ValueError(f"{where}: {row.model} is an unknown family here and cannot be opened: {row.why}")
+    found = [adapter for adapter in known.values() if adapter.matches(config, name, where)]
+    classes = texts_in(config, "architectures", where)
+    strange = bool(classes) and all(one not in adapter.architectures for adapter in known.values() for one in classes)
+    if strange:  # what another class computes is not known, whatever model_type and name say
+        found = [adapter for adapter in found if not adapter.architectures and not adapter.names]
     general = {name for adapter in found for name in adapter.instead_of}
     found = [adapter for adapter in found if adapter.family not in general]
     if len(found) != 1:
-        fits = "no known family" if not found else " and ".join(sorted(adapter.family for adapter in found))
-        raise ValueError(
-            f"{where} (model_type {text_in(config, 'model_type')!r}, architectures {list(texts_in(config, 'architectures'))}) fits {fits}; "
-            f"pass family= one of {', '.join(families())}, or register an adapter"
-        )
+        raise ValueError(_no_single_family(config, where, found, strange))
     return found[0]
+
+
+def _no_single_family(config: Config, where: str, found: list[CheckpointAdapter], strange: bool) -> str:
+    """Why a config belongs to no family, or to several."""
+    stated, classes = text_in(config, "model_type"), texts_in(config, "architectures")
+    said = f"{where} (model_type {stated!r}, architectures {list(classes)})"
+    remedy = f"pass family= one of {', '.join(families())}, or register an adapter"
+    if found:
+        return f"{said} fits {' and '.join(sorted(adapter.family for adapter in found))}; {remedy}"
+    kin = [adapter.family for adapter in _known().values() if strange and stated in adapter.model_types]
+    why = (
+        f", because nothing here knows the class {' or '.join(classes)}, and what it computes may not be what {kin[0]} does" if kin else ""
+    )
+    return f"unknown family: {said} fits no known family{why}; if you know what it computes, {remedy}"
+
+
+def saved_from_family(config: Config, chosen: CheckpointAdapter) -> CheckpointAdapter | None:
+    """The family that only a name could tell, where the config looks like it and was saved from a checkpoint of such a name.
+
+    None where the config states its spec, or where the chosen family was told by name itself.
+    """
+    if "diffusion_spec" in config or chosen.looks_like:
+        return None
+    return next((adapter for adapter in _alike(config) if adapter.is_named(saved_from(config))), None)
+
+
+def _alike(config: Config) -> list[CheckpointAdapter]:
+    return [a for a in _known().values() if a.looks_like and all(config.get(key) == value for key, value in a.looks_like.items())]
 
 
 def lookalikes(config: Config, chosen: CheckpointAdapter) -> tuple[str, ...]:
     """One note for each other family whose config looks like this one: only a name or `family=` could have told it."""
     if "diffusion_spec" in config or chosen.looks_like:
         return ()
-    fitting = [a for a in _known().values() if a.looks_like and all(config.get(key) == value for key, value in a.looks_like.items())]
-    return tuple(f"read as {chosen.family}; the config of {a.family} looks the same: pass family={a.family!r} for one" for a in fitting)
+    note = "read as {}; the config of {} looks the same: pass family={!r} for one"
+    return tuple(note.format(chosen.family, adapter.family, adapter.family) for adapter in _alike(config))
 
 
 def _known() -> dict[str, CheckpointAdapter]:

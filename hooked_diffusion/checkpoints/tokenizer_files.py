@@ -49,6 +49,17 @@ def mask_of_tokenizer(folder: Path) -> int | None:
     return ids[-1] if ids else None
 
 
+def config_of(path: Path) -> dict[str, object]:
+    """The fields of a `config.json`; where it states no mask token, that of the tokenizer files beside it.
+
+    A config by another file name stands alone: tokenizer files beside it may be of another checkpoint.
+    """
+    config = read_json(path)
+    if path.name == "config.json" and config.get("mask_token_id") is None and (mask := mask_of_tokenizer(path.parent)) is not None:
+        config["mask_token_id"] = mask
+    return config
+
+
 def _read(path: Path) -> Config:
     return read_json(path) if path.is_file() else {}
 

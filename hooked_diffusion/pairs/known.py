@@ -7,8 +7,7 @@ confirmed. Licences are as third parties report them: read the model's own page 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -29,8 +28,8 @@ BYTES = {"float32": 4, "bfloat16": 2}
 class KnownPair:
     """A public ARM and the MDM post-trained from it: hub ids, the MDM's checkpoint `family`, the native class, and the backbone's shape.
 
-    `arm` is None for an MDM trained from scratch: no pair, but a model that opens. `vocab` counts the MDM's rows. `arm_config` has what
-    the ARM's `config.json` leaves out and its authors' code fixes.
+    `arm` is None for an MDM trained from scratch: no pair, but a model that opens. `control` says that the model post-trained for diffusion
+    attends causally: a control beside a pair, and no MDM of one. `vocab` counts the MDM's rows.
     """
 
     name: str
@@ -48,7 +47,7 @@ class KnownPair:
     tied: bool
     licence: str
     evidence: Evidence
-    arm_config: Mapping[str, object] = field(default_factory=dict)
+    control: bool = False
 
     @property
     def confirmed(self) -> bool:
@@ -83,8 +82,6 @@ class KnownPair:
 
 LLAMA, QWEN2, QWEN3, GPT2 = "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel"
 APACHE, MIT = "Apache-2.0", "MIT"
-#: Fixed in Llama 2's own code, and left out of its config.
-LLAMA2_THETA = {"rope_theta": 10000.0}
 
 # name, ARM, MDM, family, class, layers, width, heads, KV heads, head width, MLP width, vocabulary, tied, licence, evidence
 # fmt: off
@@ -107,8 +104,34 @@ _ROWS = (
               36, 2560, 32, 8, 128, 9728, 151936, False, APACHE, "U"),
     KnownPair("sdar-8b", "Qwen/Qwen3-8B-Base", "JetLM/SDAR-8B-Chat", "sdar", QWEN3,
               36, 4096, 32, 8, 128, 12288, 151936, False, APACHE, "U"),
+    KnownPair("opdlm-0.6b", "Qwen/Qwen3-0.6B", "divelab/OPDLM-0.6B", "opdlm", QWEN3,
+              28, 1024, 16, 8, 128, 3072, 151936, True, "MIT; " + APACHE, "T"),
+    KnownPair("opdlm-1.7b", "Qwen/Qwen3-1.7B", "divelab/OPDLM-1.7B", "opdlm", QWEN3,
+              28, 2048, 16, 8, 128, 6144, 151936, True, "MIT; " + APACHE, "U"),
+    KnownPair("opdlm-4b", "Qwen/Qwen3-4B", "divelab/OPDLM-4B", "opdlm", QWEN3,
+              36, 2560, 32, 8, 128, 9728, 151936, True, "MIT; " + APACHE, "U"),
+    KnownPair("opdlm-8b", "Qwen/Qwen3-8B", "divelab/OPDLM-8B", "opdlm", QWEN3,
+              36, 4096, 32, 8, 128, 12288, 151936, False, "MIT; " + APACHE, "U"),
+    KnownPair("qwen3-0.6b-a2d-init", "Qwen/Qwen3-0.6B", "divelab/Qwen3-0.6B-a2d-init", "a2d-init", QWEN3,
+              28, 1024, 16, 8, 128, 3072, 151936, True, "MIT; " + APACHE, "U"),
+    KnownPair("open-dcoder-0.5b", "Qwen/Qwen2.5-Coder-0.5B", "fredzzp/open-dcoder-0.5B", "open-dcoder", QWEN2,
+              24, 896, 14, 2, 64, 4864, 151936, True, APACHE, "T"),
+    KnownPair("coda-1.7b", "Qwen/Qwen3-1.7B", "Salesforce/CoDA-v0-Base", "coda", QWEN3,
+              28, 2048, 16, 8, 128, 6144, 151936, True, "CC-BY-NC-4.0; " + APACHE, "T"),
+    KnownPair("efficient-dlm-4b", "Qwen/Qwen3-4B", "nvidia/Efficient-DLM-4B", "efficient-dlm", QWEN3,
+              36, 2560, 32, 8, 128, 9728, 151936, False, "CC-BY-NC-4.0; " + APACHE, "P"),
+    KnownPair("efficient-dlm-8b", "Qwen/Qwen3-8B", "nvidia/Efficient-DLM-8B", "efficient-dlm", QWEN3,
+              36, 4096, 32, 8, 128, 12288, 151936, False, "CC-BY-NC-4.0; " + APACHE, "U"),
+    KnownPair("wedlm-7b", "Qwen/Qwen2.5-7B", "tencent/WeDLM-7B-Base", "wedlm-qwen2", QWEN2,
+              28, 3584, 28, 4, 128, 18944, 152064, False, APACHE, "T", control=True),
+    KnownPair("wedlm-8b", "Qwen/Qwen3-8B-Base", "tencent/WeDLM-8B-Base", "wedlm-qwen3", QWEN3,
+              36, 4096, 32, 8, 128, 12288, 151936, False, APACHE, "T", control=True),
+    KnownPair("i-dlm-8b", "Qwen/Qwen3-8B", "yifanyu/I-DLM-8B", "i-dlm", QWEN3,
+              36, 4096, 32, 8, 128, 12288, 151936, False, APACHE, "U", control=True),
+    KnownPair("illada-8b", None, "GSAI-ML/iLLaDA-8B-Base", "illada", LLAMA,
+              32, 4096, 32, 8, 128, 14336, 155136, True, APACHE, "U"),
     KnownPair("diffullama-7b", "meta-llama/Llama-2-7b-hf", "diffusionfamily/diffullama", "diffullama", LLAMA,
-              32, 4096, 32, 32, 128, 11008, 32000, False, "Llama 2; " + APACHE, "T", arm_config=LLAMA2_THETA),
+              32, 4096, 32, 32, 128, 11008, 32000, False, "Llama 2; " + APACHE, "T"),
     KnownPair("dream-7b", "Qwen/Qwen2.5-7B", "Dream-org/Dream-v0-Base-7B", "dream", QWEN2,
               28, 3584, 28, 4, 128, 18944, 152064, False, APACHE, "T"),
     KnownPair("dream-7b-instruct", "Qwen/Qwen2.5-7B", "Dream-org/Dream-v0-Instruct-7B", "dream", QWEN2,
@@ -131,14 +154,17 @@ KNOWN_PAIRS: dict[str, KnownPair] = {row.name: row for row in _ROWS}
 
 
 def models() -> pd.DataFrame:
-    """One row per known pair, in order of size: names, hub ids, licence, parameters in millions, GiB of the pair's weights in bfloat16."""
+    """One row per known pair, in order of size: names, hub ids, licence, parameters in millions, GiB of the pair's weights in bfloat16.
+
+    A model post-trained for diffusion under causal attention is marked as a control.
+    """
     import pandas as pd
 
     rows = [
         {
             "name": row.name,
             "ARM": row.arm or "none",
-            "MDM": row.mdm,
+            "MDM": f"{row.mdm} (control)" if row.control else row.mdm,
             "family": row.family,
             "licence": row.licence,
             "M parameters": round(row.parameters / 1e6),

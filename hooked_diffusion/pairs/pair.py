@@ -5,18 +5,20 @@ The models of a pair share their backbone, or their circuits could not share ids
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, TypedDict, cast
 
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from hooked_diffusion.checkpoints.fields import Config
 from hooked_diffusion.checkpoints.loading import OpenCheckpoint, open_checkpoint
 from hooked_diffusion.checkpoints.tokenizer_files import load_tokenizer
 from hooked_diffusion.model import HookedDiffusionTransformer
 from hooked_diffusion.pairs.checks import PairMismatch, check_attention, check_backbone, check_tokenizers, differences, tokenizer_overlap
-from hooked_diffusion.pairs.known import KNOWN_PAIRS
+from hooked_diffusion.pairs.known import KNOWN_PAIRS, KnownPair
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -89,6 +91,8 @@ def load_pair(
     arm: str | Path | None = None,
     control: str | Path | None = None,
     family: str | None = None,
+    config: Config | None = None,
+    arm_config: Config | None = None,
     tokenizer: Tokenizer = "auto",
     **placed: Unpack[WeightSettings],
 ) -> Pair:
@@ -96,13 +100,15 @@ def load_pair(
 
         load_pair("tiny")    load_pair("dream-7b")    load_pair("runs/mine")    load_pair(arm="Qwen/Qwen2.5-7B", mdm="path/to/mdm")
 
-    A pair's folder holds `arm`, `mdm`, maybe `control`, and their `tokenizer`. A checkpoint is what `from_pretrained` takes. `family` is
-    the MDM's, where its config does not tell it. `tokenizer` "auto" loads the pair's own, None leaves it out, an object serves all models.
-    `dtype`, `device` and `device_map` are those of `from_pretrained`. Known names: `hooked_diffusion.pairs.known.KNOWN_PAIRS`.
+    - A pair's folder holds `arm`, `mdm`, maybe `control`, and their `tokenizer`. A checkpoint is what `from_pretrained` takes.
+    - `family` and `config` are the MDM's, where its config does not tell it or leaves something out; `arm_config` is the ARM's.
+    - `tokenizer`: "auto" loads the pair's own, None leaves it out, an object serves all models.
+    - `dtype`, `device` and `device_map` are those of `from_pretrained`. Known names: `hooked_diffusion.pairs.known.KNOWN_PAIRS`.
 
     Raises ValueError for an unknown name, `PairMismatch` (a ValueError) when the models are no pair, and what `from_pretrained` raises.
     """
-    label, opened, tokenizer = _open_pair(name if arm is None else arm, mdm, family, tokenizer)
+    settings: dict[str, _Settings] = {"arm": {"config": arm_config}, "mdm": {"family": family, "config": config}}
+    label, opened, tokenizer = _open_pair(name if arm is None else arm, mdm, settings, tokenizer)
     if control is not None:
         opened["control"] = open_checkpoint(control)
     for role, checkpoint in opened.items():
@@ -113,24 +119,41 @@ def load_pair(
     return Pair(label, models["arm"], models["mdm"], models.get("control"), tokenizer=models["mdm"].tokenizer)
 
 
+class _Settings(TypedDict, total=False):
+    """How one model's config is read."""
+
+    family: str | None
+    config: Config | None
+
+
 def _open_pair(
-    name: str | Path | None, mdm: str | Path | None, family: str | None, tokenizer: Tokenizer
+    name: str | Path | None, mdm: str | Path | None, settings: Mapping[str, _Settings], tokenizer: Tokenizer
 ) -> tuple[str, dict[str, OpenCheckpoint], Tokenizer]:
     """What `load_pair` was asked for: its label, its checkpoints by role, and their tokenizer."""
     if name is None:
         raise ValueError("load_pair needs a name, the folder of a pair, or two checkpoints: load_pair(arm=…, mdm=…)")
     if mdm is not None:
-        return f"{name} + {mdm}", {"arm": open_checkpoint(name), "mdm": open_checkpoint(mdm, family=family)}, tokenizer
+        opened = {role: open_checkpoint(one, **settings[role]) for role, one in (("arm", name), ("mdm", mdm))}
+        return f"{name} + {mdm}", opened, tokenizer
     row = KNOWN_PAIRS.get(str(name))
     if row is None or Path(name).is_dir():
         folder = _pair_folder(name)
         roles = [role for role in ROLES if (folder / role).is_dir()]
-        opened = {role: replace(open_checkpoint(folder / role), name=f"{name}/{role}") for role in roles}
+        opened = {role: replace(open_checkpoint(folder / role, **settings.get(role, {})), name=f"{name}/{role}") for role in roles}
         return str(name), opened, _shared_tokenizer(folder, tokenizer)
+    mdm_settings: _Settings = {**settings["mdm"], "family": settings["mdm"].get("family") or row.family}
+    return row.name, {"arm": open_checkpoint(_arm_of(row), **settings["arm"]), "mdm": open_checkpoint(row.mdm, **mdm_settings)}, tokenizer
+
+
+def _arm_of(row: KnownPair) -> str:
+    """The ARM of a known pair. Raises ValueError for a row that is no pair."""
+    alone = f"open {row.mdm} by HookedDiffusionTransformer.from_pretrained"
     if row.arm is None:
-        raise ValueError(f"{name} was trained from scratch, so it has no ARM; open {row.mdm} by HookedDiffusionTransformer.from_pretrained")
-    opened = {"arm": open_checkpoint(row.arm, config=row.arm_config), "mdm": open_checkpoint(row.mdm, family=row.family)}
-    return row.name, opened, tokenizer
+        raise ValueError(f"{row.name} was trained from scratch, so it has no ARM; {alone}")
+    if row.control:
+        beside = f"load_pair(arm=…, mdm=…, control={row.mdm!r})"
+        raise ValueError(f"{row.name} attends causally, so it is no MDM of a pair but a control; {alone}, or beside a pair: {beside}")
+    return row.arm
 
 
 def _pair_folder(name: str | Path) -> Path:
@@ -143,7 +166,7 @@ def _pair_folder(name: str | Path) -> Path:
     known = ", ".join(bundled_pairs()) or "none"
     raise ValueError(
         f"unknown pair {str(name)!r}; bundled: {known}. Or give a folder with arm and mdm in it, two checkpoints: load_pair(arm=…, mdm=…), "
-        f"or a pair of the hub: {', '.join(row.name for row in KNOWN_PAIRS.values() if row.arm)}"
+        f"or a pair of the hub: {', '.join(row.name for row in KNOWN_PAIRS.values() if row.arm and not row.control)}"
     )
 
 

@@ -15,6 +15,7 @@ from mechshift_tl.cli.accuracy import accuracy
 from mechshift_tl.cli.attribute import attribute
 from mechshift_tl.cli.convert import convert
 from mechshift_tl.cli.evaluate import evaluate
+from mechshift_tl.cli.inspect import inspect
 from mechshift_tl.cli.models import models, print_version
 from mechshift_tl.cli.plan import plan
 from mechshift_tl.cli.run import run
@@ -22,6 +23,6 @@ from mechshift_tl.cli.validity import validity
 
 SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
-for verb in (run, attribute, evaluate, validity, accuracy, models, convert, plan):
+for verb in (run, attribute, evaluate, validity, accuracy, models, inspect, convert, plan):
     app.command()(verb)
 app.command("version")(print_version)

@@ -8,7 +8,7 @@ import typer
 
 from mechshift_tl.cli.console import print_frame
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import PairName, Seed, TaskNames, open_pair, tasks_of
+from mechshift_tl.cli.options import ConfigFields, Family, PairName, Seed, TaskNames, open_pair, placed, read_as, tasks_of
 
 
 def accuracy(
@@ -16,13 +16,16 @@ def accuracy(
     tasks: TaskNames = "ioi,countdown",
     n: Annotated[int, typer.Option(help="Held-out examples per task.")] = 500,
     seed: Seed = 0,
+    family: Family = None,
+    config: ConfigFields = None,
 ) -> None:
     """Held-out accuracy of every model of a pair, decoded freely, with its 95 % interval (Wilson)."""
     with clear_errors():
         import pandas as pd
         from scipy.stats import binomtest
 
-        wanted, models, rows = tasks_of(tasks), open_pair(pair), []
+        wanted, place, rows = tasks_of(tasks), placed(None) | read_as(family, config, of_pair=True), []
+        models = open_pair(pair, place)
         for task in wanted:
             examples = task.examples(models.tokenizer, n, seed)
             for role, model in models.models.items():

@@ -10,7 +10,22 @@ import typer
 
 from mechshift_tl.cli.console import console, print_frame, print_notes
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import KV, Data, DeviceMap, Fresh, ModelName, Out, Seed, TaskName, open_model, placed, task_of
+from mechshift_tl.cli.options import (
+    KV,
+    ConfigFields,
+    Data,
+    DeviceMap,
+    Family,
+    Fresh,
+    ModelName,
+    Out,
+    Seed,
+    TaskName,
+    open_model,
+    placed,
+    read_as,
+    task_of,
+)
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
 from mechshift_tl.cli.results import results_in, told_apart
 from mechshift_tl.cli.scoring import (
@@ -56,6 +71,8 @@ def attribute(
     top: Annotated[int, typer.Option(help="Edges printed.")] = 15,
     seed: Seed = 0,
     device_map: DeviceMap = None,
+    family: Family = None,
+    config: ConfigFields = None,
     fresh: Fresh = False,
 ) -> None:
     """Score the edges of one model on one task and cut its circuit."""
@@ -72,10 +89,11 @@ def attribute(
         settings = scoring(method, metric, intervention, kv, ig_steps=ig_steps, rule=rule)
         selection: dict[str, Any] = {"fraction": fraction, "threshold": threshold, "by": by, "greedy": greedy, "prune": not no_prune}
         Selection(edges, **selection)
-        apart_n, chosen, place = means_count(intervention, means_n), task_of(task, data), placed(device_map)
+        apart_n, chosen, place = means_count(intervention, means_n), task_of(task, data), placed(device_map) | read_as(family, config)
         check_least("--n", n, 1)
         job = {"command": "attribute", "model": model, "task": task, "n": n, "edges": edges, "seed": seed, **settings}
         job |= {**selection, "data": told_apart(data), "means_n": apart_n, "keep_per_example": keep_per_example}
+        job |= read_as(family, config)
         with results_in(out, fresh, **job) as folder:
             opened = open_model(model, place)
             if edges is not None:

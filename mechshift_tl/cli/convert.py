@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mechshift_tl.cli.console import console, print_notes
 from mechshift_tl.cli.errors import clear_errors
+from mechshift_tl.cli.options import ConfigFields, Family, read_as
 
 
 def convert(
     source: Annotated[str, typer.Argument(help="Checkpoint folder, GGUF file, or hub id (org/name@revision).")],
     out: Annotated[Path, typer.Argument(help="New or empty folder for the native checkpoint.")],
-    family: Annotated[str | None, typer.Option(help="Family, where the config does not tell it.")] = None,
+    family: Family = None,
+    config: ConfigFields = None,
     dtype: Annotated[str | None, typer.Option(help="Such as bfloat16; default: as stored.")] = None,
 ) -> None:
     """Write a checkpoint as a native folder that plain transformers opens too, with the same logits."""
@@ -23,14 +25,14 @@ def convert(
         from mechshift_tl.runs.processes import Processes
 
         with output_folder(out) as folder, console.status(f"converting {source}"):
-            Processes.here().once(lambda: _write(source, folder, family, dtype))
+            Processes.here().once(lambda: _write(source, folder, read_as(family, config), dtype))
         console.print(f"Written: {out}")
 
 
-def _write(source: str, folder: Path, family: str | None, dtype: str | None) -> None:
+def _write(source: str, folder: Path, how: dict[str, Any], dtype: str | None) -> None:
     from hooked_diffusion.checkpoints import convert as convert_checkpoint
 
-    written = convert_checkpoint(source, folder, family=family, dtype=dtype)
+    written = convert_checkpoint(source, folder, **how, dtype=dtype)
     print_notes(written.source["notes"])
     spec, native = written.spec, type(written.hf_model).__name__
     console.print(f"{native}, {spec.direction} attention, logit shift {spec.logit_shift}, mask {spec.mask_token_id}")

@@ -10,7 +10,21 @@ import typer
 from mechshift_tl.cli import given
 from mechshift_tl.cli.console import console, print_notes
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import Data, DeviceMap, Fresh, ModelName, Out, Seed, TaskName, open_model, placed, task_of
+from mechshift_tl.cli.options import (
+    ConfigFields,
+    Data,
+    DeviceMap,
+    Family,
+    Fresh,
+    ModelName,
+    Out,
+    Seed,
+    TaskName,
+    open_model,
+    placed,
+    read_as,
+    task_of,
+)
 from mechshift_tl.cli.results import results_in, told_apart
 from mechshift_tl.cli.scoring import MeansN, check_choice, check_intervention_name, check_least, means_count
 
@@ -43,6 +57,8 @@ def evaluate(
     ] = False,
     seed: Seed = 0,
     device_map: DeviceMap = None,
+    family: Family = None,
+    config: ConfigFields = None,
     fresh: Fresh = False,
 ) -> None:
     """Evaluate a circuit: sufficiency, necessity, minimality, stability, generalisation, each beside random circuits of its profile."""
@@ -56,7 +72,7 @@ def evaluate(
         for option, value in {"--n": n, "--n-random": n_random, "--n-resamples": n_resamples}.items():
             check_least(option, value, 1)
         check_choice("--parts", parts, get_args(Parts))
-        chosen, found, place = task_of(task, data), given.load_circuit(circuit), placed(device_map)
+        chosen, found, place = task_of(task, data), given.load_circuit(circuit), placed(device_map) | read_as(family, config)
         name = check_intervention_name(intervention or found.settings.get("intervention", "counterfactual"))
         settings: dict[str, Any] = {"metric": metric or found.settings.get("metric", "logit_diff"), "intervention": name}
         resolve(settings["metric"])
@@ -75,6 +91,7 @@ def evaluate(
             "found_on": circuit.with_name("prompts.csv") if left_out else None,
         }
         job |= {**settings, **asked, "others": list(elsewhere), **{key: told_apart(path) for key, path in files.items()}}
+        job |= read_as(family, config)
         with results_in(out, fresh, **job) as folder:
             opened = open_model(model, place)
             if all_edges is None or all_edges.per_example is None:

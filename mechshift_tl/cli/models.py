@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from mechshift_tl.cli.console import console, print_frame
+from mechshift_tl.cli.console import console
 
 
 def models() -> None:
     """List the natural pairs that --pair knows by name: where they are, under which licence, and how much memory their weights take."""
+    from hooked_diffusion.checkpoints.unsupported import UNSUPPORTED
     from hooked_diffusion.pairs.known import models as known
     from hooked_diffusion.pairs.pair import bundled_pairs
 
-    frame = known().astype({"GiB (bf16)": str})
-    frame.insert(1, "ARM → MDM", frame.pop("ARM") + "\n→ " + frame.pop("MDM"))
-    print_frame("Pairs on the hub; licences as third parties report them", frame)
+    console.print("Pairs on the hub, ARM → MDM; GiB of both in bfloat16; licences as third parties report them")
+    for row in known().to_dict("records"):
+        size = f"{row['M parameters']} M parameters, {row['GiB (bf16)']} GiB"
+        console.print(f"{row['name']:<24} {row['ARM']} → {row['MDM']}", soft_wrap=True)
+        console.print(f"{'':<24} {row['family']}; {size}; {row['licence']}; evidence {row['evidence']}", soft_wrap=True, style="dim")
     console.print(f"Bundled: {', '.join(bundled_pairs())}. Evidence: P code, T third parties, U unverified")
+    console.print("A control was post-trained for diffusion under causal attention: open it alone (--model), or beside a pair.")
+    for refused in UNSUPPORTED:
+        console.print(f"Not opened: {refused.model}, because {refused.why}.", soft_wrap=True)
 
 
 def print_version() -> None:

@@ -28,6 +28,17 @@ KV = Annotated[str, typer.Option(help="K and V readers per KV head (grouped) or 
 DeviceMap = Annotated[
     str | None, typer.Option("--device-map", help='Where layers go: "auto", …, or JSON, {"module": "cpu" | "disk" | 0, …}.')
 ]
+Family = Annotated[
+    str | None, typer.Option("--family", help="Family of the checkpoint, of a pair that of its MDM, where its config does not tell it.")
+]
+ConfigFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config",
+        help="FIELD=VALUE that config.json leaves out or has wrong, null to take FIELD out; may be repeated. Of a pair it is the MDM's, "
+        "arm.FIELD=VALUE the ARM's.",
+    ),
+]
 
 
 def tasks_of(names: str) -> list[Task]:
@@ -75,16 +86,43 @@ def placed(device_map: str | None) -> dict[str, Any]:
         raise ValueError(f"--device-map {device_map} is not valid JSON: {error}") from error
 
 
+def read_as(family: str | None, config: list[str] | None, of_pair: bool = False) -> dict[str, Any]:
+    """How a config is read, as `from_pretrained` or `load_pair` takes it: only what was asked for.
+
+    Raises ValueError on an entry that is no FIELD=VALUE, or that names a field twice. A VALUE that is no JSON is text.
+    """
+    fields: dict[str, dict[str, Any]] = {"config": {}, "arm_config": {}}
+    for entry in config or []:
+        field, equals, text = entry.partition("=")
+        kind, name = ("arm_config", field[4:]) if of_pair and field.startswith("arm.") else ("config", field)
+        if not name or not equals:
+            raise ValueError(
+                f"--config {entry!r} is no FIELD=VALUE; write --config rope_theta=10000, or --config FIELD=null to take one out"
+            )
+        if name in fields[kind]:
+            raise ValueError(f"--config gives {field} twice; give it once")
+        try:
+            fields[kind][name] = json.loads(text)
+        except (ValueError, RecursionError):
+            fields[kind][name] = text
+    return {key: value for key, value in {"family": family, **fields}.items() if value}
+
+
 def open_pair(name: str, place: dict[str, Any] | None = None) -> Any:
-    """The pair of that name, `placed`, by default on this process's device."""
+    """The pair of that name, `placed` and `read_as` asked, by default on this process's device.
+
+    What was noted when its checkpoints were read is printed.
+    """
     from hooked_diffusion import load_pair
 
     with console.status(f"opening {name}"):
-        return load_pair(name, **(place or placed(None)))
+        pair = load_pair(name, **(place or placed(None)))
+    print_notes(f"{role}: {note}" for role, model in pair.models.items() for note in model.source.get("notes", []))
+    return pair
 
 
 def open_model(name: str, place: dict[str, Any]) -> Any:
-    """The model of that name, `placed`; what was noted when its checkpoint was read is printed."""
+    """The model of that name, `placed` and `read_as` asked; what was noted when its checkpoint was read is printed."""
     from hooked_diffusion import HookedDiffusionTransformer
 
     with console.status(f"opening {name}"):

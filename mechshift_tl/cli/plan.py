@@ -8,7 +8,7 @@ import typer
 
 from mechshift_tl.cli.console import console, print_frame, print_notes
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import KV, Seed, Steps, number_of, task_of, words_of
+from mechshift_tl.cli.options import KV, ConfigFields, Family, Seed, Steps, number_of, read_as, task_of, words_of
 
 
 def plan(
@@ -23,6 +23,8 @@ def plan(
     ig_steps: Steps = 5,
     kv: KV = "grouped",
     seed: Seed = 0,
+    family: Family = None,
+    config: ConfigFields = None,
 ) -> None:
     """Count what attributing a model will take, without its weights: edges, operations, time, memory, disk."""
     with clear_errors():
@@ -33,7 +35,7 @@ def plan(
         settings: dict[str, Any] = {"ig_steps": ig_steps, "kv": kv, "rate": flops, "dtypes": words_of(dtype)}
         quadrature("midpoint", ig_steps)
         batches = [number_of(word, "--batch") for word in words_of(batch)]
-        chosen, shape = task_of(task, None), find_shape(pair)
+        chosen, shape = task_of(task, None), find_shape(pair, **read_as(family, config))
         if tokens is not None:
             work = estimate.Workload(n, n * (1 if read is None else read), tokens)
         elif (tokenizer := shape.tokenizer()) is not None:

@@ -9,7 +9,21 @@ import typer
 
 from mechshift_tl.cli.console import console, print_frame, print_stage
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import KV, Fresh, PairName, Rule, Seed, Steps, TaskNames, open_pair, tasks_of
+from mechshift_tl.cli.options import (
+    KV,
+    ConfigFields,
+    Family,
+    Fresh,
+    PairName,
+    Rule,
+    Seed,
+    Steps,
+    TaskNames,
+    open_pair,
+    placed,
+    read_as,
+    tasks_of,
+)
 from mechshift_tl.cli.results import results_in
 
 if TYPE_CHECKING:
@@ -29,6 +43,8 @@ def run(
     kv: KV = "grouped",
     seed: Seed = 0,
     fresh: Fresh = False,
+    family: Family = None,
+    config: ConfigFields = None,
 ) -> None:
     """Compare the circuits of an ARM, its MDM and its control, task by task, and write a report."""
     with clear_errors():
@@ -36,12 +52,12 @@ def run(
         from mechshift_tl.study import StudyConfig, run_study
 
         settings: dict[str, Any] = {"n": n, "seed": seed, "ig_steps": ig_steps, "rule": rule, "kv": kv, "held_out": held_out}
-        config = StudyConfig(**settings, edges=edges, components=components)
-        wanted = tasks_of(tasks)
-        with results_in(out, fresh, command="run", pair=pair, tasks=tasks, **config.to_dict()) as folder:
-            models = open_pair(pair)
+        study_config = StudyConfig(**settings, edges=edges, components=components)
+        wanted, how = tasks_of(tasks), read_as(family, config, of_pair=True)
+        with results_in(out, fresh, command="run", pair=pair, tasks=tasks, **study_config.to_dict(), **how) as folder:
+            models = open_pair(pair, placed(None) | how)
             with console.status("starting") as status:
-                study = run_study(models, wanted, config, folder=folder, progress=lambda stage: print_stage(status, stage))
+                study = run_study(models, wanted, study_config, folder=folder, progress=lambda stage: print_stage(status, stage))
                 from mechshift_tl.report import write_report
 
                 print_stage(status, "report")

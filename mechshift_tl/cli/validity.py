@@ -12,7 +12,23 @@ import typer
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.cli.console import console, print_frame
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import KV, Data, DeviceMap, Fresh, Out, Seed, TaskName, open_model, open_pair, placed, task_of, words_of
+from mechshift_tl.cli.options import (
+    KV,
+    ConfigFields,
+    Data,
+    DeviceMap,
+    Family,
+    Fresh,
+    Out,
+    Seed,
+    TaskName,
+    open_model,
+    open_pair,
+    placed,
+    read_as,
+    task_of,
+    words_of,
+)
 from mechshift_tl.cli.prompts import print_prompts
 from mechshift_tl.cli.results import results_in, told_apart
 from mechshift_tl.cli.scoring import MetricName, check_least, scoring
@@ -43,6 +59,8 @@ def validity(
     seed: Seed = 0,
     device_map: DeviceMap = None,
     fresh: Fresh = False,
+    family: Family = None,
+    config: ConfigFields = None,
 ) -> None:
     """Hold every method's scores against exact patching: Spearman and Pearson correlations over edges, with 95 % intervals over prompts."""
     with clear_errors():
@@ -56,16 +74,17 @@ def validity(
             raise ValueError("give one of --model and --pair")
         check_least("--n", n, 2)
         asked, chosen, place = _methods(methods, ig_steps, metric, kv), task_of(task, data), placed(device_map)
+        how = read_as(family, config, of_pair=model is None)
         rank_by = RANK_BY if RANK_BY in asked else next(iter(asked))
         check_settings(asked, rank_by, {"n_top": top, "n_random": random})
         settings = {"rank_by": rank_by, "n_top": top, "n_random": random, "ig_steps": ig_steps, "metric": metric, "kv": kv, "seed": seed}
         job = {"command": "validity", "model": model, "pair": pair, "task": task, "data": told_apart(data), "n": n, **settings}
-        with results_in(out, fresh, **job, methods=list(asked)) as folder:
+        with results_in(out, fresh, **job, **how, methods=list(asked)) as folder:
             stages = Stages(folder)
             if model is None:
-                models, rows, examples = _of_pair(open_pair(str(pair), place), chosen, n, seed, stages)
+                models, rows, examples = _of_pair(open_pair(str(pair), place | how), chosen, n, seed, stages)
             else:
-                models, rows, examples = _of_model(open_model(model, place), chosen, n, seed)
+                models, rows, examples = _of_model(open_model(model, place | how), chosen, n, seed)
             found = {
                 role: stages.result(
                     f"{role}.validity.safetensors", Validity.load,

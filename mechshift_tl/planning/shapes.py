@@ -14,12 +14,12 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
-from hooked_diffusion.checkpoints.config import native_config
 from hooked_diffusion.checkpoints.fields import Config
 from hooked_diffusion.checkpoints.files import read_json
-from hooked_diffusion.checkpoints.hub import HUB_ID
-from hooked_diffusion.checkpoints.loading import open_checkpoint, repository_name
-from hooked_diffusion.checkpoints.registry import adapter_for
+from hooked_diffusion.checkpoints.loading import open_checkpoint
+from hooked_diffusion.checkpoints.names import HUB_ID, repository_name
+from hooked_diffusion.checkpoints.reading import read_config
+from hooked_diffusion.checkpoints.tokenizer_files import config_of
 from hooked_diffusion.pairs.known import KNOWN_PAIRS, KnownPair
 from hooked_diffusion.pairs.pair import bundled_pairs
 
@@ -45,8 +45,8 @@ class Shape:
             return None
 
 
-def find_shape(name: str) -> Shape:
-    """The shape that `name` stands for; see the module docstring.
+def find_shape(name: str, family: str | None = None, config: Config | None = None) -> Shape:
+    """The shape that `name` stands for; see the module docstring. `family` and `config` are those of `load_checkpoint`.
 
     Raises ValueError on a name that is nothing of the kind and on a config that leaves out what shapes the model, OSError when the hub does
     not give a config.
@@ -55,14 +55,14 @@ def find_shape(name: str) -> Shape:
         return _known(KNOWN_PAIRS[name])
     if name in bundled_pairs():
         with resources.as_file(resources.files("hooked_diffusion") / "pretrained" / name) as folder:
-            return _folder(name, folder)
+            return _folder(name, folder, family, config)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _folder(name, path)
+        return _folder(name, path, family, config)
     if path.suffix == ".gguf" and path.is_file():
-        return Shape(name, open_checkpoint(path).config)
+        return Shape(name, open_checkpoint(path, family=family, config=config).config)
     if match := HUB_ID.fullmatch(name):
-        return _hub(name, match["repo"], match["revision"])
+        return _hub(name, match["repo"], match["revision"], family, config)
     known = ", ".join((*bundled_pairs(), *KNOWN_PAIRS))
     raise ValueError(f"{name!r} is no pair or model known here; name one of {known}, a folder, a .gguf file, or a hub id org/name@revision")
 
@@ -79,28 +79,27 @@ def _known(pair: KnownPair) -> Shape:
     return Shape(pair.name, pair.config(), () if pair.confirmed else (note,), pair.arm or pair.mdm)
 
 
-def _folder(name: str, folder: Path) -> Shape:
+def _folder(name: str, folder: Path, family: str | None, given: Config | None) -> Shape:
     """A pair's folder, whose models share their shape, or one checkpoint's."""
     model = folder / "arm" if (folder / "arm").is_dir() else folder
     where = model / "config.json"
     if not where.is_file():
         raise ValueError(f"{model} holds no config.json; give the folder of a checkpoint, or of a pair with arm in it")
     files = folder / "tokenizer" if (folder / "tokenizer").is_dir() else model
-    return Shape(name, _native(read_json(where), str(where), model), files=str(files))
+    return _shape(name, config_of(where), str(where), str(model), family, given, str(files))
 
 
-def _hub(name: str, repo: str, revision: str | None) -> Shape:
+def _hub(name: str, repo: str, revision: str | None, family: str | None, given: Config | None) -> Shape:
     try:
         file = hf_hub_download(repo, "config.json", revision=revision)
     except (HfHubHTTPError, OSError) as error:
         raise OSError(
             f"{name} is no folder here, and the hub did not give its config.json ({type(error).__name__}): check the name and the network"
         ) from error
-    return Shape(name, _native(read_json(Path(file)), f"{name}: config.json", repo), files=repo)
+    return _shape(name, read_json(Path(file)), f"{name}: config.json", repo, family, given, repo)
 
 
-def _native(config: Config, where: str, checkpoint: str | Path) -> PretrainedConfig:
-    adapter = adapter_for(config, where=where, name=repository_name(checkpoint))
-    native = native_config(adapter, config, where)
-    native.tie_word_embeddings = bool(config.get(adapter.tie_flag, False))
-    return native
+def _shape(name: str, config: Config, where: str, checkpoint: str, family: str | None, given: Config | None, files: str) -> Shape:
+    reading = read_config(config, where=where, name=repository_name(checkpoint), family=family, given=given)
+    reading.native.tie_word_embeddings = bool(reading.tied)
+    return Shape(name, reading.native, reading.notes, files)

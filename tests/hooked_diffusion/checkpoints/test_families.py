@@ -31,6 +31,21 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "sdar", "architectures": ["SDARForCausalLM"], "mask_token_id": 40, "attn_implementation": "flex_attention",
         "fuse_cross_entropy": True, "ep_size": 1, "debug": False, "skip_checkpoint": False, "sliding_window": None, **ROPE,
     },
+    "coda": {"model_type": "CoDA", "architectures": ["CoDALanguageModel"], "mask_token_id": 40, "sampling_eps": 0.001, **ROPE},
+    "efficient-dlm": {
+        "model_type": "qwen3", "architectures": ["EfficientDLM"], "mask_token_id": 40, "block_size": 3, "dlm_arch": "encoder",
+        "dlm_paradigm": "bidirectional", "dlm_type": "llada", "prefix_ratio": 0.8, "disable_qk_norm": False, "num_ar_layers": 0,
+    },
+    "illada": {
+        "model_type": "illada", "architectures": ["ILLaDAForCausalLM"], "mask_token_id": 5, "layer_norm_eps": None, "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0, **ROPE,
+    },
+    "wedlm-qwen2": {
+        "model_type": "wedlm", "architectures": ["WeDLMForCausalLM"], "mask_token_id": 40, "qk_norm": False, "attention_bias": True, **ROPE,
+    },
+    "wedlm-qwen3": {
+        "model_type": "wedlm", "architectures": ["WeDLMForCausalLM"], "mask_token_id": 40, "qk_norm": True, "attention_bias": False, **ROPE,
+    },
 }  # fmt: skip
 SPECS = {
     "dream": ("qwen2", DiffusionSpec("full", 1, 40)),
@@ -38,6 +53,11 @@ SPECS = {
     "a2d-qwen3": ("qwen3", DiffusionSpec("full", 0, 40, bos="none")),
     "fast-dllm-v2": ("qwen2", DiffusionSpec("block", 1, 40, bos="none", block_length=32)),
     "sdar": ("qwen3", DiffusionSpec("block", 0, 40, bos="none", block_length=4)),
+    "coda": ("qwen3", DiffusionSpec("full", 1, 40, bos="none")),
+    "efficient-dlm": ("qwen3", DiffusionSpec("block", 0, 40, mask_is_reused=True, bos="none", block_length=3)),
+    "illada": ("llama", DiffusionSpec("full", 0, 5)),
+    "wedlm-qwen2": ("qwen2", DiffusionSpec("causal", 0, 40, bos="none")),
+    "wedlm-qwen3": ("qwen3", DiffusionSpec("causal", 0, 40, bos="none")),
 }
 
 
@@ -67,9 +87,41 @@ def write(folder: Path, model: Any, keys: Callable[[str], str] = str, **config: 
 def test_native_keys_under_a_name_of_their_own(native: Native, tmp_path: Path, family: str) -> None:
     kin, spec = SPECS[family]
     model = native(kin)
-    loaded = load_checkpoint(write(tmp_path, model, **CONFIGS[family]), tokenizer=None)
+    folder = write(tmp_path, model, **CONFIGS[family])
+    loaded = load_checkpoint(folder, tokenizer=None)
     assert (loaded.source["family"], loaded.spec) == (family, spec)
     assert torch.equal(logits(loaded.hf_model, spec), logits(model, spec))
+    assert HookedDiffusionTransformer.from_pretrained(folder, tokenizer=None).direction == spec.attention
+
+
+@pytest.mark.parametrize(
+    ("name", "kin", "family", "config", "spec"),
+    [
+        ("open-dcoder-0.5B", "qwen2", "open-dcoder", {"mask_token_id": 40}, DiffusionSpec("full", 1, 40, bos="none")),
+        ("SDAR-4B-Chat-b8", "qwen3", "sdar", CONFIGS["sdar"], DiffusionSpec("block", 0, 40, bos="none", block_length=8)),
+        ("OPDLM-0.6B", "qwen3", "opdlm", CONFIGS["sdar"], DiffusionSpec("block", 0, 40, bos="none", block_length=4)),
+        ("OPDLM-0.6B-bs16", "qwen3", "opdlm", CONFIGS["a2d-qwen3"], DiffusionSpec("block", 0, 40, bos="none", block_length=16)),
+        ("Qwen3-0.6B-a2d-init", "qwen3", "a2d-init", CONFIGS["a2d-qwen3"], DiffusionSpec("full", 1, 40, bos="none")),
+        ("CoDA-v0-Instruct", "qwen3", "coda", CONFIGS["coda"], DiffusionSpec("full", 1, 40, bos="none")),
+        ("I-DLM-8B", "qwen3", "i-dlm", CONFIGS["sdar"] | {"use_regular_causal": True}, DiffusionSpec("causal", 1, 40, bos="none")),
+    ],
+)
+def test_a_name_tells_family_and_block(
+    native: Native, tmp_path: Path, name: str, kin: str, family: str, config: dict[str, Any], spec: DiffusionSpec
+) -> None:
+    model = native(kin)
+    folder = write(tmp_path / name, model, **config)
+    loaded = load_checkpoint(folder, tokenizer=None)
+    assert (loaded.source["family"], loaded.spec) == (family, spec)
+    assert torch.equal(logits(loaded.hf_model, spec), logits(model, spec))
+    plain = folder.rename(tmp_path / "plain")
+    if family == "i-dlm":
+        with pytest.raises(ValueError, match="use_regular_causal = True, which nothing here knows for sdar"):
+            load_checkpoint(plain, tokenizer=None)
+    else:
+        assert (load_checkpoint(plain, tokenizer=None).source["family"] == family) == (family in ("sdar", "coda"))
+    block = {} if spec.block_length is None else {"config": {"block_size": spec.block_length}}
+    assert load_checkpoint(plain, family=family, tokenizer=None, **block).spec == spec
 
 
 @pytest.mark.parametrize(

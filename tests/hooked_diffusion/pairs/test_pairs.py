@@ -99,7 +99,7 @@ def test_natural_pairs_open_by_name(native: Native, hub: Callable[..., Path]) ->
     pair = load_pair("diffullama-7b", tokenizer=None)
     assert pair.mdm.spec == DiffusionSpec("full", 1, 811, mask_is_reused=True)
     assert pair.differences["rope_theta"] == (1e4, 5e5)
-    assert pair.arm.source["notes"] == ["config overridden by the caller: rope_theta = 10000.0"]
+    assert pair.arm.source["notes"] == ["rope_theta = 10000.0, which the config leaves out: known of Llama-2-7b-hf, by Llama 2's own code"]
 
     native("qwen3").save_pretrained(hub("Qwen/Qwen3-0.6B"))
     save_checkpoint(native("qwen3"), hub("dllm-hub/Qwen3-0.6B-diffusion-bd3lm-v0.1"), DiffusionSpec("block", 0, 2, block_length=4))
@@ -109,6 +109,10 @@ def test_natural_pairs_open_by_name(native: Native, hub: Callable[..., Path]) ->
 def test_an_mdm_from_scratch_is_no_pair() -> None:
     with pytest.raises(ValueError, match="llada-8b was trained from scratch, so it has no ARM; open GSAI-ML/LLaDA-8B-Base by"):
         load_pair("llada-8b")
+    with pytest.raises(
+        ValueError, match="wedlm-8b attends causally, so it is no MDM of a pair but a control; open tencent/WeDLM-8B-Base by"
+    ):
+        load_pair("wedlm-8b")
     with pytest.raises(ValueError, match="load_pair needs a name"):
         load_pair()
 
@@ -204,3 +208,21 @@ def test_a_pair_without_its_tokenizer_says_what_to_pass(folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no folder named tokenizer; pass tokenizer=None"):
         load_pair(folder)
     assert load_pair(folder, tokenizer=None).tokenizer is None
+
+
+def test_configs_of_a_pair_are_completed_role_by_role(folder: Path) -> None:
+    for role in ("arm", "mdm"):
+        path = folder / role / "config.json"
+        values = json.loads(path.read_text())
+        del values["rope_parameters"], values["diffusion_spec"]
+        path.write_text(json.dumps({key: value for key, value in values.items() if key not in ("rope_theta", "is_causal")}))
+    spec, theta = {"diffusion_spec": MDM.to_dict()}, {"rope_theta": 5e5}
+    for how in ({}, {"config": theta | spec}, {"arm_config": theta}):
+        with pytest.raises(ValueError, match="config.json leaves out rope_theta"):
+            load_pair(folder, **how)
+    for pair in (
+        load_pair(folder, config=theta | spec, arm_config=theta),
+        load_pair(folder / "arm", folder / "mdm", config=theta | spec, arm_config=theta, tokenizer=None),
+    ):
+        assert (pair.arm.spec, pair.mdm.spec) == (DiffusionSpec(), MDM)
+        assert "config overridden by the caller: rope_theta = 500000.0" in pair.arm.source["notes"]
