@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hooked_diffusion.checkpoints.fields import Config, object_in, text_in, whole_in
 from hooked_diffusion.checkpoints.files import read_json
@@ -22,10 +22,16 @@ def load_tokenizer(
     folder: Path, gguf_file: str | None = None, native: type[PreTrainedTokenizerBase] | None = None
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, or of a GGUF file in it, as the class `native`, or as its own files say. Runs no remote code."""
-    kind = native or AutoTokenizer
+    kind = native or (PreTrainedTokenizerFast if _is_generic(folder) else AutoTokenizer)
     if gguf_file is None:
         return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     return kind.from_pretrained(str(folder), gguf_file=gguf_file, local_files_only=True, trust_remote_code=False)
+
+
+def _is_generic(folder: Path) -> bool:
+    """Whether a tokenizer is all in `tokenizer.json`. AutoTokenizer would build Qwen2's own beside a Qwen2 model, of another vocabulary."""
+    stated = _read(folder / "tokenizer_config.json").get("tokenizer_class")
+    return stated in ("PreTrainedTokenizerFast", "TokenizersBackend") and (folder / "tokenizer.json").is_file()
 
 
 def mask_of_tokenizer(folder: Path) -> int | None:

@@ -38,3 +38,5 @@ def _write(source: str, folder: Path, how: dict[str, Any], dtype: str | None) ->
     console.print(f"{native}, {spec.direction} attention, logit shift {spec.logit_shift}, mask {spec.mask_token_id}")
     if spec.attention == "block":
         print_notes(["plain transformers needs the block-causal mask with every call"])
+    if spec.attention == "full":
+        print_notes(["transformers 4.52 does not read is_causal: there, pass a 4D mask that shows everything with every call"])

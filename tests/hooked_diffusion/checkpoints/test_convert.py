@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,3 +83,67 @@ def test_dtype_and_family_are_taken(native: Native, tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(tmp_path / "out")
     assert (config.is_causal, config.dtype) == (False, torch.bfloat16)
     assert load_checkpoint(tmp_path / "out", tokenizer=None).spec == DiffusionSpec("full", 1, 811, mask_is_reused=True)
+
+
+SCALED = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+
+
+@pytest.mark.parametrize("rope", [{"rope_type": "default", "rope_theta": 5e5}, SCALED])
+def test_a_folder_says_all_under_the_names_of_transformers_4_too(
+    native: Native, word_tokenizer: Any, tmp_path: Path, rope: dict[str, Any]
+) -> None:
+    """Its RoPE, its dtype, the class of its tokenizer and its special tokens; the logits in transformers 5 stay the same."""
+    tokenizer = type(word_tokenizer)(tokenizer_object=word_tokenizer.backend_tokenizer, additional_special_tokens=["w7"])
+    model = native("qwen3", rope_parameters=rope)
+    folder = save_checkpoint(model, tmp_path / "out", DiffusionSpec(), tokenizer)
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["rope_theta"], config["torch_dtype"]) == (5e5, "float32")
+    assert config.get("rope_scaling") == (None if rope["rope_type"] == "default" else {"rope_type": "linear", "factor": 2.0})
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert (settings["tokenizer_class"], settings["additional_special_tokens"]) == ("PreTrainedTokenizerFast", ["w7"])
+    assert "local_files_only" not in settings and "extra_special_tokens" not in settings
+    for again in (AutoModelForCausalLM.from_pretrained(folder), load_checkpoint(folder).hf_model):
+        assert torch.equal(again(input_ids=TOKENS, use_cache=False).logits, model(input_ids=TOKENS, use_cache=False).logits)
+    assert AutoTokenizer.from_pretrained(folder)("w5 w7")["input_ids"] == [0, 5, 7]
+
+
+def test_a_generic_tokenizer_stays_itself_beside_any_model(native: Native, word_tokenizer: Any, tmp_path: Path) -> None:
+    """transformers 5 takes Qwen2's own class beside a Qwen2 model, whatever the files say, and no word is known to it."""
+    loaded = load_checkpoint(save_checkpoint(native("qwen2"), tmp_path / "out", DiffusionSpec(), word_tokenizer))
+    assert loaded.tokenizer is not None and loaded.tokenizer("w5 w6")["input_ids"] == [0, 5, 6]
+
+
+IN_452 = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, __version__
+assert __version__ == "4.52.4"
+tokens, found = torch.load(sys.argv[1]), {}
+for folder in sys.argv[3:]:
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    everything = torch.ones(1, 1, tokens.shape[1], tokens.shape[1]).bool().expand(len(tokens), -1, -1, -1)
+    with torch.no_grad():
+        found[folder] = [model(input_ids=tokens, attention_mask=mask, use_cache=False).logits for mask in (None, everything)]
+    assert AutoTokenizer.from_pretrained(folder)("w5 w6")["input_ids"] == [0, 5, 6]
+torch.save(found, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_folder_is_right_in_transformers_4_52(native: Native, word_tokenizer: Any, tmp_path: Path) -> None:
+    """Run there: the same logits, causal without a mask, and with attention both ways once the mask is passed, which 4.52 needs."""
+    site = Path(os.environ.get("MECHSHIFT_CACHE", "~/.cache/mechshift-tl")).expanduser() / "transformers-4.52.4"
+    if not site.is_dir():
+        packages = ["transformers==4.52.4", "tokenizers<0.22", "huggingface-hub<1.0"]
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), *packages], check=True)
+    expected = {}
+    for family in ("llama", "qwen2", "qwen3", "gpt2"):
+        model = native(family)
+        for spec in (DiffusionSpec(), DiffusionSpec("full", 1, 2)):
+            folder = save_checkpoint(model, tmp_path / f"{family}-{spec.attention}", spec, word_tokenizer)
+            model.config.is_causal = spec.attention == "causal"
+            expected[str(folder)] = model(input_ids=TOKENS, use_cache=False).logits
+    torch.save(TOKENS, tmp_path / "tokens.pt")
+    command = [sys.executable, "-c", IN_452, str(tmp_path / "tokens.pt"), str(tmp_path / "found.pt"), *expected]
+    subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)})
+    for folder, (alone, with_mask) in torch.load(tmp_path / "found.pt").items():
+        assert torch.equal(with_mask if folder.endswith("full") else alone, expected[folder]), folder

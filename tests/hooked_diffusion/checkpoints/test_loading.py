@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
-from hooked_diffusion.checkpoints import CheckpointMismatch, load_checkpoint, save_checkpoint
+from hooked_diffusion.checkpoints import CheckpointMismatch, convert, load_checkpoint, save_checkpoint
 
 TOKENS = torch.tensor([[3, 17, 5, 40, 8, 8, 1], [0, 9, 30, 2, 22, 47, 11]])
 Native = Callable[..., Any]
@@ -200,9 +200,32 @@ def test_saving_and_loading_keep_every_bit(native: Native, tmp_path: Path, spec:
     assert HookedDiffusionTransformer.from_pretrained(tmp_path / "model", tokenizer=None).spec == spec
 
 
+def test_a_checkpoint_is_replaced_only_where_asked(folder: Path, native: Native, tmp_path: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for other in (folder, tmp_path / "shards"):
+        if other != folder:
+            native("llama").save_pretrained(other, max_shard_size="20KB")
+            (other / "config.json").unlink()
+        with pytest.raises(ValueError, match="holds a checkpoint already .*; name another folder, or pass overwrite=True to replace it"):
+            save_checkpoint(native("llama", 1), other, DiffusionSpec())
+        with pytest.raises(ValueError, match="holds a checkpoint already"):
+            convert(tmp_path / "none", other)
+    with pytest.raises(ValueError, match="config.json is a file; name a new folder"):
+        save_checkpoint(native("llama", 1), folder / "config.json", DiffusionSpec())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_shards_of_a_checkpoint_that_is_replaced_go_with_it(native: Native, tmp_path: Path) -> None:
+    native("llama").save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / "notes.txt").write_text("mine")
+    save_checkpoint(native("llama", 1), tmp_path, DiffusionSpec(), overwrite=True)
+    assert [path.name for path in tmp_path.glob("model*")] == ["model.safetensors"] and (tmp_path / "notes.txt").is_file()
+    assert torch.equal(logits(load_checkpoint(tmp_path, tokenizer=None).hf_model), logits(native("llama", 1)))
+
+
 def test_a_checkpoint_can_be_saved_over_itself(folder: Path, native: Native) -> None:
     loaded = load_checkpoint(folder, tokenizer=None)
-    save_checkpoint(loaded.hf_model, folder, loaded.spec)
+    save_checkpoint(loaded.hf_model, folder, loaded.spec, overwrite=True)
     assert torch.equal(logits(loaded.hf_model), logits(native("llama")))
     assert torch.equal(logits(load_checkpoint(folder, tokenizer=None).hf_model), logits(native("llama")))
 
