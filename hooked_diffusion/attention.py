@@ -1,12 +1,12 @@
-"""Which positions see which: one boolean mask for direction and padding alike.
+"""Who sees whom: one boolean mask for direction and padding alike.
 
-TransformerLens rebuilds attention itself: given Hugging Face's two-dimensional padding mask, or none, it may draw its own triangle over it,
-while a four-dimensional boolean mask is taken as it is. So whenever anything is hidden, or the direction is not the one the model was built
-with, the whole mask is written out here: `mask[b, 0, q, k]` is True where query q sees key k.
+TransformerLens rebuilds attention itself. Given Hugging Face's two-dimensional padding mask, or none, it may draw its own causal triangle
+over it; a four-dimensional boolean mask it takes as it is. So whenever a token is hidden, or attention points another way than the model
+was built for, the whole mask is written out here: `mask[b, 0, q, k]` is True where query q sees key k.
 
-1. Positions count visible tokens only (padding shifts nobody): they are what learned and rotary position embeddings get.
+1. Positions count visible tokens only, so padding shifts no token. Learned and rotary position embeddings get these positions.
 2. Direction: "causal" sees positions up to its own, "full" all of them, "block" those up to the end of its block of `block_length`.
-3. Hidden keys are seen by nobody but themselves: a row of attention that sees nothing would be NaN, and spread from layer to layer.
+3. A hidden key is seen by itself alone. If a hidden row saw nothing, its attention would be NaN, and NaN would spread from layer to layer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,9 @@ def attention_mask_4d(
 ) -> Bool[Tensor, "batch 1 pos pos"]:
     """`(batch, 1, query, key)`, True where the query sees the key; `visible` is False at padding, on either side or in between.
 
-    Raises ValueError on an unknown direction and when "block" comes without a `block_length`. Grows with the square of the length.
+    Its memory grows with the square of the length. Raises ValueError as `check_direction` does.
     """
-    if direction not in get_args(Direction):
-        raise ValueError(f"attention direction {direction!r} is unknown; choose one of {', '.join(map(repr, get_args(Direction)))}")
-    if direction == "block" and not block_length:
-        raise ValueError('attention "block" needs block_length, the number of positions that see each other')
+    check_direction(direction, block_length)
     place = position_ids(visible)
     if direction == "block":
         place = place // (block_length or 1)
@@ -41,9 +38,22 @@ def attention_mask_4d(
     return (sees | itself)[:, None]
 
 
+def check_direction(direction: Direction, block_length: int | None) -> None:
+    """Raise ValueError on an unknown direction, and on "block" without a `block_length`."""
+    if direction not in get_args(Direction):
+        raise ValueError(f"attention direction {direction!r} is unknown; choose one of {', '.join(map(repr, get_args(Direction)))}")
+    if direction == "block" and not block_length:
+        raise ValueError('attention "block" needs block_length, the number of positions that see each other')
+
+
 def position_ids(visible: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
     """`(batch, pos)`: how many visible tokens come before each position; hidden ones repeat the position before them, at least 0."""
     return (visible.long().cumsum(1) - 1).clamp(min=0)
+
+
+def visible_tokens(tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None) -> Bool[Tensor, "batch pos"]:
+    """`(batch, pos)`: `mask` as it is, or, without one, True at every token."""
+    return torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
 
 
 def check_visible(mask: Tensor, shape: tuple[int, ...]) -> Bool[Tensor, "batch pos"]:

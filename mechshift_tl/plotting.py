@@ -1,4 +1,4 @@
-"""How figures look: one colour and one marker per model, one layout, one way into HTML."""
+"""How figures look: one colour and one marker for each model, one layout, one way to become HTML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INK, QUIET, RULE = "#1d2733", "#5d6975", "#e3e7eb"
 COLOURS = {"arm": "#23629f", "mdm": "#c4512d", "control": "#6b7280"}
 SYMBOLS = {"arm": "circle", "mdm": "diamond", "control": "square"}
 DASHES = {"arm": "solid", "mdm": "solid", "control": "dot"}
-#: Negative, zero, positive; not the models' colours.
+#: Colours of negative, zero and positive values. No model has one of them.
 DIVERGING = [[0.0, "#0f766e"], [0.5, "#f8f8f6"], [1.0, "#7e3a94"]]
 
 CONFIG = {"displayModeBar": False, "responsive": True}
@@ -39,29 +39,29 @@ TEMPLATE = go.layout.Template(
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with the caption that says what it shows, of how many prompts, in which unit, and against which floor."""
+    """A figure with its title and caption. The caption says what is shown, for how many prompts, in which unit, and beside which floor."""
 
     figure: go.Figure
     title: str
     caption: str
 
     def to_html(self, name: str) -> Markup:
-        """A fragment that draws into the element `name` by the page's own plotly.js."""
+        """HTML that draws the figure into the element with the id `name`; the page itself must load plotly.js."""
         fragment = self.figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, div_id=name, config=CONFIG)
         return Markup(fragment)
 
 
-def style(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
-    """The same figure in the house's layout, `height` pixels tall."""
+def style(figure: go.Figure, height: int, **layout: Any) -> go.Figure:  # plotly's layout takes any keyword
+    """The same figure in the common layout, `height` pixels tall; `layout` overrides what is common."""
     return figure.update_layout(template=TEMPLATE, height=height, **layout).update_annotations(font_size=SIZE)
 
 
 def plain(text: str) -> str:
-    """`text` as plotly shows it literally: its labels are a kind of HTML."""
+    """`text`, escaped: plotly reads its labels as a kind of HTML, and shows this one as it is written."""
     return escape(text, quote=False)
 
 
 def faded(role: str, opacity: float = 0.15) -> str:
-    """The role's colour, translucent: for bands."""
+    """The colour of a model's role, translucent, for bands around a line."""
     red, green, blue = (int(COLOURS[role][i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"

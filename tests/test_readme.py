@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_the_snippet_runs(capsys):
-    snippet = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    exec(compile(snippet, "README.md", "exec"), {})
+    found = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert found is not None
+    exec(compile(found[1], "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert "logits" in printed and "edge_jaccard" in printed
 

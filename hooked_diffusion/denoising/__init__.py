@@ -2,7 +2,7 @@
 
 from hooked_diffusion.denoising.cache import DenoisingCache, patch_from
 from hooked_diffusion.denoising.settings import PRESETS, DenoisingSettings
-from hooked_diffusion.denoising.step import DenoisingStep
+from hooked_diffusion.denoising.steering import DenoisingStep
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
 
 __all__ = ["PRESETS", "DenoisingCache", "DenoisingSettings", "DenoisingStep", "DenoisingTrajectory", "patch_from"]

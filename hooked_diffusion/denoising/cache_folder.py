@@ -1,6 +1,7 @@
-"""Activations on disk: one safetensors file per canvas, one index, tensors read when asked for.
+"""Activations on disk: one safetensors file per canvas, and one index. Tensors are read when they are asked for.
 
-Everything is written beside the folder and moved into place at the end: a run that dies leaves no folder behind.
+Everything is written beside the folder and moved into place at the end, so a run that dies leaves no folder that looks whole. A folder that
+is read may come from anyone: its index may name files of the folder alone.
 """
 
 from __future__ import annotations
@@ -9,27 +10,42 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformer_lens import ActivationCache
 
+from hooked_diffusion.artefact import build, read_json, write, write_json
+from hooked_diffusion.denoising.protocol import DenoisingModel
+
 INDEX = "index.json"
 KIND = "denoising cache"
+WRITER = "run_with_denoising_cache(folder=…)"
+#: Which hooks passed on the same tensor, in the header of a step's file: hook name → the name that the tensor is kept under.
+SAME = "same"
 
 
 class LazyTensors(Mapping[str, Tensor]):
-    """The tensors of one safetensors file, by name; each is read from disk when it is asked for."""
+    """The tensors of one safetensors file, by name; each is read from disk when it is asked for.
+
+    Raises ValueError, naming the file, where it is damaged or something else.
+    """
 
     def __init__(self, path: Path, device: str = "cpu"):
         self.path, self.device = path, device
-        with safe_open(path, "pt") as file:
-            names, same = list(file.keys()), json.loads((file.metadata() or {})["same"])
-        self.stored: dict[str, str] = dict(zip(names, names, strict=True)) | same
+        try:
+            with safe_open(path, "pt") as file:
+                names, header = list(file.keys()), file.metadata() or {}
+            same = json.loads(header[SAME])
+            self.stored: dict[str, str] = {**dict(zip(names, names, strict=True)), **same}
+        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is damaged, or no file of a {KIND} ({error}); write the folder again by {WRITER}") from error
+        if absent := [name for name in self.stored.values() if name not in names]:
+            raise ValueError(f"{path} lacks the tensor {absent[0]!r}, which its header names; write the folder again by {WRITER}")
 
     def __contains__(self, name: object) -> bool:
         return name in self.stored
@@ -45,36 +61,53 @@ class LazyTensors(Mapping[str, Tensor]):
         return len(self.stored)
 
 
+@dataclass(frozen=True)
+class Index:
+    """The index of a folder: step → file name, and the provenance of the run. Raises ValueError on a name that leads out of the folder."""
+
+    kind: str
+    steps: dict[int, str]
+    provenance: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for step, name in self.steps.items():
+            if name != Path(name).name or name in ("", ".", ".."):
+                raise ValueError(f"steps.{step} is {name!r}, not the name of a file in the folder")
+
+
 class CacheFolder:
-    """A folder being written: `keep` steps, then `close`; left by an error, it leaves nothing. Raises FileExistsError when it exists."""
+    """A folder that is being written: `keep` steps, then `close`. After an error nothing of it stays.
+
+    Raises FileExistsError when the folder exists, or what a run that died has left beside it.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        if self.folder.exists():
-            raise FileExistsError(f"{self.folder} exists; give a new folder for the denoising cache")
         self.partial = self.folder.with_name(self.folder.name + ".partial")
+        if os.path.lexists(self.folder):  # a dangling link too: the folder could not be moved there
+            raise FileExistsError(f"{self.folder} exists; give a new folder for the denoising cache")
+        if os.path.lexists(self.partial):
+            raise FileExistsError(f"{self.partial} exists, from a run that goes on or that died; delete it, or give another folder")
         self.partial.mkdir(parents=True)
         self.files: dict[int, str] = {}
 
     def keep(self, step: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write the activations of `step`; hooks that pass the same tensor on share one."""
+        """Write the activations of `step`; hooks that pass on the same tensor share one."""
         self.files[step] = f"step-{step:05d}.safetensors"
-        stored: dict[tuple, str] = {}
+        stored: dict[tuple[object, ...], str] = {}
         same: dict[str, str] = {}
         for name, tensor in tensors.items():
             first = stored.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype), name)
             same |= {} if first == name else {name: first}
-        kept = {name: tensors[name].contiguous().clone() for name in stored.values()}
-        save_file(kept, self.partial / self.files[step], {"same": json.dumps(same)})
+        write(self.partial / self.files[step], SAME, {name: tensors[name] for name in stored.values()}, same)
 
     def again(self, step: int, of: int) -> None:
         """`step` has the activations of the step `of`: they share a canvas."""
         self.files[step] = self.files[of]
 
-    def close(self, provenance: Mapping[str, Any]) -> None:
+    def close(self, provenance: Mapping[str, object]) -> None:
         """Write the index and move the folder to its place."""
-        side = {"kind": KIND, "steps": self.files, "provenance": dict(provenance)}
-        (self.partial / INDEX).write_text(json.dumps(side, indent=2) + "\n")
+        write_json(self.partial / INDEX, {"kind": KIND, "steps": self.files, "provenance": dict(provenance)})
         os.replace(self.partial, self.folder)
 
     def __enter__(self) -> CacheFolder:
@@ -84,17 +117,24 @@ class CacheFolder:
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
-def read_folder(folder: str | Path, model: Any = None, device: str | torch.device = "cpu") -> dict[int, ActivationCache]:
-    """One `ActivationCache` per step, nothing read yet but the headers. Raises ValueError when the folder is something else."""
+def read_folder(folder: str | Path, model: DenoisingModel | None = None, device: str | torch.device = "cpu") -> dict[int, ActivationCache]:
+    """One `ActivationCache` per step, nothing read yet but the headers.
+
+    Raises ValueError, naming file and field, when the folder is something else or was changed.
+    """
     folder = Path(folder)
-    index = folder / INDEX
-    side = json.loads(index.read_text()) if index.is_file() else {}
-    if side.get("kind") != KIND:
-        raise ValueError(f"{folder} is no denoising cache; run_with_denoising_cache(folder=…) writes one")
-    opened = {name: ActivationCache(_lazy(folder / name, device), model) for name in set(side["steps"].values())}
-    return {int(step): opened[name] for step, name in side["steps"].items()}
+    path = folder / INDEX
+    values = read_json(path, WRITER) if path.is_file() else {}
+    if values.get("kind") != KIND:
+        raise ValueError(f"{folder} is no denoising cache; {WRITER} writes one")
+    try:
+        index = build(Index, values)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; write the folder again by {WRITER}") from error
+    opened = {name: ActivationCache(_lazy(folder / name, device), model) for name in set(index.steps.values())}
+    return {step: opened[name] for step, name in index.steps.items()}
 
 
-def _lazy(path: Path, device: str | torch.device) -> Any:
-    """TransformerLens asks for a dict and only ever looks names up in it."""
-    return LazyTensors(path, str(device))
+def _lazy(path: Path, device: str | torch.device) -> dict[str, Tensor]:
+    """TransformerLens asks for a dict, but only looks names up in it."""
+    return cast(dict[str, Tensor], LazyTensors(path, str(device)))

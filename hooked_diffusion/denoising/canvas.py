@@ -1,10 +1,11 @@
 """What can be denoised: a canvas and the positions on it that are masked, checked before any work.
 
-Masks are a boolean tensor beside the tokens, because a mask id that is also an ordinary word does not say whether it is a mask.
+Masks are a boolean tensor beside the tokens: where the mask id is also an ordinary word, the tokens alone do not say which are masks.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -12,10 +13,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from hooked_diffusion.attention import check_visible
+from hooked_diffusion.attention import check_visible, position_ids, visible_tokens
 from hooked_diffusion.spec import DiffusionSpec
 
+#: How many places a warning lists.
 SHOWN = 6
+PACKAGE = __name__.partition(".")[0] + "."
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +40,14 @@ def prepare(
 ) -> Canvas:
     """The canvas with the mask id (if the model has one) at its masked positions.
 
-    `mask_positions` defaults to where the canvas holds the mask id. Raises ValueError, naming what is wrong, on a canvas that is not a
-    matrix of ids within the vocabulary, on mask positions of another shape or type, or left out where they cannot be told from the canvas,
-    when nothing is masked, when padding is, and when a row's first token is masked in a model with logit shift 1, which nothing predicts.
-    Warns when the prompt holds a reused mask id, which the model reads as a mask, and when BOS stands twice.
+    `mask_positions` defaults to where the canvas holds the mask id. Raises ValueError, naming what is wrong,
+
+    - on a canvas that is no matrix of ids within the vocabulary;
+    - on mask positions of another shape or type, and where they are left out but the canvas does not show them;
+    - when nothing is masked, and when padding is masked;
+    - when a row's first token is masked in a model with logit shift 1: nothing predicts that token.
+
+    Warns when the prompt holds a mask id that is also a word, which the model reads as a mask, and when BOS stands twice.
     """
     if canvas.ndim != 2 or canvas.is_floating_point() or canvas.is_complex() or canvas.dtype == torch.bool:
         raise ValueError(f"canvas holds token ids (batch, pos), got shape {tuple(canvas.shape)} of {canvas.dtype}")
@@ -48,9 +55,8 @@ def prepare(
     outside = canvas[(canvas < 0) | (canvas >= d_vocab)]
     if len(outside):
         raise ValueError(f"canvas holds id {int(outside[0])}, outside the vocabulary of {d_vocab}")
-    visible = torch.ones_like(canvas, dtype=torch.bool)
-    if attention_mask is not None:
-        visible = check_visible(attention_mask, tuple(canvas.shape)).to(canvas.device)
+    shown = None if attention_mask is None else check_visible(attention_mask, tuple(canvas.shape)).to(canvas.device)
+    visible = visible_tokens(canvas, shown)
     masked = _find_masks(canvas, spec) & visible if mask_positions is None else _check_masks(mask_positions, canvas)
     _check_places(masked, visible, spec)
     _warn_of_prompt(canvas, masked, visible, spec, bos_id)
@@ -82,7 +88,7 @@ def _check_places(masked: Bool[Tensor, "batch pos"], visible: Bool[Tensor, "batc
     if len(hidden):
         row, pos = hidden[0].tolist()
         raise ValueError(f"canvas row {row} masks position {pos}, which attention_mask hides; padding cannot be denoised")
-    first = masked & (visible.long().cumsum(1) == 1)
+    first = masked & (position_ids(visible) == 0)
     if spec.logit_shift == 1 and first.any():
         row, pos = first.nonzero()[0].tolist()
         raise ValueError(f"canvas row {row} masks position {pos}, which nothing predicts at logit shift 1; put BOS or a prompt token there")
@@ -98,30 +104,31 @@ def _warn_of_prompt(
     given = visible & ~masked
     if spec.mask_is_reused and (given & (canvas == spec.mask_token_id)).any():
         places = (given & (canvas == spec.mask_token_id)).nonzero().tolist()
-        warnings.warn(
+        _warn(
             f"the prompt holds id {spec.mask_token_id}, which this model also reads as a mask, at (row, position) {_shown(places)}; "
-            "it stays as it is, but the model cannot tell it from a mask",
-            stacklevel=5,
+            "it stays as it is, but the model cannot tell it from a mask"
         )
-    leading = given & (visible.long().cumsum(1) <= 2) & (canvas == bos_id)
+    leading = given & (position_ids(visible) <= 1) & (canvas == bos_id)
     doubled = (leading.sum(1) == 2).nonzero()[:, 0].tolist()
     if bos_id is not None and doubled:
-        warnings.warn(
-            f"BOS (id {bos_id}) stands twice at the start of row {_shown(doubled)}; tokenise with prepend_bos=False when the text has it",
-            stacklevel=5,
-        )
+        _warn(f"BOS (id {bos_id}) stands twice at the start of row {_shown(doubled)}; tokenise with prepend_bos=False when the text has it")
 
 
 def warn_of_idle_steps(masks: int, steps: int | None, schedule: str) -> None:
-    """Warn when the fullest row has fewer masks than there are steps and the schedule gains nothing by it.
+    """Warn when there are more steps than `masks`, the masks of the fullest row, and the schedule gains nothing by it.
 
-    "time_grid" and "bernoulli" do: more steps are a finer grid.
+    "time_grid" and "bernoulli" gain: for them more steps are a finer grid.
     """
     if steps is not None and steps > masks and schedule in ("even", "rounded"):
-        warnings.warn(
-            f'{steps} steps for at most {masks} masks in a row: with schedule "{schedule}" {steps - masks} steps commit nothing',
-            stacklevel=4,
-        )
+        _warn(f'{steps} steps for at most {masks} masks in a row: with schedule "{schedule}" {steps - masks} steps commit nothing')
+
+
+def _warn(message: str) -> None:
+    """A warning that points at the line outside this package which began the run, whichever method it called."""
+    level = 1
+    while sys._getframe(level).f_globals.get("__name__", "").startswith(PACKAGE):
+        level += 1
+    warnings.warn(message, stacklevel=level + 1)
 
 
 def _shown(places: list) -> str:

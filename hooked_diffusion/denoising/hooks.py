@@ -1,9 +1,9 @@
 """Hooks that know the step: TransformerLens' hooks, called as `hook_fn(tensor, hook, step)`.
 
-1. While a step's forward runs, its hooks hang on the model; `step` says where the run stands (`DenoisingStep`).
-2. With a `metric` of the step's aligned logits, the forward runs under autograd and the metric's gradient goes back through the model as
-   far as the first residual stream: backward hooks see d metric / d activation. Parameters take no gradient.
-3. The tokens are chosen from the logits the hooks left behind.
+1. While a step's forward runs, its hooks are on the model; `step` says where the run stands (`DenoisingStep`).
+2. With a `metric` of the step's aligned logits, the forward runs under autograd. The metric's gradient goes back through the model to the
+   first residual stream: backward hooks see d metric / d activation. Parameters take no gradient.
+3. The tokens are chosen from the logits of that forward, so what a hook changes can change what is committed.
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
-from hooked_diffusion.denoising.loop import Forward, Job
+from hooked_diffusion.denoising.job import Job
+from hooked_diffusion.denoising.loop import Forward
 from hooked_diffusion.denoising.protocol import DenoisingModel
-from hooked_diffusion.denoising.step import DenoisingStep
+from hooked_diffusion.denoising.steering import DenoisingStep
 from hooked_diffusion.gradients import from_embeddings
 
-StepHook = Callable[[Tensor, Any, DenoisingStep], Tensor | None]
+#: Gets an activation, its hook point and the step; returns what goes on in its place, or None.
+StepHook = Callable[[Tensor, HookPoint, DenoisingStep], Tensor | None]
 StepHooks = Sequence[tuple[str | Callable[[str], bool], StepHook]]
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"], DenoisingStep], Float[Tensor, ""]]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What hangs on the model while it denoises: step hooks, and the metric whose gradient the backward ones see.
+    """What is on the model while it denoises: step hooks, and the metric whose gradient the backward hooks see.
 
-    Raises ValueError on backward hooks without a metric, which have no gradient to see.
+    Raises ValueError on backward hooks without a metric: there is no gradient then.
     """
 
     fwd_hooks: StepHooks = ()
@@ -53,7 +55,7 @@ class Watch:
             yield
 
     def value(self, logits: Float[Tensor, "batch pos d_vocab"], step: DenoisingStep) -> Float[Tensor, ""]:
-        """The metric of a step's aligned logits. Raises ValueError when it is no scalar, or nothing to take a gradient of."""
+        """The metric of a step's aligned logits. Raises ValueError when it is no scalar, or does not depend on the logits."""
         assert self.metric is not None
         value = self.metric(logits, step)
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
@@ -64,12 +66,12 @@ class Watch:
         return value.squeeze()
 
 
-def _call(hook_fn: StepHook, step: DenoisingStep, tensor: Tensor, hook: Any) -> Tensor | None:
+def _call(hook_fn: StepHook, step: DenoisingStep, tensor: Tensor, hook: HookPoint) -> Tensor | None:
     return hook_fn(tensor, hook, step)
 
 
 def check_steps(at_steps: Collection[int] | None, steps: int) -> frozenset[int]:
-    """The steps asked for, all when None. Raises ValueError when one lies outside the run, or none is named."""
+    """The steps asked for; None means all. Raises ValueError when one lies outside the run, or none is named."""
     chosen = frozenset(range(steps) if at_steps is None else at_steps)
     outside = sorted(step for step in chosen if not 0 <= step < steps)
     if outside or not chosen:
@@ -78,7 +80,7 @@ def check_steps(at_steps: Collection[int] | None, steps: int) -> frozenset[int]:
 
 
 class HookedForward(Forward):
-    """A forward under the watch's hooks, at `at_steps`; None is every step that commits, a step that is named runs even when it is idle."""
+    """A forward under the watch's hooks, at `at_steps`. None: at all that commit. A step that is named runs even when idle."""
 
     def __init__(self, model: DenoisingModel, job: Job, watch: Watch, at_steps: Collection[int] | None = None):
         super().__init__(model, job)

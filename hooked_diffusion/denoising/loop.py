@@ -1,81 +1,40 @@
 """The denoising loop.
 
-For each step, with canvas x and the positions masked in it:
+For each step, with canvas x and the positions that are masked in it:
 
-1. ask the plan where the step may commit and how many per row, leave out what is frozen, draw what is reopened; a step that commits nothing
-   runs no forward;
-2. run the model on x: logits aligned with the tokens they predict, whatever the shift, guided if asked;
-3. propose a token and a score at every open position, commit the best ones and the forced ones; canvas k + 1 is canvas k with those tokens
-   written and the reopened ones masked.
+1. Ask the plan where the step may commit, and how many positions in each row. Leave out what is frozen, and draw what is masked again.
+   A step that commits nothing runs no forward.
+2. Run the model on x. Its logits are aligned with the tokens that they predict, whatever the shift, and guided if asked.
+3. Propose a token and a score at every open position. Commit the best ones, and the forced ones. Canvas k + 1 is canvas k with those
+   tokens written, and with the mask id where positions are masked again.
 
-Random draws of a step come from (seed, step), so leaving out the idle steps changes nothing, and a run resumed at any step goes on as it
-would have. At temperature 0 the presets agree with Dream's and LLaDA's own samplers token for token, canvas by canvas.
+The random draws of a step come from (seed, step). So leaving out the idle steps changes nothing, and a run resumed at any step goes on as
+it would have. At temperature 0 the presets agree with Dream's and LLaDA's own samplers token for token, canvas by canvas.
 
-Rows of a batch do not know of each other. The references share what rows have in common: Dream's takes its number of commits from the mean
-mask count of the batch, LLaDA's assumes prompts of one length, dllm's drops a step only when no row needs it. Here a row's quotas, blocks
-and steps are its own, prompts may be padded on either side, and at temperature 0 a row's tokens are those it gets alone.
+Rows of a batch do not know of each other: a row has its own quotas, blocks and steps, prompts may be padded on either side, and at
+temperature 0 a row gets the tokens that it gets alone. The published samplers share some of it between rows: Dream's takes its number of
+commits from the mean mask count of the batch, LLaDA's assumes prompts of one length, dllm's drops a step only when no row needs it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
-from hooked_diffusion.denoising.canvas import Canvas, prepare, warn_of_idle_steps
-from hooked_diffusion.denoising.plan import Plan
+from hooked_diffusion.denoising.job import Job
 from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.selection import choose, propose
-from hooked_diffusion.denoising.settings import DenoisingSettings
-from hooked_diffusion.denoising.steering import FREE, Steering
-from hooked_diffusion.denoising.step import DenoisingStep
+from hooked_diffusion.denoising.steering import FREE, DenoisingStep
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """What is to be done, checked: the canvas to begin with, the plan, and what the caller decides."""
-
-    canvas: Canvas
-    plan: Plan
-    steering: Steering = Steering()
-
-    @classmethod
-    def make(
-        cls,
-        model: DenoisingModel,
-        canvas: Int[Tensor, "batch pos"],
-        settings: DenoisingSettings,
-        *,
-        mask_positions: Bool[Tensor, "batch pos"] | None = None,
-        attention_mask: Tensor | None = None,
-        steering: Steering | None = None,
-    ) -> Job:
-        """Check everything before the first forward."""
-        spec, name = model.spec, model.cfg.model_name
-        bos_id = getattr(getattr(model, "tokenizer", None), "bos_token_id", None)
-        checked = prepare(canvas.to(model.cfg.device), mask_positions, spec, model.cfg.d_vocab, attention_mask, bos_id)
-        if settings.masked_by_token and (spec.mask_is_reused or spec.mask_token_id is None):
-            raise ValueError(
-                f"{name} has no token that only ever means a mask (mask_token_id {spec.mask_token_id}), so positions cannot count as "
-                "masked by the token they hold; pass masked_by_token=False"
-            )
-        if spec.mask_token_id is None and (settings.cfg_scale or settings.remask):
-            raise ValueError(f"{name} has no mask token, which cfg_scale and remask write; leave them out")
-        warn_of_idle_steps(int(checked.masked.sum(1).max()), settings.steps, settings.schedule)
-        plan = Plan.make(checked.masked, settings, spec, checked.visible)
-        if not spec.is_mdm:
-            plan.check_causal()
-        return cls(checked, plan, steering or Steering())
+from hooked_diffusion.seeds import step_generator
 
 
 class Forward:
-    """Aligned logits of a canvas; `count` forwards so far. `observed` steps are run even when they commit nothing."""
+    """Aligned logits of a canvas. `count` says how many forwards ran so far. Steps in `observed` run even when they commit nothing."""
 
     observed: Collection[int] = ()
 
@@ -83,7 +42,7 @@ class Forward:
         self.model, self.count = model, 0
         self.scale = job.plan.settings.cfg_scale
         self.prompt = job.canvas.visible & ~job.canvas.masked
-        self.padding: dict[str, Any] = {} if job.canvas.visible.all() else {"attention_mask": job.canvas.visible}
+        self.padding: dict[str, Tensor] = {} if job.canvas.visible.all() else {"attention_mask": job.canvas.visible}
 
     def __call__(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
         """Row p predicts the token at p. The loop makes a new canvas at every commit, and passes the same one until then."""
@@ -97,12 +56,12 @@ class Forward:
         return alone + (self.scale + 1) * (logits - alone)
 
     def run(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
-        """The forward on the step's own canvas: what hooks and caches watch."""
+        """The forward on the step's own canvas: the one that hooks and caches see."""
         return self.model.token_logits(step.canvas, **self.padding)
 
 
 class Denoiser:
-    """One run under way: the canvas, what is masked on it, and what happened so far."""
+    """One run: the canvas, what is masked on it now, and what happened so far."""
 
     def __init__(self, forward: Forward, job: Job):
         self.forward, self.job, self.settings = forward, job, job.plan.settings
@@ -115,13 +74,14 @@ class Denoiser:
     def resume(
         cls, forward: Forward, job: Job, trajectory: DenoisingTrajectory, index: int, canvas: Int[Tensor, "batch pos"] | None = None
     ) -> Denoiser:
-        """The run that made `trajectory`, about to take step `index` again, on `canvas` instead of its own if given.
+        """The run that made `trajectory`, just before step `index`; `canvas`, if given, replaces the canvas of that step.
 
-        A token that `canvas` writes over a mask counts as given; the mask id written over a committed token reopens it.
+        A token that `canvas` writes over a mask counts as given. The mask id written over a committed token masks it again.
         """
         run = cls(forward, job)
         run.canvases, run.masks = list(trajectory.canvases[: index + 1]), list(trajectory.masked[: index + 1])
         run.canvas, run.masked = run.canvases[-1], run.masks[-1]
+        # The trajectory knows the last commit of each position only: what was committed later than `index` is not known yet.
         done = run.masks[0] & ~run.masked & (trajectory.commit_step < index)
         run.commit_step = torch.where(done, trajectory.commit_step, run.commit_step)
         run.confidence = torch.where(done, trajectory.confidence, run.confidence)
@@ -136,7 +96,7 @@ class Denoiser:
 
     @torch.no_grad()
     def run(self) -> DenoisingTrajectory:
-        """Carry out the steps that are left, as the module docstring tells it."""
+        """Take the steps that are left, as the module docstring says."""
         steps = range(len(self.canvases) - 1, self.job.plan.steps)
         for index in tqdm(steps, desc="denoising", unit="step", disable=None, delay=2, leave=False):
             self.advance(index)
@@ -156,8 +116,8 @@ class Denoiser:
         )
 
     def advance(self, index: int) -> None:
-        """One step; leaves canvas and masks as they are when there is nothing to commit."""
-        generator = Generator().manual_seed(self.settings.seed * 1_000_003 + index)
+        """Take one step; canvas and masks stay as they are when there is nothing to commit."""
+        generator = step_generator(self.settings.seed, index)
         step, steering = self.context(index), self.job.steering
         open_ = step.open & ~steering.frozen(step)
         quotas = self.job.plan.quotas(index, open_, generator)
@@ -203,7 +163,10 @@ class Denoiser:
     def _reopen(
         self, step: DenoisingStep, open_: Bool[Tensor, "batch pos"], quotas: list[int], generator: Generator
     ) -> Bool[Tensor, "batch pos"]:
-        """Positions that are masked again once this step has committed: at most as many as it can commit beyond its quota."""
+        """`(batch, pos)`: True where a position is masked again once this step has committed.
+
+        A row masks at most as many again as the step can commit beyond its quota, so that the number of masks follows the schedule.
+        """
         reopened = torch.zeros_like(step.masked)
         if not self.settings.remask:
             return reopened

@@ -1,22 +1,23 @@
-"""What a model can do with a canvas: denoise it, and watch, steer and resume the run. `HookedDiffusionTransformer` has these methods."""
+"""What a model can do with a canvas: denoise it; watch, steer and resume the run. `HookedDiffusionTransformer` has these methods."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.utilities.slice import SliceInput
+from typing_extensions import Unpack
 
-from hooked_diffusion.denoising.cache import MAX_BYTES, CachingForward, DenoisingCache, NamesFilter
+from hooked_diffusion.denoising.cache import MAX_BYTES, CachingForward, DenoisingCache, NamesFilter, Recording
 from hooked_diffusion.denoising.cache_folder import CacheFolder
 from hooked_diffusion.denoising.hooks import HookedForward, Metric, StepHooks, Watch
-from hooked_diffusion.denoising.loop import Denoiser, Forward, Job
+from hooked_diffusion.denoising.job import DenoisingArguments, Job
+from hooked_diffusion.denoising.loop import Denoiser, Forward
 from hooked_diffusion.denoising.protocol import DenoisingModel
-from hooked_diffusion.denoising.settings import Schedule, Select, make_settings
+from hooked_diffusion.denoising.settings import Select
 from hooked_diffusion.denoising.steering import Force, Freeze, Steering
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
 
@@ -24,7 +25,7 @@ from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
 class DenoisingMethods:
     """`denoise`, `run_with_denoising_hooks`, `run_with_denoising_cache` and `resume_denoising`.
 
-    All take the same canvas and settings; rows are `(batch, pos)`.
+    The first three take the same canvas, `(batch, pos)`, and the same arguments: `DenoisingArguments`.
     """
 
     def denoise(
@@ -32,58 +33,23 @@ class DenoisingMethods:
         canvas: Int[Tensor, "batch pos"],
         steps: int | None = None,
         select: Select | None = None,
-        *,
-        preset: str | None = None,
-        schedule: Schedule | None = None,
-        eps: float | None = None,
-        block_length: int | None = None,
-        temperature: float | None = None,
-        top_p: float | None = None,
-        top_k: int | None = None,
-        alg_temp: float | None = None,
-        threshold: float | None = None,
-        cfg_scale: float | None = None,
-        remask: float | None = None,
-        mask_positions: Bool[Tensor, "batch pos"] | None = None,
-        attention_mask: Bool[Tensor, "batch pos"] | None = None,
-        freeze: Freeze = None,
-        force: Force = None,
-        tempered_scores: bool | None = None,
-        masked_by_token: bool | None = None,
-        seed: int | None = None,
+        **arguments: Unpack[DenoisingArguments],
     ) -> DenoisingTrajectory:
-        """Fill the masked positions of `canvas`, step by step.
+        """Fill the masked positions of `canvas (batch, pos)`, step by step.
 
-        `mask_positions` defaults to where the canvas holds the mask id; given, the mask id is written there first (a model without one sees
-        whatever the canvas holds). `attention_mask` is False at padding, on either side. `preset` is "dream", "llada", "diffullama", "dllm"
-        or "threshold"; what each setting means, and its default: `DenoisingSettings`. `freeze` and `force` take the sampler's hand:
-        `Steering`. An ARM is decoded by the same loop, from left to right. Rows are independent: at temperature 0 a row's tokens are those
-        it would get alone. Cost: one forward per step that commits.
+        `steps` (None: one commit per step) and `select` ("confidence", …) say how many steps there are and which positions they commit.
+        By name: `preset`, `mask_positions`, `attention_mask`, `freeze`, `force` (see `DenoisingArguments`), and `schedule`, `eps`,
+        `block_length`, `temperature`, `top_p`, `top_k`, `alg_temp`, `threshold`, `cfg_scale`, `remask`, `tempered_scores`,
+        `masked_by_token`, `seed` (see `DenoisingSettings`).
+
+        An ARM is decoded by the same loop, from left to right. Rows are independent: at temperature 0 a row gets the tokens that it would
+        get alone. Cost: one forward per step that commits.
 
         Raises ValueError, before any forward, on an impossible setting, canvas or mask, and when a causal model is asked for more than
-        one token at a time or another order. Warns of a reused mask id in the prompt and of a doubled BOS.
+        one token at a time or for another order; TypeError on an unknown argument. Warns of a reused mask id in the prompt and of a
+        doubled BOS.
         """
-        settings = make_settings(
-            preset,
-            causal=not self.spec.is_mdm,
-            steps=steps,
-            select=select,
-            schedule=schedule,
-            eps=eps,
-            block_length=block_length,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            alg_temp=alg_temp,
-            threshold=threshold,
-            cfg_scale=cfg_scale,
-            remask=remask,
-            tempered_scores=tempered_scores,
-            masked_by_token=masked_by_token,
-            seed=seed,
-        )
-        steering = Steering(freeze, force)
-        job = Job.make(self, canvas, settings, mask_positions=mask_positions, attention_mask=attention_mask, steering=steering)
+        job = Job.asked(self, canvas, steps, select, arguments)
         return Denoiser(Forward(self, job), job).run()
 
     def run_with_denoising_hooks(
@@ -96,24 +62,19 @@ class DenoisingMethods:
         bwd_hooks: StepHooks = (),
         metric: Metric | None = None,
         at_steps: Sequence[int] | None = None,
-        preset: str | None = None,
-        mask_positions: Bool[Tensor, "batch pos"] | None = None,
-        attention_mask: Bool[Tensor, "batch pos"] | None = None,
-        freeze: Freeze = None,
-        force: Force = None,
-        **settings: Any,
+        **arguments: Unpack[DenoisingArguments],
     ) -> DenoisingTrajectory:
-        """`denoise` under hooks that know the step: `(name or filter, hook_fn(tensor, hook, step))`, `step` a `DenoisingStep`.
+        """`denoise` under hooks that know the step.
 
-        A forward hook's return value replaces the activation, so it changes what this step commits. Backward hooks see the gradient of
-        `metric(aligned_logits, step)`, a scalar, as far down as "blocks.0.hook_resid_pre". `at_steps` chooses the steps (default: those
-        that commit; a step that is named runs even when it commits nothing). `settings` are those of `denoise`. Raises what `denoise`
-        does, and ValueError on backward hooks without a metric and on steps outside the run.
+        - `fwd_hooks`: pairs of a hook name (or a filter of names) and a function of (tensor, hook, step); `step` is a `DenoisingStep`. What
+          the function returns replaces the activation, so it changes what this step commits.
+        - `bwd_hooks`: the same, for the gradient of `metric(aligned_logits, step)`, a scalar, down to "blocks.0.hook_resid_pre".
+        - `at_steps`: the steps with hooks. None: all that commit. A step that is named here runs even when it commits nothing.
+
+        Raises what `denoise` does, and ValueError on backward hooks without a metric and on steps outside the run.
         """
         watch = Watch(fwd_hooks, bwd_hooks, metric)
-        chosen = make_settings(preset, causal=not self.spec.is_mdm, steps=steps, select=select, **settings)
-        steering = Steering(freeze, force)
-        job = Job.make(self, canvas, chosen, mask_positions=mask_positions, attention_mask=attention_mask, steering=steering)
+        job = Job.asked(self, canvas, steps, select, arguments)
         return Denoiser(HookedForward(self, job, watch, at_steps), job).run()
 
     def run_with_denoising_cache(
@@ -131,39 +92,31 @@ class DenoisingMethods:
         folder: str | Path | None = None,
         fwd_hooks: StepHooks = (),
         metric: Metric | None = None,
-        preset: str | None = None,
-        mask_positions: Bool[Tensor, "batch pos"] | None = None,
-        attention_mask: Bool[Tensor, "batch pos"] | None = None,
-        freeze: Freeze = None,
-        force: Force = None,
-        **settings: Any,
+        **arguments: Unpack[DenoisingArguments],
     ) -> tuple[DenoisingTrajectory, DenoisingCache]:
         """`denoise`, keeping activations: `cache[k]` is bit-equal to `run_with_cache` on `trajectory.canvases[k]`.
 
-        - `names_filter` is TransformerLens' own; `at_steps` chooses the steps (default: all); `positions` slices the position dimension
-          where an activation has one (TransformerLens' `pos_slice`).
+        - `names_filter`: which hooks, as TransformerLens takes it. `at_steps`: which steps; None: all. `positions`: which positions, where
+          an activation has a position dimension (TransformerLens' `pos_slice`).
         - `device`, `dtype`: where and how precisely activations are kept; None leaves them as they are.
-        - `max_bytes`: what may be kept in memory, 4 GiB unless told; a filter that would not fit is refused (ValueError) after the first
+        - `max_bytes`: how much may be kept in memory, 4 GiB unless told. What would not fit is refused (ValueError) after the first
           forward, before anything is committed.
-        - `folder`: a new folder to stream to, one file per canvas; then one step must fit `max_bytes`, and `cache` reads from disk.
-          `DenoisingCache.load(folder)` opens it again. Raises FileExistsError when it exists.
-        - `fwd_hooks` are step hooks as in `run_with_denoising_hooks`, at every step that runs; with a `metric` the cache also holds its
-          gradients, as "<name>_grad".
+        - `folder`: a new folder to write to, one file per canvas. Then only one step must fit `max_bytes`, and `cache` reads from disk;
+          `DenoisingCache.load(folder)` opens it again. Raises FileExistsError when the folder exists.
+        - `fwd_hooks`: step hooks as in `run_with_denoising_hooks`, at every step that runs. With a `metric` the cache also holds the
+          metric's gradients, as "<name>_grad".
 
-        `settings` are those of `denoise`; it raises what `denoise` does.
+        Raises what `denoise` does.
         """
-        chosen = make_settings(preset, causal=not self.spec.is_mdm, steps=steps, select=select, **settings)
-        steering = Steering(freeze, force)
-        job = Job.make(self, canvas, chosen, mask_positions=mask_positions, attention_mask=attention_mask, steering=steering)
-        wanted: dict[str, Any] = {"at_steps": at_steps, "names_filter": names_filter, "positions": positions}
-        wanted |= {"device": device, "dtype": dtype, "max_bytes": max_bytes}
+        job = Job.asked(self, canvas, steps, select, arguments)
+        recording = Recording(at_steps, names_filter, positions, device, dtype, max_bytes)
+        # Made before the folder: a wrong argument is refused while there is nothing on disk yet.
+        forward = CachingForward(self, job, Watch(fwd_hooks, (), metric), recording)
         if folder is None:
-            forward = CachingForward(self, job, Watch(fwd_hooks, (), metric), **wanted)
             return Denoiser(forward, job).run(), DenoisingCache(forward.caches)
-        CachingForward(self, job, Watch(fwd_hooks, (), metric), **wanted)  # what cannot be is said before there is a folder
-        with CacheFolder(folder) as files:
-            trajectory = Denoiser(CachingForward(self, job, Watch(fwd_hooks, (), metric), **wanted, folder=files), job).run()
-            files.close(trajectory.provenance | {"settings": trajectory.settings.to_dict()})
+        with CacheFolder(folder) as forward.folder:
+            trajectory = Denoiser(forward, job).run()
+            forward.folder.close(trajectory.provenance | {"settings": trajectory.settings.to_dict()})
         return trajectory, DenoisingCache.load(folder, self, device or self.cfg.device or "cpu")
 
     def resume_denoising(
@@ -179,22 +132,35 @@ class DenoisingMethods:
         freeze: Freeze = None,
         force: Force = None,
     ) -> DenoisingTrajectory:
-        """Take up `trajectory` at `step`, with its settings: unless something is changed, bit-equal to it from there on.
+        """Take up `trajectory` at `step`, with its settings. Where nothing is changed, the result is bit-equal to `trajectory`.
 
-        `canvas` replaces the step's canvas: a token written over a mask counts as given, the mask id over a committed token reopens it.
-        Hooks, `freeze` and `force` act on the steps to come, as in `run_with_denoising_hooks`. The result's canvases begin with the
-        trajectory's own. Raises ValueError on a step outside the run, and on a canvas of another shape or with ids outside the vocabulary.
+        `canvas (batch, pos)` replaces the canvas of that step: a token that it writes over a mask counts as given, and the mask id written
+        over a committed token masks it again. Hooks, `freeze` and `force` act on the steps to come, as in `run_with_denoising_hooks`. The
+        result's canvases begin with those of `trajectory` before `step`.
+
+        Raises ValueError on a step outside the run, and on a canvas of another shape or with ids outside the vocabulary.
         """
         if not 0 <= step <= trajectory.steps:
             raise ValueError(f"resume_denoising: step {step} lies outside 0 … {trajectory.steps}")
         if canvas is not None:
-            canvas = canvas.to(trajectory.canvases)
-            if canvas.shape != trajectory.tokens.shape or canvas.min() < 0 or canvas.max() >= self.cfg.d_vocab:
-                raise ValueError(
-                    f"resume_denoising: canvas holds ids 0 … {self.cfg.d_vocab - 1} in the trajectory's shape "
-                    f"{tuple(trajectory.tokens.shape)}, got {tuple(canvas.shape)} from {int(canvas.min())} to {int(canvas.max())}"
-                )
-        masks: dict[str, Any] = {"mask_positions": trajectory.mask_positions, "attention_mask": trajectory.attention_mask}
-        job = Job.make(self, trajectory.canvases[0], trajectory.settings, **masks, steering=Steering(freeze, force))
+            canvas = _check_edit(canvas, trajectory, self.cfg.d_vocab)
+        job = Job.make(
+            self,
+            trajectory.canvases[0],
+            trajectory.settings,
+            mask_positions=trajectory.mask_positions,
+            attention_mask=trajectory.attention_mask,
+            steering=Steering(freeze, force),
+        )
         forward = HookedForward(self, job, Watch(fwd_hooks, bwd_hooks, metric), at_steps)
         return Denoiser.resume(forward, job, trajectory, step, canvas).run()
+
+
+def _check_edit(canvas: Int[Tensor, "batch pos"], trajectory: DenoisingTrajectory, d_vocab: int) -> Int[Tensor, "batch pos"]:
+    canvas = canvas.to(trajectory.canvases)
+    if canvas.shape != trajectory.tokens.shape or canvas.min() < 0 or canvas.max() >= d_vocab:
+        raise ValueError(
+            f"resume_denoising: canvas holds ids 0 … {d_vocab - 1} in the trajectory's shape {tuple(trajectory.tokens.shape)}, "
+            f"got {tuple(canvas.shape)} from {int(canvas.min())} to {int(canvas.max())}"
+        )
+    return canvas

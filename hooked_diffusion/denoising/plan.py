@@ -1,12 +1,20 @@
 """Where a step may commit, and how many positions it commits in each row.
 
-1. The masks are cut into blocks (`blocks`). Each block has a share of the steps: as many as it has masks when `steps` is not given, else
-   an equal part of them, remainders to the first blocks; a lead has one step.
-2. A step may commit masks of its block and, where some stayed open, of earlier ones.
-3. Within the block the schedule says how many; the last step of a block commits all that is open (unless masks go by token, as in the
-   samplers of Dream and LLaDA, where a position that commits the mask id stays behind).
+1. The masks are cut into blocks, which are finished from left to right.
+   - Without a `block_length` a row is one block.
+   - With one, a row's masks are cut, in order, into blocks of that many (LLaDA, dllm); the last may be shorter.
+   - A block-causal model cannot see past the blocks of its attention. Those lie on the canvas, counted from the first visible token; they
+     are the blocks, or `block_length` cuts them further (Fast-dLLM v2's small blocks).
+   - A block-causal model with logit shift 1 reads a token off the position before. So the first position of an attention block is predicted
+     by the finished block before it, and by nothing in its own block. It is a block by itself, a *lead*, committed before the rest, as
+     Fast-dLLM v2 does.
+2. Each block has a share of the steps. Without `steps` a block has as many as it has masks; with `steps` all blocks have an equal part, and
+   the first blocks one more where it does not come out even. A lead has one step.
+3. A step may commit masks of its block, and masks of earlier blocks that are still there.
+4. Within the block the schedule says how many. The last step of a block commits all that is open, unless masks go by token
+   (`masked_by_token`, as in the samplers of Dream and LLaDA): there a position that commits the mask id stays masked.
 
-Rows do not know of each other: a row's quotas are those it would have alone.
+Rows do not know of each other: a row's quotas are those that it would have alone.
 """
 
 from __future__ import annotations
@@ -18,15 +26,49 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Generator, Tensor
 
-from hooked_diffusion.denoising.blocks import Blocks, cut
+from hooked_diffusion.attention import position_ids, visible_tokens
 from hooked_diffusion.denoising.schedules import commits_per_step, quota
 from hooked_diffusion.denoising.settings import DenoisingSettings
 from hooked_diffusion.spec import DiffusionSpec
 
 
 @dataclass(frozen=True)
+class Blocks:
+    """The blocks of a canvas.
+
+    - `number (batch, pos)`: the block of each mask, from 0 in every row.
+    - `masks[row][block]`: how many masks a block has.
+    - `lead[row][block]`: True where a block is a lead.
+    """
+
+    number: Int[Tensor, "batch pos"]
+    masks: tuple[tuple[int, ...], ...]
+    lead: tuple[tuple[bool, ...], ...]
+
+
+def cut(masked: Bool[Tensor, "batch pos"], visible: Bool[Tensor, "batch pos"], spec: DiffusionSpec, block_length: int | None) -> Blocks:
+    """The blocks of a canvas. Raises ValueError when `block_length` does not divide the blocks that the attention has."""
+    order = masked.cumsum(1) - 1
+    key, lead = order // block_length if block_length else torch.zeros_like(order), torch.zeros_like(masked)
+    if spec.block_length is not None:
+        length = block_length or spec.block_length
+        if spec.block_length % length:
+            raise ValueError(f"block_length {length} does not divide the {spec.block_length} positions of the model's attention blocks")
+        place = position_ids(visible)
+        lead = (place % spec.block_length == 0) & (spec.logit_shift == 1)
+        key = 2 * (place // length) + (~lead).long()  # a lead sorts before the rest of its block
+    number, counts, leads = torch.zeros_like(key), [], []
+    for row in range(len(masked)):
+        at = masked[row]
+        _, number[row, at], count = key[row, at].unique(return_inverse=True, return_counts=True)
+        counts.append(tuple(count.tolist()))
+        leads.append(tuple(bool((lead[row, at] & (number[row, at] == block)).any()) for block in range(len(count))))
+    return Blocks(number, tuple(counts), tuple(leads))
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The plan of one run: `shares[row][block]` are steps, `steps` the longest row's."""
+    """The plan of one run: `shares[row][block]` is how many steps a block has, `steps` how many the run has (those of the longest row)."""
 
     settings: DenoisingSettings
     blocks: Blocks
@@ -41,26 +83,26 @@ class Plan:
         spec: DiffusionSpec | None = None,
         visible: Bool[Tensor, "batch pos"] | None = None,
     ) -> Plan:
-        """Plan the masks of a canvas. Raises ValueError when there are fewer steps than blocks, or blocks that cannot be."""
-        blocks = cut(masked, torch.ones_like(masked) if visible is None else visible, spec or DiffusionSpec(), settings.block_length)
+        """Plan the masks of a canvas. Raises ValueError when there are fewer steps than blocks, and when the blocks are impossible."""
+        blocks = cut(masked, visible_tokens(masked, visible), spec or DiffusionSpec(), settings.block_length)
         shares = tuple(_shares(row, *parts, settings.steps) for row, parts in enumerate(zip(blocks.masks, blocks.lead, strict=True)))
         return cls(settings, blocks, shares, settings.steps or max(map(sum, shares)))
 
     def block_at(self, step: int) -> Int[Tensor, " batch"]:
-        """Which block each row denoises at `step`, `(batch,)`."""
+        """`(batch,)`: which block each row denoises at `step`."""
         return torch.tensor([_place(shares, step)[0] for shares in self.shares], device=self.blocks.number.device)
 
     def reach(self, step: int, masked: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
-        """Where `step` may commit, given what is masked now."""
+        """`(batch, pos)`: where `step` may commit, given what is masked now."""
         return masked & (self.blocks.number <= self.block_at(step)[:, None])
 
     def quotas(self, step: int, open_: Bool[Tensor, "batch pos"], generator: Generator | None = None) -> list[int]:
-        """How many of the open positions `step` commits in each row; `generator` is drawn from by the "bernoulli" schedule only."""
+        """`[batch]`: how many of the open positions `step` commits in each row. Only the "bernoulli" schedule draws from `generator`."""
         left = open_.sum(1).tolist()
         return [self._quota(row, *_place(shares, step), left[row], generator) for row, shares in enumerate(self.shares)]
 
     def canvases(self, masked: Bool[Tensor, "batch pos"], at_steps: Collection[int]) -> int:
-        """How many different canvases `at_steps` start from, when no one interferes; at most, when the number of commits is drawn."""
+        """How many different canvases `at_steps` start from, if nothing is forced; an upper bound where the number of commits is drawn."""
         if self.settings.schedule == "bernoulli" or self.settings.remask:
             return len(at_steps)
         seen, fresh = 0, True
@@ -73,7 +115,7 @@ class Plan:
         return seen
 
     def check_causal(self) -> None:
-        """Raise ValueError unless the plan is one a causal model can follow: from left to right, one position per step."""
+        """Raise ValueError unless a causal model can follow the plan: from left to right, one position per step."""
         wanted = self.settings
         if wanted.select != "left_to_right":
             raise ValueError(f'a causal model cannot see past a mask: use select="left_to_right", not {wanted.select!r}')
@@ -114,7 +156,7 @@ def _shares(row: int, masks: tuple[int, ...], lead: tuple[bool, ...], steps: int
 
 
 def _place(shares: tuple[int, ...], step: int) -> tuple[int, int]:
-    """Which block `step` falls into and which of its steps it is; past the end, the last block goes on."""
+    """Which block `step` falls into, and which of the block's steps it is; past the end, the last block goes on."""
     for block, share in enumerate(shares):
         if step < share or block == len(shares) - 1:
             return block, step

@@ -10,20 +10,34 @@
 | `tempered_scores` | True | False | False | False | True | False |
 | `masked_by_token` | True | True | False | False | False | False |
 
-"dream" is `diffusion_generate` of Dream, "llada" LLaDA's `generate.py`, "diffullama" DiffuLLaMA's and DiffuGPT's sampler, "dllm" the mdlm
-and bd3lm samplers of dllm, "threshold" the adaptive one of Fast-dLLM v2, SDAR and LLaDA2. Everything else is equal in all; whatever is
-passed beats the preset. Dream's `origin` is `preset="dream", select="random", schedule="bernoulli"`.
+- "dream" is `diffusion_generate` of Dream. Dream's `origin` is `preset="dream", select="random", schedule="bernoulli"`.
+- "llada" is LLaDA's `generate.py`.
+- "diffullama" is the sampler of DiffuLLaMA and DiffuGPT.
+- "dllm" stands for the mdlm and bd3lm samplers of dllm.
+- "threshold" is the adaptive sampler of Fast-dLLM v2, SDAR and LLaDA2.
+
+All other settings are equal in all presets. A setting that is passed replaces the preset's.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
-from typing import Any, Literal, get_args
+from typing import Literal, TypedDict, get_args
+
+from typing_extensions import Unpack
+
+from hooked_diffusion.seeds import check_seed
 
 Select = Literal["confidence", "entropy", "margin", "random", "left_to_right", "threshold"]
 Schedule = Literal["even", "time_grid", "rounded", "bernoulli"]
+Preset = Literal["dream", "llada", "diffullama", "dllm", "threshold"]
 DEFAULT_THRESHOLD = 0.9
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"denoising: unknown {name} {value!r}; choose one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -32,28 +46,31 @@ class DenoisingSettings:
 
     Which positions, and how many:
 
-    - `steps`: denoising iterations, shared equally by the blocks; None for one commit per step in every row. Steps that commit
-      nothing cost nothing; more steps than masks make a finer grid for "time_grid" and "bernoulli", and a warning for the others.
-    - `select`: which masked positions a step commits: those of highest probability ("confidence"), lowest entropy, widest margin p₁ − p₂,
-      at random, or the leftmost. "threshold" is short for "confidence" with a `threshold` of 0.9.
-    - `schedule`: how many, see `schedules`: "even" (LLaDA), "time_grid" (Dream, with its `eps`), "rounded" (dllm), "bernoulli" (each
-      position by its own coin: Dream's `origin`, DiffuLLaMA).
-    - `threshold`: positions whose token has a higher probability commit too, beyond the schedule's number. None: never.
+    - `steps`: denoising iterations. The blocks share them equally. None: every step commits one position in each row. Steps that commit
+      nothing cost nothing. More steps than masks make a finer grid for "time_grid" and "bernoulli"; the other schedules warn.
+    - `select`: which masked positions a step commits: those of highest probability ("confidence"), of lowest entropy, of widest margin
+      p₁ − p₂, random ones, or the leftmost. "threshold" is short for "confidence" with a `threshold` of 0.9.
+    - `schedule`: how many positions a step commits, see `schedules`: "even" (LLaDA), "time_grid" (Dream, with its `eps`), "rounded" (dllm),
+      "bernoulli" (a coin for each position: Dream's `origin`, DiffuLLaMA).
+    - `eps`: the time in [0, 1) at which the grid of "time_grid" and "bernoulli" ends.
+    - `threshold`: probability in [0, 1]. A position whose token has a higher one commits too, beyond the schedule's number. None: never.
     - `alg_temp`: positions are drawn from softmax(score / alg_temp) without replacement; 0 takes the best.
-    - `block_length`: masks per block; blocks are finished from left to right, the last one may be shorter. None: one block, or the
-      attention's own blocks on a block-causal model.
-    - `remask`: probability with which a step reopens each position committed before it; the step commits as many more, so the number of
-      masks still follows the schedule (ReMDM, arXiv 2503.00307, with constant σ). The last step of a block reopens none.
+    - `block_length`: masks per block. Blocks are finished from left to right; the last one may be shorter. None: one block, or, on a
+      block-causal model, the blocks of its attention.
+    - `remask`: probability in [0, 1) with which a step masks each position again that was committed before it. The step commits as many
+      more, so the number of masks still follows the schedule (ReMDM, arXiv 2503.00307, with constant σ). The last step of a block masks
+      none again.
 
     Which token:
 
     - `temperature`, `top_p`, `top_k`: tokens are drawn from softmax(logits / temperature), cut to the smallest set of mass `top_p`, then to
-      the `top_k` likeliest; temperature 0 takes the most probable token.
-    - `cfg_scale`: classifier-free guidance, u + (cfg_scale + 1)·(l − u) with u the logits where the prompt is masked too; two forwards.
-    - `tempered_scores`: positions are ranked by the distribution that tokens are drawn from, rather than the model's own.
-    - `masked_by_token`: a position counts as masked while it holds the mask id, so one that commits the mask id stays open; otherwise the
-      mask positions are carried along, and whatever is committed is final.
-    - `seed`: of all draws; every step draws from (seed, step).
+      the `top_k` likeliest. Temperature 0 takes the most probable token.
+    - `cfg_scale`: classifier-free guidance, u + (cfg_scale + 1)·(l − u), where u are the logits with the prompt masked too. It needs two
+      forwards a step.
+    - `tempered_scores`: True ranks positions by the distribution that tokens are drawn from, False by the model's own.
+    - `masked_by_token`: True counts a position as masked while it holds the mask id, so a position that commits the mask id stays masked.
+      False carries the mask positions along; what is committed is final.
+    - `seed`: of all draws; step k draws from (seed, k).
 
     Raises ValueError, naming the setting, on a value that cannot be.
     """
@@ -75,19 +92,21 @@ class DenoisingSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, allowed in (("select", get_args(Select)), ("schedule", get_args(Schedule))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"denoising: unknown {name} {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        _check_choice("select", self.select, get_args(Select))
+        _check_choice("schedule", self.schedule, get_args(Schedule))
         if self.select == "threshold":
             object.__setattr__(self, "select", "confidence")
             object.__setattr__(self, "threshold", DEFAULT_THRESHOLD if self.threshold is None else self.threshold)
-        for name in ("steps", "block_length", "top_k"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"denoising: {name} is a whole number of at least 1, got {value!r}")
-        for name in ("temperature", "alg_temp", "cfg_scale"):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"denoising: {name} is finite and at least 0, got {getattr(self, name)}")
+        self._check_numbers()
+        check_seed(self.seed, "denoising: seed")
+
+    def _check_numbers(self) -> None:
+        for name, count in (("steps", self.steps), ("block_length", self.block_length), ("top_k", self.top_k)):
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise ValueError(f"denoising: {name} is a whole number of at least 1, got {count!r}")
+        for name, value in (("temperature", self.temperature), ("alg_temp", self.alg_temp), ("cfg_scale", self.cfg_scale)):
+            if not (isfinite(value) and value >= 0):
+                raise ValueError(f"denoising: {name} is finite and at least 0, got {value}")
         if not 0 <= self.eps < 1:
             raise ValueError(f"denoising: eps, the time at which the grid ends, lies in [0, 1), got {self.eps}")
         if not 0 < self.top_p <= 1:
@@ -97,12 +116,30 @@ class DenoisingSettings:
         if not 0 <= self.remask < 1:
             raise ValueError(f"denoising: remask is a probability in [0, 1), got {self.remask}")
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, for a JSON side file."""
         return asdict(self)
 
 
-PRESETS: dict[str, DenoisingSettings] = {
+class SettingArguments(TypedDict, total=False):
+    """The settings that are passed by name, as `DenoisingSettings` explains them; None, but for `seed`, leaves the preset's value."""
+
+    schedule: Schedule | None
+    eps: float | None
+    block_length: int | None
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    alg_temp: float | None
+    threshold: float | None
+    cfg_scale: float | None
+    remask: float | None
+    tempered_scores: bool | None
+    masked_by_token: bool | None
+    seed: int
+
+
+PRESETS: dict[Preset, DenoisingSettings] = {
     "dream": DenoisingSettings(select="entropy", schedule="time_grid", tempered_scores=True, masked_by_token=True),
     "llada": DenoisingSettings(masked_by_token=True),
     "diffullama": DenoisingSettings(select="random", schedule="bernoulli", eps=0.0, temperature=0.95, top_p=0.9),
@@ -111,17 +148,25 @@ PRESETS: dict[str, DenoisingSettings] = {
 }
 
 
-def make_settings(preset: str | None = None, *, causal: bool = False, **passed: Any) -> DenoisingSettings:
-    """The preset's settings with those `passed` that are not None in their place; `causal` makes "left_to_right" the default order.
+def make_settings(
+    preset: Preset | None = None,
+    steps: int | None = None,
+    select: Select | None = None,
+    *,
+    causal: bool = False,
+    **passed: Unpack[SettingArguments],
+) -> DenoisingSettings:
+    """The preset's settings, replaced by those that are passed and not None; `causal` makes "left_to_right" the default order.
 
-    Raises ValueError on an unknown preset or value, TypeError on an unknown setting.
+    Raises ValueError on an unknown preset or an impossible value, TypeError on an unknown setting.
     """
-    if preset is not None and preset not in PRESETS:
-        raise ValueError(f"denoising: unknown preset {preset!r}; choose one of {', '.join(PRESETS)}, or pass settings alone")
-    unknown = set(passed) - {f.name for f in fields(DenoisingSettings)}
+    if preset is not None:
+        _check_choice("preset", preset, tuple(PRESETS))
+    known = [field.name for field in fields(DenoisingSettings)]
+    unknown = sorted(set(passed) - set(known))
     if unknown:
-        known = ", ".join(f.name for f in fields(DenoisingSettings))
-        raise TypeError(f"denoising has no setting {', '.join(sorted(unknown))}; it has {known}")
+        raise TypeError(f"denoising has no setting {', '.join(unknown)}; it has preset, {', '.join(known)}")
+    check_seed(passed.get("seed", 0), "denoising: seed")  # None would read as "not passed", and hide that a run is not random
     default = DenoisingSettings(select="left_to_right") if causal else DenoisingSettings()
     base = default if preset is None else PRESETS[preset]
-    return replace(base, **{name: value for name, value in passed.items() if value is not None})
+    return replace(base, **{name: value for name, value in {"steps": steps, "select": select, **passed}.items() if value is not None})

@@ -1,10 +1,10 @@
-"""Taking the sampler's hand: positions that may not commit, and tokens that must.
+"""Where a run stands (`DenoisingStep`), and what a caller decides instead of the sampler (`Steering`).
 
-- `freeze` says where a step may not commit, though it could; the schedule's number goes to the other open positions.
-- `force` says which tokens a step commits whatever the model proposes, −1 where it is free; beyond the schedule's number, in any block.
+- `freeze` says where a step may not commit. The step still commits as many positions as the schedule says, among the other open ones.
+- `force` says which tokens a step commits, whatever the model proposes; −1 leaves a position free. Forced tokens come on top of the
+  schedule's number, and may lie in any block.
 
-Both are a tensor that holds for every step (`freeze`) or a mapping from step index to tensors (`force`), or a function of the
-`DenoisingStep`.
+`freeze` is one tensor for every step, `force` a mapping from step index to tensors; each may also be a function of the `DenoisingStep`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hooked_diffusion.denoising.step import DenoisingStep
 
+@dataclass(frozen=True, eq=False)
+class DenoisingStep:
+    """One step of a run, before it commits anything.
+
+    - `index`, `steps`: which step it is, from 0, of how many.
+    - `canvas (batch, pos)`: the tokens so far, the mask id where masked.
+    - `masked (batch, pos)`: where the canvas is masked.
+    - `open (batch, pos)`: where this step may commit: the masks of its block and of the blocks before.
+    - `block (batch,)`: which block each row is at, from 0.
+    - `noise (batch,)`: the noise level, the share of the row's masks that are still masked, in [0, 1]; 0 in a row without masks.
+    """
+
+    index: int
+    steps: int
+    canvas: Int[Tensor, "batch pos"]
+    masked: Bool[Tensor, "batch pos"]
+    open: Bool[Tensor, "batch pos"]
+    block: Int[Tensor, " batch"]
+    noise: Float[Tensor, " batch"]
+
+
+#: Stands for "no token" where a position is not forced.
 FREE = -1
 Freeze = Bool[Tensor, "batch pos"] | Callable[[DenoisingStep], Bool[Tensor, "batch pos"]] | None
 Force = Mapping[int, Int[Tensor, "batch pos"]] | Callable[[DenoisingStep], Int[Tensor, "batch pos"]] | None
@@ -31,7 +52,7 @@ class Steering:
     force: Force = None
 
     def frozen(self, step: DenoisingStep) -> Bool[Tensor, "batch pos"]:
-        """True where this step may not commit. Raises ValueError on a mask of another shape or type."""
+        """`(batch, pos)`: True where this step may not commit. Raises ValueError on a mask of another shape or type."""
         if self.freeze is None:
             return torch.zeros_like(step.masked)
         mask = self.freeze if isinstance(self.freeze, Tensor) else self.freeze(step)
@@ -42,14 +63,14 @@ class Steering:
         return mask.to(step.masked.device)
 
     def forced(self, step: DenoisingStep, d_vocab: int) -> Int[Tensor, "batch pos"]:
-        """The tokens this step must commit, −1 where it is free.
+        """`(batch, pos)`: the tokens that this step must commit, −1 where a position is free.
 
-        Raises ValueError on another shape, an id outside the vocabulary, and where nothing is masked any more.
+        Raises ValueError on another shape, on an id outside the vocabulary, and at a position that is not masked.
         """
-        tokens = self.force.get(step.index) if isinstance(self.force, Mapping) else self.force and self.force(step)
-        if tokens is None:
+        found = self.force.get(step.index) if isinstance(self.force, Mapping) else self.force and self.force(step)
+        if found is None:
             return torch.full_like(step.canvas, FREE)
-        tokens = tokens.to(step.canvas)
+        tokens = found.to(step.canvas)
         if tokens.shape != step.canvas.shape:
             raise ValueError(f"force at step {step.index} is shaped like the canvas {tuple(step.canvas.shape)}, got {tuple(tokens.shape)}")
         if tokens.min() < FREE or tokens.max() >= d_vocab:
@@ -61,3 +82,7 @@ class Steering:
                 f"force at step {step.index}: row {row} is not masked at position {pos}; only a masked position can be committed"
             )
         return tokens
+
+
+#: The sampler decides everything.
+NOT_STEERED = Steering()

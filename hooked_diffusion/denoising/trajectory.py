@@ -1,13 +1,14 @@
-"""What a denoising run did: every canvas, and when and how surely each position was committed."""
+"""What a denoising run did, as an object that can be saved, shown and measured."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, Protocol
 
 import pandas as pd
+from markupsafe import Markup
 
 from hooked_diffusion import artefact
 from hooked_diffusion.artefact import Artefact
@@ -17,7 +18,16 @@ from hooked_diffusion.denoising.settings import DenoisingSettings
 from hooked_diffusion.denoising.statistics import measure
 from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
 
+#: A notebook shows the canvases of so many steps.
 SHOWN_STEPS = 48
+
+
+class Decoder(Protocol):
+    """What turns token ids into text: a tokenizer."""
+
+    def decode(self, token_ids: Sequence[int], /) -> str:
+        """The text of these tokens."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +36,7 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
 
     - `mask_token_id`: the id that the canvases hold at masks; None for a model without one.
     - `settings`: of the run.
-    - `forwards`: how often the model ran; steps that commit nothing need no forward, guidance needs two a step.
+    - `forwards`: how often the model ran. A step that commits nothing needs no forward; guidance needs two a step.
     - `provenance`: the model that ran (`model`) and how it was read (`spec`).
     """
 
@@ -35,7 +45,7 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
     mask_token_id: int | None
     settings: DenoisingSettings
     forwards: int
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, object] = field(default_factory=dict)
 
     def statistics(self, model: DenoisingModel, *, attention: bool = True) -> TrajectoryStatistics:
         """Commit order, settling, flips, confidence, attention to the first token and its drift; one forward per canvas.
@@ -44,7 +54,7 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
         """
         return measure(model, self, attention=attention)
 
-    def to_dataframe(self, tokenizer: Any = None) -> pd.DataFrame:
+    def to_dataframe(self, tokenizer: Decoder | None = None) -> pd.DataFrame:
         """One line per masked position, in order of commit: row, step, pos, token id, confidence, and `text` when a tokenizer is given."""
         row, pos = self.mask_positions.nonzero(as_tuple=True)
         frame = pd.DataFrame({"row": row.tolist(), "step": self.commit_step[row, pos].tolist(), "pos": pos.tolist()})
@@ -54,7 +64,7 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
         return frame.sort_values(["row", "step", "pos"], ignore_index=True)
 
     def save(self, path: str | Path) -> None:
-        """Write `path`.safetensors (tensors) and `path`.json (settings, provenance); a given .safetensors ending is not doubled."""
+        """Write `path`.safetensors (tensors) and `path`.json (settings, provenance). An ending that is given is not doubled."""
         tensors, side = _files(path)
         packed, values = self._packed()
         artefact.write(tensors, self.KIND, packed, {})
@@ -62,11 +72,14 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
 
     @classmethod
     def load(cls, path: str | Path) -> DenoisingTrajectory:
-        """Read what `save` wrote. Raises FileNotFoundError when either file is missing, ValueError when one is something else."""
+        """Read what `save` wrote.
+
+        Raises FileNotFoundError when either file is missing, ValueError, naming file and field, when one is something else or was changed.
+        """
         tensors, side = _files(path)
-        values = artefact.read_json(side, "DenoisingTrajectory.save")
         found, _ = artefact.read(tensors, cls.KIND, "DenoisingTrajectory.save")
-        return artefact.rebuilt(side, cls, lambda: cls._unpacked(found, values))
+        values = artefact.read_json(side, "DenoisingTrajectory.save")
+        return artefact.rebuilt(f"{tensors} or {side.name}", cls, lambda: cls._unpacked(found, values))
 
     def __repr__(self) -> str:
         batch, pos = self.tokens.shape
@@ -74,20 +87,24 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
         return f"DenoisingTrajectory: {batch} × {pos} tokens, {work}, by {self.settings.select}"
 
     def _repr_html_(self) -> str:
-        """The first row's masked positions, one line per canvas: · while masked, bold when committed."""
+        """The masked positions of the first row, one line per canvas: · while masked, bold when just committed."""
         positions = self.mask_positions[0].nonzero()[:, 0].tolist()
-        lines = [f"<tr><th>step</th>{''.join(f'<th>{p}</th>' for p in positions)}</tr>"]
+        lines = [Markup("<tr><th>step</th>{}</tr>").format(_join("th", positions))]
         for step in range(min(self.steps, SHOWN_STEPS) + 1):
             masked = self.masked_at(step)[0]
             cells = [self._cell(step, p, bool(masked[p])) for p in positions]
-            lines.append(f"<tr><th>{step}</th>{''.join(cells)}</tr>")
-        return f"<p>{escape(repr(self))}; row 0</p><table>{''.join(lines)}</table>"
+            lines.append(Markup("<tr><th>{}</th>{}</tr>").format(step, _join("td", cells)))
+        return Markup("<p>{}; row 0</p><table>{}</table>").format(repr(self), Markup("").join(lines))
 
     def _cell(self, step: int, pos: int, masked: bool) -> str:
         if masked:
-            return "<td>·</td>"
+            return "·"
         token, fresh = int(self.canvases[step, 0, pos]), int(self.commit_step[0, pos]) == step - 1
-        return f"<td><b>{token}</b></td>" if fresh else f"<td>{token}</td>"
+        return Markup("<b>{}</b>").format(token) if fresh else str(token)
+
+
+def _join(tag: str, cells: Sequence[object]) -> Markup:
+    return Markup("").join(Markup("<{0}>{1}</{0}>").format(tag, cell) for cell in cells)
 
 
 def _files(path: str | Path) -> tuple[Path, Path]:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hooked_diffusion.attention import visible_tokens
 from hooked_diffusion.gradients import frozen
 from mechshift_tl.attribution.gradients import sources, walk
 from mechshift_tl.attribution.metrics import Metric
@@ -47,7 +48,7 @@ def check_writers_sum(model: HookedModel, batch: Batch) -> None:
     with model.hooks(fwd_hooks=capture(stream, seen)):
         outputs, _ = run_writers(model, row, "clean")
     seen = gathered(seen, row.clean.device)
-    shown = torch.ones_like(row.clean, dtype=torch.bool) if row.clean_mask is None else row.clean_mask
+    shown = visible_tokens(row.clean, row.clean_mask)
     shares = [_missed(model, layer, outputs, seen, shown) for layer in range(model.cfg.n_layers)]
     if max(shares) > TOLERANCE:
         raise ValueError(

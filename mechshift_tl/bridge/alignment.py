@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_diffusion.attention import position_ids
 from hooked_diffusion.spec import DiffusionSpec
 from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 
@@ -30,7 +31,7 @@ def hidden_tokens(model: HookedModel, attention_mask: Bool[Tensor, "batch pos"] 
         return {}
     if says_how_it_is_read(model):
         return {"attention_mask": attention_mask}
-    return {"attention_mask": attention_mask.long(), "position_ids": (attention_mask.long().cumsum(1) - 1).clamp_min(0)}
+    return {"attention_mask": attention_mask.long(), "position_ids": position_ids(attention_mask)}
 
 
 def spec_of(model: HookedModel) -> DiffusionSpec:

@@ -54,6 +54,10 @@ class Norm(Component, Protocol):
     uses_weight_offset: bool
     config: ModelConfig
 
+    def __call__(self, hidden_states: Float[Tensor, "*rows d"], /) -> Float[Tensor, "*rows d"]:
+        """The norm of each vector, at the vector's own scale."""
+        ...
+
 
 class Attention(Component, Protocol):
     """An attention: its projections are parts of their own, and `weight_of` reads `W_Q`, `W_K`, `W_V`, `W_O` off them."""

@@ -25,8 +25,8 @@ def clear_errors() -> Iterator[None]:
     Of processes launched together the first speaks for all; another, failing alone, waits for the launcher to end it first.
     """
     from mechshift_tl.runs.out_of_memory import is_out_of_memory
-    from mechshift_tl.runs.output_folder import AlreadyFinished
     from mechshift_tl.runs.processes import Processes, ProcessFailed
+    from mechshift_tl.runs.same_work import AlreadyFinished
 
     processes = Processes()
     try:

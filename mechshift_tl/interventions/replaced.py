@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hooked_diffusion.artefact import Artefact
+from hooked_diffusion.attention import visible_tokens
 from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.interventions.not_finite import locate_not_finite
@@ -140,8 +141,7 @@ def check_intervention(model: HookedModel, intervention: str, means: WriterMeans
 
 
 def _visible(batch: Batch, side: Side) -> Bool[Tensor, "b pos"]:
-    mask = batch.mask(side)
-    return torch.ones_like(batch.clean, dtype=torch.bool) if mask is None else mask
+    return visible_tokens(batch.clean, batch.mask(side))
 
 
 def _sums(outputs: WriterOutputs, visible: Bool[Tensor, "b pos"]) -> dict[str, Float[Tensor, "writer pos ..."]]:

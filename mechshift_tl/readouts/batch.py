@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hooked_diffusion.attention import visible_tokens
 from mechshift_tl.bridge.alignment import hidden_tokens, is_causal, logit_shift
 from mechshift_tl.bridge.narrow import only_at
 from mechshift_tl.bridge.protocol import HookedModel
@@ -93,7 +94,7 @@ class Batch:
         """The clean rows and, below them, the corrupt ones, as the clean side of one batch of twice the rows."""
         masks = [self.mask(side) for side in ("clean", "corrupt")]
         if any(mask is not None for mask in masks):
-            masks = [torch.ones_like(self.clean, dtype=torch.bool) if mask is None else mask for mask in masks]
+            masks = [visible_tokens(self.clean, mask) for mask in masks]
         mask = None if masks[0] is None or masks[1] is None else torch.cat([masks[0], masks[1]])
         twice = {name: torch.cat([getattr(self, name)] * 2) for name in ("target_pos", "answer_ids", "foil_ids", "index")}
         both = torch.cat([self.clean, self.corrupt])

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hooked_diffusion.artefact import Artefact
+from hooked_diffusion.attention import visible_tokens
 from mechshift_tl.bridge.alignment import logit_shift
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts.batch import Batch
@@ -88,7 +89,7 @@ class Readouts(Artefact):
         names = tuple(groups) if groups is not None else ("all",) * n
         if len(names) != n:
             raise ValueError(f"groups names {len(names)} examples, not {n}")
-        seen = masks or (torch.ones_like(clean, dtype=torch.bool),) * 2
+        seen = masks or (visible_tokens(clean),) * 2
         tokens = {"clean": clean.masked_fill(~seen[0], 0), "corrupt": corrupt.masked_fill(~seen[1], 0)}
         for name, value in (tokens | columns).items():
             if value.min() < 0:

@@ -176,7 +176,7 @@ def neurons(task: TaskStudy) -> Drawing:
     bar = {"title": {"text": "mean<br>activation", "font": {"size": SIZE}}, "thickness": 12, "outlinewidth": 0}
     one = next(iter(task.neurons.values()))
     style(figure, 150 + 18 * max(6, len(one.groups)), coloraxis={"colorscale": DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": bar})
-    shown, left_out = min(NEURONS_SHOWN, len(one.selectivity)), one.settings.get("left_out", 0)
+    shown, left_out = min(NEURONS_SHOWN, len(one.selectivity)), one.left_out
     caption = NEURON_CAPTION.format(
         layer=one.layer, limit=limit, shown=shown, groups=len(one.groups), members=sum(one.sizes), left_out=left_out, null=one.null_mean
     )

@@ -1,26 +1,24 @@
 """What a long job has finished, on disk, piece by piece: killed and started again, it goes on where it stopped.
 
-1. The folder says what it belongs to (`journal.json`: settings, digests of rows and weights, versions); other work is refused.
+1. The folder says what it belongs to (`same_work`: settings, digests of rows and weights, versions); other work is refused.
 2. A finished batch is one file under its number, written beside its place and moved there once it is on the disk.
-3. Files are only added. One that cannot be read counts as not there, and its batch is done again.
+3. Files are only added. A file that cannot be read, or whose tensors do not have its checksum, counts as absent: its batch is done again.
 
 Finished batches are replayed in their order, so sums come out bit-equal to those of a job that was never stopped.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from hooked_diffusion import artefact
+from mechshift_tl.runs.provenance import digest
+from mechshift_tl.runs.same_work import claim
 
 KIND = "finished batch"
-CLAIM = "journal.json"
 
 
 class Journal:
@@ -29,7 +27,7 @@ class Journal:
     Raises ValueError when `folder` belongs to other work than `work` (JSON values), saying what differs, or holds something else.
     """
 
-    def __init__(self, folder: Path, work: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, work: Mapping[str, object]) -> None:
         self.folder = folder
         claim(folder, work)
 
@@ -39,37 +37,14 @@ class Journal:
         if not path.is_file():
             return None
         try:
-            return artefact.read(path, KIND, "Journal.write")[0]
-        except (SafetensorError, ValueError):
+            tensors, side = artefact.read(path, KIND, "Journal.write")
+        except ValueError:  # a file that is damaged in any way is a batch that is not finished
             return None
+        return tensors if side.get("sha256") == digest(sorted(tensors.items())) else None
 
     def write(self, batch: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep what a batch came to. Raises OSError when it cannot be written."""
-        artefact.write(self._path(batch), KIND, tensors, {})
+        artefact.write(self._path(batch), KIND, tensors, {"sha256": digest(sorted(tensors.items()))})
 
     def _path(self, batch: int) -> Path:
         return self.folder / f"{batch:06d}.safetensors"
-
-
-def claim(folder: Path, work: Mapping[str, Any]) -> None:
-    """Mark `folder` as that of `work`, or check that it is. Raises ValueError in one sentence when it is not."""
-    work, mark = json.loads(json.dumps(work)), folder / CLAIM
-    folder.mkdir(parents=True, exist_ok=True)
-    if not mark.is_file():
-        if others := sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")):
-            raise ValueError(f"{folder} is no journal: it holds {others[0]}; name a new folder")
-        artefact.write_json(mark, work)
-        return
-    if differing := differences(json.loads(mark.read_text(encoding="utf-8")), work):
-        raise ValueError(f"{folder} is the journal of other work ({differing}); start that again, or delete the folder")
-
-
-def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """What differs, as in "n is 200 there, 100 here"; empty when nothing does."""
-    keys = [key for key in {**there, **here} if there.get(key) != here.get(key)]
-    return ", ".join(f"{key} is {_short(there.get(key))} there, {_short(here.get(key))} here" for key in keys)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,6 +1,6 @@
 """A long job in stages: each is kept as a file when it is finished, and read from there when the job is started again.
 
-1. The folder belongs to one job; another is refused (`journal.claim`).
+1. The folder belongs to one job; another is refused (`same_work.claim`).
 2. A stage's result is written by the first process, whole or not at all, and read back by all: the same whether it was made now or before.
 3. What no reader of the results needs lies under `journal`, which goes when the job is done.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from hooked_diffusion import artefact
-from mechshift_tl.runs.journal import claim
 from mechshift_tl.runs.processes import Processes
+from mechshift_tl.runs.same_work import AlreadyFinished, claim, finished_results
 
 JOURNAL = "journal"
 
@@ -38,11 +38,23 @@ class Stages:
     folder: Path | None = None
     part: str = ""
 
-    def claim(self, work: Mapping[str, Any]) -> None:
-        """Say what job the folder belongs to. Raises ValueError when it belongs to another."""
+    def claim(self, work: Mapping[str, object]) -> None:
+        """Say what job the folder belongs to.
+
+        Raises ValueError when it belongs to another job, AlreadyFinished when the results of this one are there already.
+        """
+        if self.folder is None:
+            return
+        place, processes = self.folder / JOURNAL, Processes.here()
+        processes.once(lambda: claim(place, work))
+        if results := processes.agree(finished_results(place)):
+            raise AlreadyFinished(f"{results} holds this run already")
+
+    def write(self, save: Callable[[Path], object]) -> None:
+        """Have the first process write into this part's folder; nothing where nothing is kept."""
         if self.folder is not None:
-            place = self.folder / JOURNAL
-            Processes.here().once(lambda: claim(place, work))
+            folder = self.folder / self.part
+            Processes.here().once(lambda: save(folder))
 
     def of(self, part: str) -> Stages:
         """The stages of one part of the job."""

@@ -1,4 +1,4 @@
-"""Tasks: what the models are asked to do."""
+"""Tasks: what the models are asked to do, as pairs of clean and corrupt prompts."""
 
 from mechshift_tl.tasks.countdown import Countdown
 from mechshift_tl.tasks.examples import Example, Examples, TextPair
@@ -11,7 +11,7 @@ TASKS: dict[str, type[IOI] | type[Countdown]] = {"ioi": IOI, "countdown": Countd
 
 
 def task_class(name: str) -> type[IOI] | type[Countdown]:
-    """The task of that name. Raises ValueError listing the names there are."""
+    """The class of the task called `name`. Raises ValueError, listing the known names, on any other."""
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")
     return TASKS[name]

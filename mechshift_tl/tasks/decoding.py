@@ -1,7 +1,7 @@
-"""Free decoding of answers: what a model says when nobody holds its hand.
+"""Free decoding of answers: the model writes every token of the answer itself.
 
-An MDM denoises as many masks as the written answer has tokens, in as many steps; an ARM continues the prompt greedily by as many tokens.
-The number of masks is a hint that the ARM does not get; reports say so.
+An MDM denoises one mask per token of the written answer, one token per step. An ARM continues the prompt greedily by as many tokens.
+The number of masks tells the MDM how long the answer is, which the ARM is not told; reports say so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mechshift_tl.tasks.examples import Examples
 
 @torch.no_grad()
 def decode_answers(model: HookedModel, examples: Examples, *, batch_tokens: int = 8192) -> list[str]:
-    """The decoded answer text of each clean prompt, `(n_examples,)`; cost: one forward per answer token and batch."""
+    """`(n_examples,)`: the decoded answer text of each clean prompt. Costs one forward per answer token and batch."""
     shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, example in enumerate(examples):
         shapes[example.answer_start, len(example.answer)].append(i)

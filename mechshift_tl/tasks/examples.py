@@ -1,7 +1,7 @@
 """Examples: clean/corrupt text pairs as aligned token rows.
 
-`encode_pair` turns a text pair into an `Example`: two rows of equal length whose answers stand at the same positions. `Examples` holds
-those of one task.
+`encode_pair` turns a text pair into an `Example`: two token rows of equal length whose answers stand at the same positions. `Examples` is a
+sequence of them, all of one task.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TextPair:
-    """A clean prompt and answer beside a corrupt prompt of the same shape; `foil` is the wrong answer."""
+    """A clean prompt with its answer, and a corrupt prompt of the same shape with its own.
+
+    `foil` is the wrong answer to the clean prompt that a metric contrasts with `answer`. `group` names the kind of prompt.
+    """
 
     prompt: str
     answer: str
@@ -29,16 +32,16 @@ class TextPair:
     corrupt_answer: str
     foil: str
     group: str
-    #: Texts that also answer the clean prompt; a foil that begins one of them is not a foil there.
+    #: Other right answers to the clean prompt. Where the foil begins one of them, it is not wrong.
     also_valid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Example:
-    """One aligned pair of token rows.
+    """One aligned pair of token rows: `clean` and `corrupt`, `(n_tokens,)`.
 
-    `clean[answer_start:]` is the answer; `foil` has the answer's length. `readable[i]` is False where answer and foil
-    coincide or where the foil would also begin a valid answer: a logit difference there means nothing.
+    `clean[answer_start:]` is the answer. `foil` and `readable` have the answer's length. `readable[i]` is False where the foil's token i is
+    not wrong: it equals the answer's token, or continues another right answer. A logit difference there would mean nothing.
     """
 
     clean: tuple[int, ...]
@@ -50,22 +53,22 @@ class Example:
 
     @property
     def answer(self) -> tuple[int, ...]:
-        """Ids of the answer, `(n_answer,)`."""
+        """`(n_answer,)`: ids of the answer."""
         return self.clean[self.answer_start :]
 
     @property
     def group(self) -> str:
-        """The prompt group (template, operators): what neuron views compare."""
+        """The kind of prompt, such as its template or its operators. Neuron views compare groups."""
         return self.pair.group
 
 
 @dataclass(frozen=True)
 class Examples(Sequence[Example]):
-    """Examples of one task, with the tokenizer that made them and a count of what was dropped, by reason."""
+    """Examples of one task, and the tokenizer that made them. `dropped` counts the text pairs that were left out, by reason."""
 
     task: str
     rows: tuple[Example, ...]
-    tokenizer: Any = field(repr=False, compare=False)
+    tokenizer: Any = field(repr=False, compare=False)  # a PreTrainedTokenizerBase, or None; Any, since no file holds one
     dropped: dict[str, int] = field(default_factory=dict)
     seed: int = 0
 
@@ -88,7 +91,7 @@ class Examples(Sequence[Example]):
         return Examples(self.task, tuple(self.rows[i] for i in indices), self.tokenizer, self.dropped, self.seed)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per example: texts, group, answer length and positions read."""
+        """One line per example: its texts, its group, the length of its answer, and how many positions are read."""
         return pd.DataFrame(
             {
                 "prompt": [e.pair.prompt for e in self.rows],
@@ -102,12 +105,12 @@ class Examples(Sequence[Example]):
         )
 
     def save(self, path: str | Path) -> None:
-        """Write `path` (JSON): everything but the tokenizer."""
+        """Write `path` (JSON): everything except the tokenizer."""
         artefact.write_json(path, artefact.encode({name: value for name, value in vars(self).items() if name != "tokenizer"}))
 
     @classmethod
     def load(cls, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Examples:
-        """Read what `save` wrote; the tokenizer that made them is the caller's to give. Raises ValueError on another file."""
+        """Read what `save` wrote; pass the tokenizer that made the examples where it is needed. Raises ValueError on another file."""
         values = artefact.read_json(path, "Examples.save")
         return artefact.rebuilt(path, cls, lambda: artefact.build(cls, values | {"tokenizer": tokenizer}))
 
@@ -118,24 +121,26 @@ class Examples(Sequence[Example]):
 
 
 class CannotAlign(ValueError):
-    """A text pair whose clean and corrupt rows do not line up under this tokenizer; the message is the reason counted."""
+    """A text pair that does not align under this tokenizer. The message is the reason, under which `Examples.dropped` counts the pair."""
 
 
 def split_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[tuple[int, ...], int]:
-    """Ids of `prompt + answer` and the index of the answer's first token (the first one that ends inside the answer)."""
+    """Ids of `prompt + answer`, and the index of the answer's first token: the first token that ends inside the answer."""
     encoded = tokenizer(prompt + answer, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     eos = tokenizer.eos_token_id
     if len(ids) > 1 and ids[-1] == eos and offsets[-1][0] == offsets[-1][1]:
-        ids, offsets = ids[:-1], offsets[:-1]  # a tokenizer that closes the row by itself
+        ids, offsets = ids[:-1], offsets[:-1]  # this tokenizer adds an end of text; the answer does not end there
+    # Spaces at the end of a prompt may join the answer's first token, so they do not count as prompt.
     start = next(i for i, (_, end) in enumerate(offsets) if end > len(prompt.rstrip(" ")))
     return tuple(ids), start
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> Example:
-    """Tokenise a text pair into an `Example`.
+    """The `Example` that a text pair becomes under a tokenizer.
 
-    Raises `CannotAlign` where the two rows, or answer and foil, differ in length, or where no position can be read.
+    Raises `CannotAlign` where clean and corrupt differ in length, where answer and foil do, where a word is not in the vocabulary, and
+    where no position can be read.
     """
     clean, start = split_answer(tokenizer, pair.prompt, pair.answer)
     corrupt, corrupt_start = split_answer(tokenizer, pair.corrupt_prompt, pair.corrupt_answer)

@@ -1,4 +1,4 @@
-"""A task without some of its prompts: what was found on these is to be measured on others."""
+"""A task without some of its prompts. A circuit that was found on some prompts should be measured on others."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ if TYPE_CHECKING:
 
 
 class Excluding(Task):
-    """`task` without the `prompts` (texts) given, in every split; they are counted among what is dropped, for the `reason` given."""
+    """The task `task` without the given `prompts` (texts), in every split.
+
+    `Examples.dropped` counts the prompts that were left out, under `reason`.
+    """
 
     def __init__(self, task: Task, prompts: Collection[str], reason: str) -> None:
         self.task, self.name, self.prompts, self.reason = task, task.name, frozenset(prompts), reason
 
     def draw(self, rng: random.Random, split: Split) -> Iterator[TextPair]:
-        """The text pairs of the task itself, which `screen` then drops from."""
+        """All text pairs of the task; `screen` drops the excluded ones later."""
         return self.task.draw(rng, split)
 
     def capacity(self, split: Split) -> int | None:
-        """The task's own."""
+        """That of the task itself; the excluded prompts are not subtracted."""
         return self.task.capacity(split)
 
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
-        """The reason where the prompt is among those left out, or the task's own."""
+        """`reason` for an excluded prompt; otherwise what the task itself says."""
         return self.reason if pair.prompt in self.prompts else self.task.screen(tokenizer, pair)
 
     def solved(self, example: Example, decoded: str) -> bool:
-        """As the task judges."""
+        """What the task itself says."""
         return self.task.solved(example, decoded)

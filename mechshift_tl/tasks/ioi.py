@@ -1,11 +1,11 @@
 """Indirect object identification (Wang et al., 2211.00593): `… Mary and John … John gave a drink to` → ` Mary`.
 
-The subject S is the name that appears twice (S1, S2), the indirect object IO the one that appears once. In a BABA sentence the subject
-is named first; ABBA swaps the two names of the first clause. Three corruptions:
+The subject S is the name that appears twice (S1, then S2); the indirect object IO is the name that appears once. A BABA sentence names the
+subject first; an ABBA sentence names the indirect object first. Three corruptions make the corrupt prompt:
 
-- `s2_to_other`: S2 becomes a third name, so neither name is the repeated one;
-- `s2_to_io`: S2 becomes the IO, which flips the answer;
-- `abc`: all three names are replaced by different ones.
+- `s2_to_other`: S2 becomes a third name, so no name is repeated;
+- `s2_to_io`: S2 becomes the IO, so the other name is the answer;
+- `abc`: three other names, all different, replace the three.
 """
 
 from __future__ import annotations
@@ -53,10 +53,14 @@ THINGS = tuple("drink book ring ball kiss snack flower necklace computer key".sp
 
 
 class IOI(Task):
-    """IOI sentences with single-token names.
+    """IOI sentences whose names are single tokens.
 
-    Arguments: `corruption` (see the module), `names`, `templates`; the defaults are what the tiny pair solves. Held out: unordered name
-    pairs. Every example's group is its template and order, such as `3:ABBA`.
+    - `corruption`: how the corrupt prompt differs from the clean one, as the module says.
+    - `names`, `templates`: what sentences are made of; in a template, `{0}` and `{1}` are the names and `{s}` is the subject.
+    - `rows`: text pairs to use in place of made ones.
+
+    Splits hold different pairs of names. The group of an example is its template's number and its order, such as `3:ABBA`. The tiny pair
+    solves the default settings.
     """
 
     name = "ioi"
@@ -77,10 +81,10 @@ class IOI(Task):
 
     @classmethod
     def from_csv(cls, path: str | Path, *, corruption: str = "corrupted") -> IOI:
-        """Sentences from a CSV file with a column `clean` and a column named by `corruption`.
+        """Sentences from a CSV file: clean ones in the column `clean`, corrupt ones in the column that `corruption` names.
 
-        Answers are read off the sentence: the IO is the name that `clean` names once, S the one it repeats. Columns of token ids are
-        ignored, since they belong to another tokenizer. Raises ValueError naming a missing column or a sentence without two names.
+        The sentence gives the answer: IO is the name that it has once, S the name that it has twice. Other columns are ignored; token ids,
+        say, belong to another tokenizer. Raises ValueError, naming a column that is missing, or the row of a sentence without two names.
         """
         with open(path, newline="") as file:
             reader = csv.DictReader(file)
@@ -91,7 +95,7 @@ class IOI(Task):
         return cls(rows=rows)
 
     def draw(self, rng: random.Random, split: Split) -> Iterator[TextPair]:
-        """Distinct sentences over the name pairs of `split`; given rows belong to the held-out split whole."""
+        """Distinct sentences with the name pairs of `split`. Given rows are all held out."""
         if self.rows is not None:
             yield from self.rows if split == "held_out" else ()
             return
@@ -104,14 +108,14 @@ class IOI(Task):
                 yield pair
 
     def capacity(self, split: Split) -> int:
-        """Given rows, or every sentence that the name pairs of `split` can fill, in both orders and with either name as the subject."""
+        """The number of given rows; or of sentences: each pair of names in each template, in both orders, with either as the subject."""
         if self.rows is not None:
             return len(self.rows) if split == "held_out" else 0
         fillings = sum((len(PLACES) if "{place}" in t else 1) * (len(THINGS) if "{thing}" in t else 1) for t in set(self.templates))
         return len(self.name_pairs(split)) * 2 * 2 * fillings
 
     def name_pairs(self, split: Split) -> list[tuple[str, str]]:
-        """Unordered name pairs of `split`."""
+        """The pairs of names of `split`, each in alphabetical order."""
         return [p for p in combinations(sorted(self.names), 2) if in_split(f"ioi:{p[0]}|{p[1]}", split)]
 
     def _sentence(self, rng: random.Random, names: tuple[str, str]) -> TextPair:
@@ -136,12 +140,12 @@ class IOI(Task):
         )
 
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
-        """Drop sentences whose names are more than one token."""
+        """Drop a sentence when one of its names is more than one token."""
         spans = (split_answer(tokenizer, pair.prompt, name) for name in (pair.answer, pair.foil))
         return "a name has more than one token" if any(len(ids) != start + 1 for ids, start in spans) else None
 
     def solved(self, example: Example, decoded: str) -> bool:
-        """The decoded name is the indirect object."""
+        """Whether the decoded name is the indirect object."""
         return decoded.strip() == example.pair.answer.strip()
 
 

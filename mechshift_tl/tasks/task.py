@@ -1,10 +1,11 @@
 """What a task is: clean/corrupt text pairs that become aligned token rows.
 
-1. A task draws *text pairs*: a clean prompt with its answer, and a corrupt prompt of the same shape whose answer is the foil.
-2. `encode_pair` turns one into an `Example`: two rows of equal length whose answers occupy the same positions.
-3. `examples` collects `n` of them, drops what the tokenizer cannot align, and counts what it dropped.
+1. `Task.draw` makes *text pairs*: a clean prompt with its answer, a corrupt prompt of the same shape, and a *foil*: a wrong answer to the
+   clean prompt.
+2. `encode_pair` turns a text pair into an `Example`: two token rows of equal length whose answers stand at the same positions.
+3. `Task.examples` collects `n` examples. It drops the pairs that the tokenizer cannot align, and counts them.
 
-The same examples serve every model of a pair; how a model reads them is decided in `mechshift_tl.readouts`.
+Every model of a pair gets the same examples; `mechshift_tl.readouts` decides how a model reads them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.tasks.decoding import decode_answers
 from mechshift_tl.tasks.examples import CannotAlign, Example, Examples, TextPair, encode_pair
 
 if TYPE_CHECKING:
@@ -27,41 +29,41 @@ HELD_OUT_PERCENT = 10
 
 
 def is_held_out(key: str, percent: int = HELD_OUT_PERCENT) -> bool:
-    """Whether `key` belongs to the held-out split: a seeded hash, the same on every machine and in every process."""
+    """Whether `key` is held out: a hash of the text decides, so the answer is the same on every machine and in every process."""
     digest = hashlib.sha256(f"mechshift-tl:{key}".encode()).digest()
     return int.from_bytes(digest[:4], "big") % 100 < percent
 
 
 def in_split(key: str, split: Split) -> bool:
-    """Whether `key` is in `split`."""
+    """Whether `key` belongs to `split`."""
     return is_held_out(key) == (split == "held_out")
 
 
 class Task(ABC):
-    """A behaviour to explain. A subclass draws text pairs and judges decoded answers; all else is shared."""
+    """A behaviour to explain. A subclass draws text pairs and judges decoded answers; this class does the rest."""
 
     name: str
 
     @abstractmethod
     def draw(self, rng: random.Random, split: Split) -> Iterator[TextPair]:
-        """Distinct text pairs of `split`, in an order that `rng` decides; ends when there are no more."""
+        """Distinct text pairs of `split`, in an order that `rng` decides. The iterator ends when there are no more."""
 
     @abstractmethod
     def solved(self, example: Example, decoded: str) -> bool:
         """Whether the decoded answer text is right for the clean prompt."""
 
     def capacity(self, split: Split) -> int | None:
-        """The most text pairs that `draw` can give, where that is known beforehand."""
+        """The most text pairs that `draw` can give; None where the task cannot know that before it draws."""
         return None
 
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
-        """A reason to drop `pair` under this tokenizer, or None. Task-specific; the default keeps everything."""
+        """Why `pair` must be dropped under this tokenizer, or None to keep it. By default every pair is kept."""
         return None
 
     def examples(self, tokenizer: PreTrainedTokenizerBase, n: int | None, seed: int = 0, *, split: Split = "held_out") -> Examples:
-        """`n` clean/corrupt pairs of equal length with aligned answers, from the held-out split by default.
+        """`n` clean/corrupt pairs of equal length with aligned answers, by default from the held-out split. None asks for all there are.
 
-        `n=None` takes all there are. Raises ValueError when the task cannot make `n`, saying how many it can.
+        Raises ValueError where the task can make fewer than `n`; the message says how many.
         """
         if n is not None and n < 1:
             raise ValueError(f"task {self.name!r}: n must be at least 1, got {n}")
@@ -90,8 +92,6 @@ class Task(ABC):
         return Examples(self.name, tuple(kept), tokenizer, dict(dropped), seed)
 
     def accuracy(self, model: HookedModel, examples: Examples, *, batch_tokens: int = 8192) -> float:
-        """Share of examples in [0, 1] whose freely decoded answer is right; see `mechshift_tl.tasks.decoding.decode_answers`."""
-        from mechshift_tl.tasks.decoding import decode_answers  # the readers import tasks, so the import waits
-
+        """Share of examples, in [0, 1], whose freely decoded answer is right; see `mechshift_tl.tasks.decoding.decode_answers`."""
         decoded = decode_answers(model, examples, batch_tokens=batch_tokens)
         return sum(self.solved(e, text) for e, text in zip(examples, decoded, strict=True)) / len(examples)

@@ -1,4 +1,4 @@
-"""Views of single components: what they say on their own, which prompts move them, and how specialised they are."""
+"""Views of single components: what each one says alone, which prompts its neurons tell apart, and how specialised the components are."""
 
 from mechshift_tl.views.lens import component_lens
 from mechshift_tl.views.lens_table import ComponentLens

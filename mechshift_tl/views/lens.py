@@ -1,20 +1,21 @@
 """Component lens: what each component alone says about the target token, at the position that predicts it.
 
-There the residual stream is a sum of terms: the input, every head's z·W_O, every MLP's output, and the biases that belong to no component
-(b_O, the final norm's, b_U). Each term is read by itself (logit lens; direct logit attribution, Elhage et al. 2021):
+At that position the residual stream is a sum of terms: the input, z·W_O of every head, the output of every MLP, and the biases that belong
+to no component (b_O, the final norm's bias, b_U). The lens reads each term by itself (logit lens; direct logit attribution, Elhage et al.
+2021):
 
-1. run the clean canvas once; keep z, the MLPs' outputs and the final norm's scale at the positions read;
-2. layer by layer, expand the heads to the residual's width and normalise every term by the run's own scale;
-3. project a chunk of terms through W_U, keep logits and ranks of answer and foil, entropy and top token, and drop the chunk.
+1. Run the clean canvas once. Keep z, the MLPs' outputs and the scale of the final norm at the positions that are read.
+2. Layer by layer, expand the heads to the width of the residual stream, and divide every term by the scale of the run.
+3. Project a chunk of terms through W_U. Keep the logits and ranks of answer and foil, the entropy and the top token; drop the chunk.
 
-Because the run's scale is shared, the terms' logits sum to the model's. `norm="own"` normalises every term by its own scale instead: then
-small terms look as loud as large ones and nothing sums. Positive = the term speaks for the token.
+Every term is divided by the same scale, so the terms' logits sum to the model's logits. `norm="own"` divides each term by its own scale
+instead: then small terms look as loud as large ones, and the sum means nothing. Positive = the term speaks for the token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from einops import einsum
@@ -28,11 +29,13 @@ from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import Batch, Readouts
 from mechshift_tl.runs.provenance import provenance
-from mechshift_tl.views.lens_table import READINGS, ComponentLens
+from mechshift_tl.views.lens_table import READINGS, ComponentLens, LensSettings, Norm
 from mechshift_tl.views.positions import default_batch_tokens, predicting_positions, read_numbers, run_at
 from mechshift_tl.views.projection import Projection
 
-Norm = Literal["run", "own"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SCALE = "ln_final.hook_scale"
 BIAS = "bias"
 #: Largest tolerable |Σ terms − logits|, as a share of the largest logit; rounding in bfloat16 stays below.
@@ -48,24 +51,22 @@ def component_lens(
     norm: Norm = "run",
     top: int = 5,
     batch_tokens: int | None = None,
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> ComponentLens:
-    """Read each component's own output on the clean canvases of `readouts`, at the positions that predict the targets.
+    """`(components, reads)`: what each component's own output says, on the clean canvases of `readouts`, where the targets are predicted.
 
     - `components`: ids such as `a3.h1`, `m3`, `input`, `bias`; by default all of them.
-    - `norm`: by the "run"'s own final-norm scale (terms sum to the logits), or by each term's "own" (TransformerLens' per-vector reading).
-    - `top`: how many of its most frequent top tokens a component shows.
-    - `batch_tokens`: tokens per forward, at least one row; by default 8192, less where the logits would pass 512 MiB.
-    - `tokenizer`: spells the tokens; defaults to the model's, without one they are written `#id`.
+    - `norm`, `top`: as `LensSettings` says. Norm "own" is TransformerLens' reading of a single vector.
+    - `batch_tokens`: tokens per forward, at least one row; by default 8192, or fewer where the logits would exceed 512 MiB.
+    - `tokenizer`: spells the tokens; by default the model's. Without any, tokens are written `#id`.
 
-    `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks. Costs one forward per row and one
-    unembedding per component and read; memory holds one chunk of logits, never rows × components × d_vocab. Raises ValueError, before any
-    forward, on unknown settings or ids and on readouts that do not fit the model; and when the terms do not sum to the model's logits.
+    `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks. Costs one forward per row, and one
+    unembedding per component and read; memory holds one chunk of logits at a time. Raises ValueError, before any forward, on unknown
+    settings or ids and on readouts that do not fit the model; and when the terms do not sum to the model's logits.
     """
     graph = Graph.of(model)
     wanted = _wanted(graph, components)
-    if norm not in get_args(Norm) or top < 1:
-        raise ValueError(f"component_lens: norm is {norm!r}, top is {top}; choose norm from {get_args(Norm)} and top of at least 1")
+    settings = LensSettings(norm, top)
     readouts.check(model)
     reads, gap = readouts.to_dataframe(), 0.0
     table = _Table(wanted, len(reads))
@@ -77,12 +78,12 @@ def component_lens(
     return ComponentLens(
         list(wanted), graph, **table.values, step=torch.tensor(reads["step"].tolist()), example=torch.tensor(reads["example"].tolist()),
         words=_words(tokenizer or model.tokenizer, table.values["top_id"]), gap=gap,
-        settings={"norm": norm, "top": top}, provenance=provenance(model, readouts.info),
+        settings=settings, provenance=provenance(model, readouts.info),
     )  # fmt: skip
 
 
 def _wanted(graph: Graph, components: Sequence[str] | None) -> dict[str, int]:
-    """Row of each component read, in the graph's order."""
+    """The row of each component in the result; components keep the graph's order."""
     known = [*graph.writers, BIAS]
     unknown = set(components or ()) - set(known)
     if unknown or (components is not None and not components):
@@ -92,7 +93,7 @@ def _wanted(graph: Graph, components: Sequence[str] | None) -> dict[str, int]:
 
 
 class _Table:
-    """The readings `(components, reads)` while they are made, on the CPU; `rows` places each component."""
+    """The readings `(components, reads)` while they are being filled, on the CPU. `rows` gives the row of each component."""
 
     def __init__(self, rows: dict[str, int], reads: int) -> None:
         shape = (len(rows), reads)
@@ -100,14 +101,17 @@ class _Table:
         self.values = {name: torch.empty(shape, dtype=torch.int32 if name == "top_id" else torch.float32) for name in READINGS}
 
     def put(self, ids: Sequence[str], numbers: Int[Tensor, " reads"], readings: dict[str, Tensor]) -> None:
-        """Put `(ids, reads)` readings where they belong."""
+        """Put readings `(ids, reads)` into the rows of `ids` and the columns `numbers`."""
         place = torch.tensor([self.rows[name] for name in ids])[:, None]
         for name, values in readings.items():
             self.values[name][place, numbers] = values.cpu()
 
 
 def _read_batch(model: HookedModel, graph: Graph, norm: Norm, batch: Batch, table: _Table, numbers: Int[Tensor, " reads"]) -> float:
-    """Fill the batch's columns of `table`; returns by how much the terms' sum misses the logits, as a share of the largest, or raises."""
+    """Fill the batch's columns of `table`. Returns the largest |sum of the terms − logits|, as a share of the largest |logit|.
+
+    Raises ValueError where that share shows that the terms are not all there is.
+    """
     names = [f"blocks.{i}.{name}" for i in range(graph.n_layers) for name in ("attn.hook_z", "hook_mlp_out")]
     seen, logits = run_at(model, batch, predicting_positions(model, batch), [EMBED, SCALE, *names])
     projection, residual = Projection.of(model), torch.zeros_like(seen[EMBED])
@@ -130,7 +134,7 @@ def _read_batch(model: HookedModel, graph: Graph, norm: Norm, batch: Batch, tabl
 
 
 def terms(model: HookedModel, graph: Graph, seen: Kept) -> Iterator[tuple[list[str], Float[Tensor, "terms reads d"]]]:
-    """The residual stream's terms at the reads, a few at a time: input, each layer's heads and MLP, then the biases outside components."""
+    """The terms of the residual stream at the reads, a few at a time: the input, each layer's heads and MLP, then the `bias` term."""
     yield ["input"], seen[EMBED][None]
     bias = torch.zeros_like(seen[EMBED])
     for layer in range(graph.n_layers):
@@ -144,6 +148,6 @@ def terms(model: HookedModel, graph: Graph, seen: Kept) -> Iterator[tuple[list[s
     yield [BIAS], bias[None]
 
 
-def _words(tokenizer: Any, ids: Tensor) -> dict[int, str]:
-    """The spelling of every id that occurs."""
-    return {token: f"#{token}" if tokenizer is None else tokenizer.decode([token]) for token in ids.unique().tolist()}
+def _words(tokenizer: PreTrainedTokenizerBase | None, ids: Tensor) -> dict[int, str]:
+    """How each id that occurs is spelled."""
+    return {token: f"#{token}" if tokenizer is None else str(tokenizer.decode([token])) for token in ids.unique().tolist()}

@@ -1,9 +1,9 @@
-"""`ComponentLens`: what a component lens read, component by component and read by read, and what that comes to."""
+"""`ComponentLens`: the readings of a component lens, one per component and read position, and their summaries."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,18 +13,45 @@ from torch import Tensor
 from hooked_diffusion.artefact import Artefact
 from mechshift_tl.graph import Graph
 
+Norm = Literal["run", "own"]
+READINGS = ("answer", "foil", "answer_rank", "foil_rank", "entropy", "top_id")
+
+
+@dataclass(frozen=True)
+class LensSettings:
+    """How a lens reads.
+
+    - `norm`: "run" divides each component's output by the scale of the run's final norm, so the components' logits sum to the model's;
+      "own" divides it by its own scale.
+    - `top`: how many of its most frequent top tokens a component shows.
+    - `step`: the one step that the lens holds; None for all that were read.
+
+    Raises ValueError on values that do not exist.
+    """
+
+    norm: Norm = "run"
+    top: int = 5
+    step: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.norm not in get_args(Norm) or self.top < 1:
+            raise ValueError(
+                f"component_lens: norm is {self.norm!r}, top is {self.top}; choose norm from {get_args(Norm)} and top of at least 1"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class ComponentLens(Artefact):
     """One lens reading per component and read position, `(components, reads)`.
 
-    - `components`: ids in the graph's order: `input`, `a3.h1`, `m3`, and `bias` (all biases outside components).
-    - `answer`, `foil`: their logits from this component alone; with `norm="run"` they sum over components to the model's.
-    - `answer_rank`, `foil_rank`: 0 = top, in [0, d_vocab); tied tokens share their middle rank.
-    - `entropy`: nats of the softmax of the component's logits, in [0, ln d_vocab]; near ln d_vocab where it adds little.
-    - `top_id`: the token it ranks first. `words` spells the ids that occur.
-    - `step`, `example (reads,)`: where each read comes from.
-    - `gap`: largest |Σ terms − model's logit| over reads and tokens, as a share of the largest |logit|; rounding only.
+    - `components`: ids in the graph's order: `input`, heads such as `a3.h1`, MLPs such as `m3`, and `bias` (all biases outside components).
+    - `answer`, `foil`: the logits of answer and foil from this component alone; with norm "run" they sum over components to the model's.
+    - `answer_rank`, `foil_rank`: rank of answer and foil among this component's logits, in [0, d_vocab), 0 = top; tied tokens share their
+      middle rank.
+    - `entropy`: of the softmax of this component's logits, nats, in [0, ln d_vocab]; near ln d_vocab where the component adds little.
+    - `top_id`: the token that this component ranks first. `words` spells the ids that occur.
+    - `step`, `example (reads,)`: the step and the example of each read.
+    - `gap`: largest |Σ terms − model's logit| over reads and tokens, as a share of the largest |logit|. It comes from rounding alone.
 
     Raises ValueError when the tensors disagree in shape.
     """
@@ -43,8 +70,8 @@ class ComponentLens(Artefact):
     example: Int[Tensor, " reads"]
     words: dict[int, str]
     gap: float
-    settings: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    settings: LensSettings = LensSettings()
+    provenance: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = (len(self.components), len(self.step))
@@ -54,45 +81,45 @@ class ComponentLens(Artefact):
 
     @property
     def effects(self) -> Float[Tensor, " components"]:
-        """Mean logit(answer) − logit(foil) of each component, in logits; with `norm="run"` its share of the metric."""
+        """`(components,)`: mean logit(answer) − logit(foil) of each component, in logits. With norm "run" they sum to the metric."""
         return (self.answer - self.foil).mean(1)
 
     @property
     def layers(self) -> list[int]:
-        """Layer of each component; −1 for `input` and `bias`."""
+        """`(components,)`: layer of each component; −1 for `input` and `bias`."""
         layer_of = dict(zip(self.graph.writers, self.graph.writer_layers.tolist(), strict=True))
         return [layer_of.get(component, -1) for component in self.components]
 
     @property
     def steps(self) -> list[int]:
-        """Step indices that were read, ascending."""
+        """The steps that were read, ascending."""
         return sorted(set(self.step.tolist()))
 
     def at_step(self, step: int) -> ComponentLens:
-        """The readings of one step alone. Raises KeyError naming the steps there are."""
+        """The readings of one step alone. Raises KeyError, naming the steps that were read, on any other."""
         if step not in self.steps:
             raise KeyError(f"step {step} was not read; steps are {self.steps}")
         here = self.step == step
         readings = {name: getattr(self, name)[:, here] for name in READINGS}
-        return replace(self, **readings, step=self.step[here], example=self.example[here], settings={**self.settings, "step": step})
+        return replace(self, **readings, step=self.step[here], example=self.example[here], settings=replace(self.settings, step=step))
 
     def top_tokens(self, component: str) -> list[tuple[str, float]]:
-        """The tokens that `component` ranks first most often, with the share of reads in [0, 1]; at most the setting `top`.
+        """The tokens that `component` ranks first most often, each with its share of reads, in [0, 1]; at most `settings.top` of them.
 
         Raises KeyError on a component that was not read.
         """
         if component not in self.components:
             raise KeyError(f"{component!r} was not read; components are {self.components[0]} … {self.components[-1]}")
         ids, counts = self.top_id[self.components.index(component)].unique(return_counts=True)
-        order = counts.argsort(descending=True, stable=True)[: self.settings.get("top", 5)]
+        order = counts.argsort(descending=True, stable=True)[: self.settings.top]
         return [(self.words[int(ids[i])], int(counts[i]) / len(self.step)) for i in order]
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One line per component over all reads.
+        """One line per component, over all reads.
 
-        component, layer; mean `answer_logit`, `foil_logit`, `logit_diff` (logits); median `answer_rank`, `foil_rank` (0 = top); mean
-        `entropy` (nats); `answer_first`, the share of reads in [0, 1] whose answer it alone ranks first; `top_tokens`, the tokens it ranks
-        first most often and how often.
+        Columns: component, layer; mean `answer_logit`, `foil_logit`, `logit_diff` (logits); median `answer_rank`, `foil_rank` (0 = top);
+        mean `entropy` (nats); `answer_first`, the share of reads, in [0, 1], at which the component ranks the answer first; `top_tokens`,
+        the tokens that it ranks first most often, and how often.
         """
         return pd.DataFrame(
             {
@@ -111,7 +138,7 @@ class ComponentLens(Artefact):
 
     @property
     def per_step(self) -> pd.DataFrame:
-        """`to_dataframe` of every step, one below the other, with a leading column `step`."""
+        """`to_dataframe` of every step, one below the other; the first column is `step`."""
         frames = [self.at_step(step).to_dataframe() for step in self.steps]
         steps = [step for step, frame in zip(self.steps, frames, strict=True) for _ in range(len(frame))]
         frame = pd.concat(frames, ignore_index=True)
@@ -126,8 +153,5 @@ class ComponentLens(Artefact):
         return f"ComponentLens: {len(self.components)} components, {len(self.step)} reads, {len(self.steps)} steps"
 
     def _repr_html_(self) -> str:
-        head = f"<b>{self}</b>, norm {self.settings.get('norm')}, gap {self.gap:.1e}"
+        head = f"<b>{self}</b>, norm {self.settings.norm}, gap {self.gap:.1e}"
         return head + self.top(10).to_html(index=False, float_format="%.3f")
-
-
-READINGS = ("answer", "foil", "answer_rank", "foil_rank", "entropy", "top_id")

@@ -1,11 +1,11 @@
 """Which MLP neurons tell prompt groups apart.
 
-1. Run the clean canvases; take the neurons' activations (`mlp.hook_post`; for a gated MLP act(gate)·up) where they are read, averaged over
-   each example's reads, so that an example counts once however many targets it has.
-2. Average by prompt group, and score each neuron by η², the share of its variance over examples that lies between groups (`selectivity`).
-3. Draw what η² would be if the groups' labels were shuffled: a neuron is selective only above that.
+1. Run the clean canvases. Take the neurons' activations (`mlp.hook_post`; for a gated MLP, act(gate)·up) at the positions that are read,
+   and average them over each example's reads, so that every example counts once.
+2. Average by prompt group, and score each neuron by η²: the share of its variance over examples that lies between groups (`selectivity`).
+3. Shuffle the labels of the groups many times, and compute η² for each shuffle. A neuron is selective only above what shuffled labels give.
 
-Groups of one example have no variance of their own and are left out.
+A group of one example has no variance within it, so it is left out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -31,15 +31,26 @@ from mechshift_tl.views.selectivity import eta_squared, expected_by_chance, grou
 Position = Literal["target"] | int
 
 
+@dataclass(frozen=True)
+class NeuronSettings:
+    """How neurons were read: the `position` (see `neuron_activations`), and how often and from which `seed` the labels were shuffled."""
+
+    position: Position = "target"
+    shuffles: int = 200
+    seed: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class NeuronActivations(Artefact):
     """MLP neurons of one layer by prompt group.
 
-    - `groups`, `sizes (groups,)`: group names, and how many examples each has.
+    - `groups`, `sizes (groups,)`: the names of the groups, and how many examples each has; `left_out`: examples that stood alone in a
+      group.
     - `means (groups, d_mlp)`: mean activation, in the model's own unit, signed.
     - `selectivity (d_mlp,)`: η² between groups, in [0, 1].
-    - `null_mean`: η² expected of a neuron that knows nothing of the groups; `null_95 (d_mlp,)`: what such a neuron exceeds in 5 % of
-      shuffles; `null_max_95`: what the largest of all neurons then exceeds in 5 % of shuffles.
+    - `null_mean`: mean η² under shuffled labels, in [0, 1], the same for every neuron.
+    - `null_95 (d_mlp,)`: the η² that each neuron exceeds in 5 % of the shuffles.
+    - `null_max_95`: the η² that the largest of all neurons exceeds in 5 % of the shuffles.
 
     Raises ValueError when the tensors disagree in shape.
     """
@@ -54,8 +65,9 @@ class NeuronActivations(Artefact):
     null_mean: float
     null_95: Float[Tensor, " d_mlp"]
     null_max_95: float
-    settings: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    settings: NeuronSettings = NeuronSettings()
+    left_out: int = 0
+    provenance: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         d_mlp = self.means.shape[-1]
@@ -66,19 +78,19 @@ class NeuronActivations(Artefact):
 
     @property
     def neurons(self) -> list[str]:
-        """Ids, `(d_mlp,)`: `m3.n17` is neuron 17 of layer 3."""
+        """`(d_mlp,)`: ids, such as `m3.n17` for neuron 17 of layer 3."""
         return [f"m{self.layer}.n{i}" for i in range(len(self.selectivity))]
 
     @property
     def share_selective(self) -> float:
-        """Share of neurons, in [0, 1], above their own `null_95`; about 0.05 when groups mean nothing to the layer."""
+        """Share of neurons, in [0, 1], above their own `null_95`. It is about 0.05 where the layer's neurons do not depend on the group."""
         return (self.selectivity > self.null_95).float().mean().item()
 
     def to_dataframe(self) -> pd.DataFrame:
         """One line per neuron, most selective first.
 
-        neuron, selectivity, `null_95`, `selective` (above its own null), `selective_of_all` (above what the largest of all neurons reaches
-        by chance); mean activation over groups, and the group that departs most from it, with its mean.
+        Columns: neuron, selectivity, `null_95`, `selective` (above `null_95`), `selective_of_all` (above `null_max_95`); `mean`, the mean
+        activation over groups; `peak_group`, the group whose mean is farthest from it, and `peak_mean`, that group's mean.
         """
         overall = self.means.mean(0)
         peak = (self.means - overall).abs().argmax(0)
@@ -101,7 +113,7 @@ class NeuronActivations(Artefact):
         return self.to_dataframe().head(n)
 
     def heatmap_frame(self, n: int) -> pd.DataFrame:
-        """Mean activations, groups × the `n` most selective neurons, for a heatmap."""
+        """Mean activations, one line per group and one column for each of the `n` most selective neurons."""
         order = self.selectivity.argsort(descending=True, stable=True)[:n]
         return pd.DataFrame(self.means[:, order].numpy(), index=self.groups, columns=[f"m{self.layer}.n{i}" for i in order.tolist()])
 
@@ -128,13 +140,14 @@ def neuron_activations(
 ) -> NeuronActivations:
     """Mean activations `(groups, d_mlp)` of one layer's MLP neurons by prompt group, and how selective each neuron is.
 
-    - `position`: "target", the positions that predict the targets; or a canvas position, the same in every row (negative: from its end).
+    - `position`: "target" reads the positions that predict the targets; a number reads that position of every row, negative ones from the
+      row's end.
     - `groups`: one label per example, in place of `readouts.groups` where those are too fine.
-    - `shuffles`, `seed`: how often labels are shuffled for the 95 % points, and from which seed.
-    - `batch_tokens`: tokens per forward, at least one row; by default 8192, less where the logits would pass 512 MiB.
+    - `shuffles`, `seed`: how often the labels are shuffled for the 95 % points (at least 20), and from which seed.
+    - `batch_tokens`: tokens per forward, at least one row; by default 8192, or fewer where the logits would exceed 512 MiB.
 
-    `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks; it runs once per row. Raises ValueError,
-    before any forward, on a layer or position that does not exist, and unless two groups have two examples each.
+    `model` is a `HookedDiffusionTransformer` or any TransformerLens bridge with the usual hooks. Costs one forward per row. Raises
+    ValueError, before any forward, on a layer or position that does not exist, and where fewer than two groups have two examples.
     """
     _check(model, readouts, layer, position, shuffles)
     names, members, labels = grouping(readouts.groups if groups is None else groups, readouts.n_examples)
@@ -144,7 +157,7 @@ def neuron_activations(
     return NeuronActivations(
         layer=layer, groups=names, sizes=labels.bincount().tolist(), means=group_means(values, labels),
         selectivity=eta_squared(values, labels), null_mean=expected_by_chance(labels), null_95=each_95, null_max_95=max_95,
-        settings={"position": position, "shuffles": shuffles, "seed": seed, "left_out": left_out},
+        settings=NeuronSettings(position, shuffles, seed), left_out=left_out,
         provenance=provenance(model, readouts.info),
     )  # fmt: skip
 
@@ -153,7 +166,7 @@ def neuron_activations(
 def example_activations(
     model: HookedModel, readouts: Readouts, layer: int, *, position: Position = "target", batch_tokens: int | None = None
 ) -> Float[Tensor, "n_examples d_mlp"]:
-    """One layer's neuron activations on the clean canvases, averaged over each example's reads."""
+    """`(n_examples, d_mlp)`: one layer's neuron activations on the clean canvases, averaged over each example's reads."""
     name = f"blocks.{layer}.mlp.hook_post"
     sums: Tensor | None = None
     reads = torch.zeros(readouts.n_examples, dtype=torch.double)
@@ -171,9 +184,9 @@ def example_activations(
 
 
 def grouping(groups: Sequence[str], n_examples: int) -> tuple[list[str], Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """Names of the groups of at least two, sorted; their members among the examples; each member's group number.
+    """The names of the groups with two examples or more, sorted; the numbers of the examples in them; the group number of each of those.
 
-    Raises ValueError on a wrong number of labels, or unless two such groups remain.
+    Raises ValueError on a wrong number of labels, and where fewer than two such groups exist.
     """
     if len(groups) != n_examples:
         raise ValueError(f"neuron_activations: groups names {len(groups)} examples, the readouts have {n_examples}")

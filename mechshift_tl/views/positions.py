@@ -1,17 +1,18 @@
-"""One clean run per batch, keeping only what stands at the positions that are read.
+"""Run the clean rows of a batch once, and keep only the activations at the positions that are read.
 
-A *read* is one target position of one row. Reads are numbered as `Readouts.to_dataframe` lists them, so results do not depend on batching.
+A *read* is one target position of one row. Reads have the order of `Readouts.to_dataframe`, so results do not depend on batching.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
+from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.bridge.alignment import hidden_tokens
 from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.bridge.protocol import HookedModel
@@ -28,18 +29,18 @@ def default_batch_tokens(model: HookedModel) -> int:
 
 
 def predicting_positions(model: HookedModel, batch: Batch) -> Int[Tensor, "rows k"]:
-    """Positions whose raw logits predict the targets: the targets themselves, or one before them under logit shift 1."""
+    """`(rows, k)`: positions whose raw logits predict the targets: the targets themselves, or one position earlier under logit shift 1."""
     return batch.target_pos - spec_of(model).logit_shift
 
 
 def fixed_position(batch: Batch, position: int) -> Int[Tensor, "rows 1"]:
-    """The same canvas position in every row, negative ones counted from its end."""
+    """`(rows, 1)`: the same canvas position in every row; a negative one counts from the row's end."""
     rows, length = batch.clean.shape
     return torch.full((rows, 1), position % length, device=batch.clean.device)
 
 
 def read_numbers(readouts: Readouts, batch: Batch) -> Int[Tensor, " reads"]:
-    """Number of each of the batch's reads, row by row."""
+    """`(reads,)`: the number of each read of the batch among all reads, row by row."""
     first = readouts.n_read.cumsum(0) - readouts.n_read
     return (first[batch.index][:, None] + torch.arange(batch.target_pos.shape[1])).flatten()
 
@@ -48,12 +49,12 @@ def read_numbers(readouts: Readouts, batch: Batch) -> Int[Tensor, " reads"]:
 def run_at(
     model: HookedModel, batch: Batch, positions: Int[Tensor, "rows k"], names: Sequence[str]
 ) -> tuple[Kept, Float[Tensor, "reads d_vocab"]]:
-    """Run the clean rows once: each named activation `(reads, …)` and the raw logits, at `positions` (rows × k flattened), in float32."""
+    """Each named activation `(reads, …)` and the raw logits at `positions` (rows × k, flattened), in float32. Runs the clean rows once."""
     seen: Kept = {}
     rows = torch.arange(len(batch), device=positions.device)[:, None]
 
-    def hook_for(name: str) -> Callable:
-        def hook_fn(tensor: Tensor, hook: Any) -> None:
+    def hook_for(name: str) -> HookFunction:
+        def hook_fn(tensor: Tensor, hook: HookPoint) -> None:
             seen[name] = tensor[rows.to(tensor.device), positions.to(tensor.device)].flatten(0, 1).to(positions.device, torch.float32)
 
         return hook_fn

@@ -1,24 +1,25 @@
-"""From residual-stream vectors to logits, and from logits to the few numbers a lens keeps.
+"""From vectors of the residual stream to logits, and from logits to the few numbers that a lens keeps.
 
-The final norm divides by a scale and multiplies by a weight (LayerNorm centres first and adds a bias last). At the run's own scale that is
-linear: vectors that sum to the residual stream have logits that sum to the model's, and the constants (the norm's bias, b_U) go to the one
-vector that holds the biases. With each vector's own scale it is TransformerLens' `logit_readout`, constants added to every vector.
+The final norm divides by a scale and multiplies by a weight; LayerNorm also subtracts the mean first and adds a bias last.
+
+- At the scale of the run this is linear: vectors that sum to the residual stream have logits that sum to the model's. The constants (the
+  norm's bias, b_U) are added to one vector alone, the one that holds the biases.
+- At each vector's own scale this is TransformerLens' `logit_readout`; the constants are added to every vector.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechshift_tl.bridge.norms import norm_weight
-from mechshift_tl.bridge.protocol import HookedModel, components_of
+from mechshift_tl.bridge.protocol import HookedModel, Norm, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 
-#: Bound on the logits that exist at once.
+#: Most memory that logits take at one time.
 CHUNK_BYTES = 64 * 2**20
 
 
@@ -26,7 +27,7 @@ CHUNK_BYTES = 64 * 2**20
 class Projection:
     """A model's final norm and unembedding in float32: `weight`, `bias (d,)`, `W_U (d, d_vocab)`, `b_U (d_vocab,)`."""
 
-    norm: Any
+    norm: Norm
     weight: Float[Tensor, " d"]
     bias: Float[Tensor, " d"]
     W_U: Float[Tensor, "d d_vocab"]
@@ -34,7 +35,7 @@ class Projection:
 
     @classmethod
     def of(cls, model: HookedModel) -> Projection:
-        """That of a TransformerLens bridge: `ln_final`, `W_U` and `b_U`."""
+        """The projection of a TransformerLens bridge: its `ln_final`, `W_U` and `b_U`."""
         norm, device = components_of(model).ln_final, model.cfg.device
         weight, bias = norm_weight(norm, device), bias_of(norm, device)
         bias = torch.zeros_like(weight) if bias is None else bias.float()
@@ -44,7 +45,10 @@ class Projection:
     def normalize(
         self, vectors: Float[Tensor, "n reads d"], scale: Float[Tensor, "reads 1"] | None, *, constant: bool
     ) -> Float[Tensor, "n reads d"]:
-        """Through the final norm at `scale`, with its bias where `constant`; None: at each vector's own scale, bias and all."""
+        """The vectors after the final norm at `scale`; `constant` adds the norm's bias.
+
+        Where `scale` is None, each vector has its own scale, and the bias is always added.
+        """
         if scale is None:
             return self.norm(vectors).to(vectors.device, torch.float32)
         if not self.norm.uses_rms_norm:
@@ -53,7 +57,7 @@ class Projection:
         return normalized + self.bias if constant else normalized
 
     def logits(self, normalized: Float[Tensor, "... d"], *, constant: bool) -> Float[Tensor, "... d_vocab"]:
-        """Through W_U; `constant` adds b_U."""
+        """The logits of normalised vectors; `constant` adds b_U."""
         return normalized @ self.W_U + self.b_U if constant else normalized @ self.W_U
 
     def read(
@@ -65,7 +69,7 @@ class Projection:
         *,
         constant: bool,
     ) -> dict[str, Tensor]:
-        """What the lens keeps of every vector (see `summarise`), each `(n, reads)`; logits exist one chunk at a time."""
+        """The numbers that `summarise` gives, each `(n, reads)`. Memory holds one chunk of logits at a time."""
         constant = constant or scale is None
         flat = self.normalize(vectors, scale, constant=constant).flatten(0, 1)
         answers, foils = answers.repeat(len(vectors)), foils.repeat(len(vectors))
@@ -78,7 +82,10 @@ class Projection:
 
 
 def summarise(logits: Float[Tensor, "n d_vocab"], answers: Int[Tensor, " n"], foils: Int[Tensor, " n"]) -> dict[str, Tensor]:
-    """Logits and ranks of answer and foil, entropy of the softmax in nats, in [0, ln d_vocab], and the top token's id; each `(n,)`."""
+    """Six numbers per line of logits, each `(n,)`: the logits and ranks of answer and foil, the entropy of the softmax, the top token's id.
+
+    Entropy is in nats, in [0, ln d_vocab].
+    """
     answer, foil = logits.gather(1, answers[:, None]), logits.gather(1, foils[:, None])
     log_p = logits.log_softmax(-1)
     return {
@@ -92,5 +99,8 @@ def summarise(logits: Float[Tensor, "n d_vocab"], answers: Int[Tensor, " n"], fo
 
 
 def ranks(logits: Float[Tensor, "n d_vocab"], values: Float[Tensor, "n 1"]) -> Float[Tensor, " n"]:
-    """Rank of each value, 0 = top; ties share their middle rank, so a component that says nothing ranks every token at chance."""
+    """`(n,)`: rank of each value in its line of logits, 0 = top.
+
+    Tied tokens share their middle rank. So a component whose logits are all equal ranks every token in the middle, at chance.
+    """
     return (logits > values).sum(1) + ((logits == values).sum(1) - 1) / 2

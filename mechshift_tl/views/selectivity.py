@@ -1,12 +1,12 @@
-"""How much of a quantity's variance lies between groups, and how much would by chance.
+"""η²: the share of a quantity's variance that lies between groups, beside the share that chance alone would give.
 
 With values a_i in groups g of n_g members,
 
     η² = Σ_g n_g (mean_g − mean)² / Σ_i (a_i − mean)²          in [0, 1]; 0 where nothing varies
 
-(the correlation ratio; effect size of one-way ANOVA). It is above 0 by chance alone, the more so the more groups there are: over shuffled
-labels its mean is exactly (groups − 1)/(n − 1), and its spread depends on the values, so its 95 % point is drawn. The largest of many
-columns is larger still; what the head of a sorted list must beat is the 95 % point of the largest.
+(the correlation ratio; the effect size of one-way ANOVA). Chance alone gives an η² above 0, and more of it with more groups. Over shuffled
+labels its mean is exactly (groups − 1)/(n − 1). Its 95 % point depends on the values, so it is found by shuffling. The largest η² of many
+columns is larger still by chance, so the top of a sorted list is compared with the 95 % point of the largest.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-#: A spread below this share of a column's largest value is rounding, not variance.
+#: Where a column spreads by less than this share of its largest value, it spreads by rounding alone.
 ROUNDING = 1e-6
 
 
 def eta_squared(values: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> Float[Tensor, " d"]:
-    """η² of each column for groups `labels` in 0 … g − 1, none empty; in [0, 1]."""
+    """`(d,)`: η² of each column, in [0, 1]. `labels` are group numbers 0 … g − 1; no group is empty."""
     return _between(_standardized(values), _indicator(labels)).float()
 
 
 def group_means(values: Float[Tensor, "n d"], labels: Int[Tensor, " n"]) -> Float[Tensor, "g d"]:
-    """Mean of each column in each group."""
+    """`(g, d)`: mean of each column in each group."""
     indicator = _indicator(labels)
     return (indicator.T @ values.double() / indicator.sum(0)[:, None]).float()
 
 
 def expected_by_chance(labels: Int[Tensor, " n"]) -> float:
-    """Mean of η² over all ways to shuffle `labels`, the same for every column that varies."""
+    """Mean η² over all ways to shuffle `labels`, in [0, 1]. It is the same for every column that varies."""
     return int(labels.max()) / (len(labels) - 1)
 
 
 def null_95(values: Float[Tensor, "n d"], labels: Int[Tensor, " n"], shuffles: int, seed: int) -> tuple[Float[Tensor, " d"], float]:
-    """95 % points of η² over `shuffles` shuffled labels: each column's `(d,)`, and that of the largest column."""
+    """The 95 % point of η² over `shuffles` shuffled labels: of each column, `(d,)`, and of the largest column."""
     generator = torch.Generator().manual_seed(seed)
     standardized, indicator = _standardized(values), _indicator(labels)
     shuffled = (indicator[torch.randperm(len(labels), generator=generator)] for _ in range(shuffles))
@@ -50,7 +50,7 @@ def _indicator(labels: Int[Tensor, " n"]) -> Float[Tensor, "n g"]:
 
 
 def _standardized(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-    """Centred columns of unit length; zero where a column does not vary."""
+    """The columns, centred and of unit length; a column that does not vary is zero."""
     values = values.double()
     centred = values - values.mean(0)
     varies = centred.abs().amax(0) > ROUNDING * values.abs().amax(0)

@@ -1,14 +1,15 @@
-"""How specialised a model's components are: is the work done by few of them, and do they name tokens?
+"""How specialised a model's components are: do a few of them do the work, and do they name tokens?
 
-The effect of a component is its mean logit(answer) − logit(foil) under the run's own scale, in logits (`ComponentLens.effects`). Over the
-heads and MLPs that were read, input and biases excluded:
+The effect e of a component is its mean logit(answer) − logit(foil), in logits (`ComponentLens.effects`, with norm "run"). These statistics
+are over the n heads and MLPs that the lens read; the input and the biases do not count.
 
-- **explanatory components**: how many name a token, that is, rank the same token first in at least `share` of the reads. Our definition of
-  what Kong et al. call unique explanatory components; theirs is not published. `names="answer"` counts only those that rank each read's
-  own answer first that often: a component that always says "the" names a token, but no answer.
+- **explanatory components**: how many components name a token. A component names a token when it ranks one same token first in at least
+  `share` of the reads. Kong et al. count "unique explanatory components" without publishing a definition; this one is ours. With
+  `names="answer"` a component counts only when it ranks each read's own answer first that often: a component that always says "the" names a
+  token, but no answer.
 - **variance** of the effects, in logits²: large when few components carry much.
-- **participation ratio** of the effects' sizes, (Σ|e|)² / Σe², in [1, n]: how many components would share the work equally.
-- **Gini** coefficient of the effects' sizes, in [0, 1 − 1/n]: 0 when all are equal.
+- **participation ratio** of |e|, (Σ|e|)² / Σe², in [1, n]: how many components do the work, if those that do it share it equally.
+- **Gini** coefficient of |e|, in [0, 1 − 1/n]: 0 when all are equal.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Names = Literal["token", "answer"]
 
 @dataclass(frozen=True)
 class Specialisation:
-    """The statistics of the module docstring, and the settings they were counted with."""
+    """The statistics of the module docstring, and the settings `share` and `names` that they were counted with."""
 
     explanatory: int
     components: int
@@ -39,7 +40,7 @@ class Specialisation:
     names: Names
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One line, a column per statistic."""
+        """One line, with one column per statistic and setting."""
         return pd.DataFrame([asdict(self)])
 
     def _repr_html_(self) -> str:
@@ -49,9 +50,10 @@ class Specialisation:
 def specialisation(lens: ComponentLens, *, share: float = 0.5, names: Names = "token") -> Specialisation:
     """Specialisation of the heads and MLPs in `lens`.
 
-    Raises ValueError on a lens without heads or MLPs, on one with norm "own" (its effects are shares of nothing) and on unknown settings.
+    Raises ValueError on a lens without heads and MLPs, on a lens with norm "own" (its effects do not sum to the metric), and on unknown
+    settings.
     """
-    if lens.settings.get("norm") != "run":
+    if lens.settings.norm != "run":
         raise ValueError("specialisation: effects of a lens with norm 'own' do not sum to the metric; make the lens with norm='run'")
     effects = lens.effects[_components(lens)]
     if not len(effects):
@@ -68,7 +70,7 @@ def specialisation(lens: ComponentLens, *, share: float = 0.5, names: Names = "t
 
 
 def explanatory_components(lens: ComponentLens, *, share: float = 0.5, names: Names = "token") -> list[str]:
-    """Ids of the heads and MLPs that rank first one same token ("token"), or the read's answer ("answer"), in at least `share` of reads."""
+    """Ids of the heads and MLPs that name a token, or with `names="answer"` the answer, in at least `share` of the reads."""
     if names not in get_args(Names) or not 0 < share <= 1:
         raise ValueError(f"specialisation: names is {names!r}, share is {share}; choose names from {get_args(Names)} and a share in (0, 1]")
     top_id = lens.top_id.long()

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from hooked_diffusion.denoising import DenoisingSettings, DenoisingTrajectory
-from hooked_diffusion.denoising.loop import Denoiser, Forward, Job
+from hooked_diffusion.denoising.job import Job
+from hooked_diffusion.denoising.loop import Denoiser, Forward
 from hooked_diffusion.denoising.settings import make_settings
 
 MASK, D_VOCAB = 3, 40
@@ -213,7 +214,7 @@ def made_up_model(*answers: list[int]):
         return torch.nn.functional.one_hot(torch.tensor([next(calls)]), D_VOCAB) * torch.tensor([5.0, 4.0, 3.0])[:, None]
 
     cfg = SimpleNamespace(device="cpu", d_vocab=D_VOCAB, model_name="made up")
-    return SimpleNamespace(token_logits=token_logits, spec=DiffusionSpec("full", 0, MASK), source={}, cfg=cfg)
+    return SimpleNamespace(token_logits=token_logits, spec=DiffusionSpec("full", 0, MASK), source={}, tokenizer=None, cfg=cfg)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +265,17 @@ def test_bad_input_is_refused_before_any_forward(mdm, monkeypatch, canvas, chose
         mdm.denoise(canvas, **chosen)
     with pytest.raises(ValueError, match=message):
         mdm.run_with_denoising_cache(canvas, **chosen)
+
+
+@pytest.mark.parametrize("method", ["denoise", "run_with_denoising_hooks", "run_with_denoising_cache"])
+def test_an_unknown_argument_is_named_beside_those_there_are(mdm, method):
+    with pytest.raises(TypeError, match="denoising takes no argument remasking; it takes canvas, steps, select, .*mask_positions.*top_p"):
+        getattr(mdm, method)(canvas_of(".._"), remasking="low_confidence")
+
+
+def test_steps_and_select_can_be_given_by_position(mdm):
+    canvas = canvas_of("..____")
+    assert torch.equal(mdm.denoise(canvas, 2, "entropy").canvases, mdm.denoise(canvas, steps=2, select="entropy").canvases)
 
 
 def test_a_trajectory_survives_saving(mdm, tmp_path):

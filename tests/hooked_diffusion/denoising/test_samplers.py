@@ -13,7 +13,8 @@ from scipy.stats import chisquare
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from hooked_diffusion.attention import attention_mask_4d
-from hooked_diffusion.denoising.loop import Denoiser, Forward, Job
+from hooked_diffusion.denoising.job import Job
+from hooked_diffusion.denoising.loop import Denoiser, Forward
 from hooked_diffusion.denoising.settings import make_settings
 
 MASK = 2
@@ -168,7 +169,7 @@ def lookup_model(table: torch.Tensor) -> Any:
         return table[torch.cat([canvas[:, :1], canvas[:, :-1]], 1)].log()
 
     cfg = SimpleNamespace(device="cpu", d_vocab=4, model_name="lookup")
-    return SimpleNamespace(token_logits=token_logits, spec=DiffusionSpec("full", 0, 3), source={}, cfg=cfg)
+    return SimpleNamespace(token_logits=token_logits, spec=DiffusionSpec("full", 0, 3), source={}, tokenizer=None, cfg=cfg)
 
 
 TABLE = torch.tensor([[0.6, 0.3, 0.1, 0.0], [0.1, 0.2, 0.7, 0.0], [0.3, 0.4, 0.3, 0.0], [0.25, 0.25, 0.5, 0.0]])

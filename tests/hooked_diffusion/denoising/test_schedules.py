@@ -1,5 +1,7 @@
 """Schedules, settings and plans: arithmetic, no model."""
 
+from typing import Any, get_args, get_type_hints
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from hooked_diffusion import DiffusionSpec
 from hooked_diffusion.denoising.plan import Plan
 from hooked_diffusion.denoising.schedules import commits_per_step, quota
-from hooked_diffusion.denoising.settings import PRESETS, DenoisingSettings, make_settings
+from hooked_diffusion.denoising.settings import PRESETS, DenoisingSettings, Preset, SettingArguments, make_settings
 
 SCHEDULES = ("even", "time_grid", "rounded", "bernoulli")
 
@@ -90,8 +92,24 @@ def test_an_impossible_setting_is_named(setting, value):
 
 
 def test_an_unknown_setting_is_named():
-    with pytest.raises(TypeError, match="remasking"):
-        make_settings(remasking="low_confidence")
+    unknown: Any = {"remasking": "low_confidence"}
+    with pytest.raises(TypeError, match="no setting remasking; it has preset, steps, select, schedule, eps"):
+        make_settings(**unknown)
+
+
+def test_what_is_passed_by_name_is_what_the_settings_have():
+    """The typed dictionary that editors read and the settings themselves list the same names, with the same types."""
+    own, passed = get_type_hints(DenoisingSettings), get_type_hints(SettingArguments)
+    assert own.keys() - passed.keys() == {"steps", "select"}
+    for name, kind in passed.items():
+        assert kind == (own[name] if name == "seed" else own[name] | None), name
+    assert set(PRESETS) == set(get_args(Preset))
+
+
+@pytest.mark.parametrize("seed", [None, 2**64, 0.5])
+def test_a_seed_that_is_no_whole_number_of_64_bits_is_refused(seed):
+    with pytest.raises(ValueError, match="denoising: seed is a whole number"):
+        make_settings("dream", seed=seed)
 
 
 def masks(*rows: str) -> torch.Tensor:

@@ -12,7 +12,8 @@ import torch
 from scipy.stats import kendalltau
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
-from hooked_diffusion.denoising.loop import Denoiser, Forward, Job
+from hooked_diffusion.denoising.job import Job
+from hooked_diffusion.denoising.loop import Denoiser, Forward
 from hooked_diffusion.denoising.settings import make_settings
 from hooked_diffusion.denoising.statistics import order_table, position_table, run_again
 from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
@@ -38,7 +39,7 @@ def made_up(*answers: list[int]) -> Any:
 
     cfg = SimpleNamespace(device="cpu", d_vocab=10, model_name="made up", n_layers=0)
     spec = DiffusionSpec("full", 0, MASK)
-    return SimpleNamespace(token_logits=token_logits, spec=spec, source={}, cfg=cfg, hooks=lambda fwd_hooks: nullcontext())
+    return SimpleNamespace(token_logits=token_logits, spec=spec, source={}, tokenizer=None, cfg=cfg, hooks=lambda fwd_hooks: nullcontext())
 
 
 def test_when_a_token_settles_and_how_often_it_flips():

@@ -16,7 +16,8 @@ from mechshift_tl import attribute
 from mechshift_tl.attribution import EdgeScores
 from mechshift_tl.attribution.engine import Engine
 from mechshift_tl.readouts import Readouts
-from mechshift_tl.runs.journal import Journal, differences
+from mechshift_tl.runs.journal import Journal
+from mechshift_tl.runs.same_work import differences
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,15 @@ def test_a_file_cut_short_is_done_again(model, rows, tmp_path, kept) -> None:
     folder = tmp_path / "journal" / "0-of-1"
     whole = Journal(folder, json.loads((folder / "journal.json").read_text()))
     assert all(whole.read(number) is not None for number in range(8)) and whole.read(8) is None
+
+
+def test_a_flipped_bit_is_done_again(model, rows, tmp_path) -> None:
+    first = attribute(model, rows, batch_tokens=8, journal=tmp_path / "journal")
+    path = tmp_path / "journal" / "0-of-1" / "000003.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 0x40  # amid the tensors, which lie at the end of the file
+    path.write_bytes(content)
+    assert torch.equal(attribute(model, rows, batch_tokens=8, journal=tmp_path / "journal").matrix, first.matrix)
 
 
 def test_differences_name_every_entry() -> None:

@@ -6,17 +6,22 @@ import json
 import os
 import resource
 import signal
+import stat
 import tempfile
 import time
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import mechshift_tl.study  # noqa: F401 (what the command imports late, the forks need not import each)
+from hooked_diffusion import artefact
 from mechshift_tl import cli
-from mechshift_tl.runs.output_folder import AlreadyFinished, output_folder
+from mechshift_tl.runs.output_folder import output_folder
+from mechshift_tl.runs.same_work import AlreadyFinished
+from mechshift_tl.runs.stages import Stages
 
 SETTINGS = {"command": "run", "n": 200, "seed": 0}
 MODEL = files("hooked_diffusion") / "pretrained" / "tiny" / "arm"
@@ -141,6 +146,98 @@ def test_work_that_cannot_be_continued_begins_anew_and_leaves_nothing(tmp_path, 
     assert [path.name for path in stopped.iterdir()] == ["scores.safetensors"]
     with pytest.raises(ValueError, match="is not empty"):
         output_folder(stopped).__enter__()
+
+
+def test_results_of_other_weights_are_not_this_run(tmp_path) -> None:
+    """The settings agree; what the work claims on the way decides."""
+    with output_folder(tmp_path / "out", SETTINGS) as folder:
+        Stages(folder).claim({"weights": "a"})
+        finish_something(folder)
+    held = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert held == {**SETTINGS, "processes": 1, "work": {"weights": "a"}}
+    for weights, error, said in (("a", AlreadyFinished, "holds this run already"), ("b", ValueError, r'other work \(weights is "a" there')):
+        with pytest.raises(error, match=said), output_folder(tmp_path / "out", SETTINGS) as folder:
+            Stages(folder).claim({"weights": weights})
+            pytest.fail("the work was done again")
+    with pytest.raises(AlreadyFinished), output_folder(tmp_path / "out", SETTINGS):
+        pass  # work that makes no claim does not replace the results
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and json.loads((tmp_path / "out" / "run.json").read_text()) == held
+
+
+def test_a_stopped_run_goes_on_under_its_own_claim_only(tmp_path) -> None:
+    for journal in (True, False):  # stopped amid the work, and between removing the journal and moving the results
+        with pytest.raises(KeyboardInterrupt), output_folder(tmp_path / "out", SETTINGS) as folder:
+            Stages(folder).claim({"weights": "a"})
+            finish_something(folder)
+            if not journal:
+                (folder / "run.json").write_text(json.dumps({**SETTINGS, "processes": 1, "work": {"weights": "a"}}))
+                (folder / "journal" / "journal.json").unlink()
+            raise KeyboardInterrupt
+        with pytest.raises(ValueError, match="is the journal of other work"), output_folder(tmp_path / "out", SETTINGS) as folder:
+            Stages(folder).claim({"weights": "b"})
+    with output_folder(tmp_path / "out", SETTINGS) as folder:
+        Stages(folder).claim({"weights": "a"})
+    assert (tmp_path / "out" / "scores.safetensors").is_file()
+
+
+def test_outputs_that_cannot_be_replaced_are_refused_before_any_work(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out, said in (("file", "a file, not a folder"), ("here", "the folder that the command runs in")):
+        with pytest.raises(ValueError, match=said):
+            output_folder(tmp_path / out, SETTINGS).__enter__()
+    for out, said in ((Path("."), "runs in"), (Path(".."), "is not empty"), (Path("/proc"), "a mount point"), (Path("/"), "a mount point")):
+        with pytest.raises(ValueError, match=said):
+            output_folder(out, SETTINGS).__enter__()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file", "here"]
+
+
+def test_a_link_stays_a_link_to_the_results(tmp_path) -> None:
+    """To a folder that is empty, and to one that is not there yet."""
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "nowhere"):
+        link = tmp_path / f"link to {name}"
+        link.symlink_to(tmp_path / name)
+        with output_folder(link, SETTINGS) as folder:
+            finish_something(folder)
+        assert link.is_symlink() and (tmp_path / name / "scores.safetensors").is_file()
+
+
+def test_what_someone_else_could_write_is_not_worked_in(tmp_path) -> None:
+    (tmp_path / "victim").mkdir()
+    partial(tmp_path).symlink_to(tmp_path / "victim")
+    with pytest.raises(ValueError, match="not a folder that you alone may write"):
+        output_folder(tmp_path / "out", SETTINGS).__enter__()
+    partial(tmp_path).unlink()
+    partial(tmp_path).mkdir()
+    partial(tmp_path).chmod(0o777)
+    with pytest.raises(ValueError, match="not a folder that you alone may write"):
+        output_folder(tmp_path / "out", SETTINGS).__enter__()
+    partial(tmp_path).rmdir()
+    if os.geteuid() == 0:
+        partial(tmp_path).mkdir()
+        os.chown(partial(tmp_path), 65534, 65534)
+        with pytest.raises(ValueError, match="not a folder that you alone may write"):
+            output_folder(tmp_path / "out", SETTINGS).__enter__()
+        partial(tmp_path).rmdir()
+    with output_folder(tmp_path / "out", SETTINGS) as folder:
+        assert stat.S_IMODE(partial(tmp_path).stat().st_mode) == 0o700
+        finish_something(folder)
+    assert not any((tmp_path / "victim").iterdir())
+
+
+def test_results_follow_the_umask(tmp_path) -> None:
+    before = os.umask(0o027)
+    try:
+        with output_folder(tmp_path / "out", SETTINGS) as folder:
+            artefact.write(folder / "scores.safetensors", "scores", {"matrix": torch.zeros(2)}, {})
+            artefact.write_json(folder / "table.json", [])
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "out", *(tmp_path / "out").iterdir()]}
+    assert modes == {"out": 0o750, "run.json": 0o640, "scores.safetensors": 0o640, "table.json": 0o640}
 
 
 ATTRIBUTE = ("attribute", "--model", str(MODEL), "--task", "ioi", "--n", "6", "--ig-steps", "1", "--out")

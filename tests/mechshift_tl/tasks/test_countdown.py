@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mechshift_tl.tasks import Countdown
-from mechshift_tl.tasks.countdown import Problem, is_solution, problems, solutions, spellings
+from mechshift_tl.tasks.countdown_problems import Problem, is_solution, problems, solutions, spellings
 from mechshift_tl.tasks.examples import split_answer
 
 
@@ -120,8 +120,8 @@ def test_problems_are_unique_and_written_in_canonical_form(split) -> None:
         assert solutions(problem.numbers, problem.target, 99) == (problem.solution,)
         assert is_solution(problem.solution, problem.numbers, problem.target)
         for equation in problem.solution.split(","):
-            a, operator, b, r = re.fullmatch(r"(\d+)([-+*/])(\d+)=(\d+)", equation).groups()
-            assert int(a) >= int(b) and 0 < int(r) <= 99
+            match = re.fullmatch(r"(\d+)([-+*/])(\d+)=(\d+)", equation)
+            assert match is not None and int(match[1]) >= int(match[3]) and 0 < int(match[4]) <= 99
     everything = problems(3, 12, 99, False, split)
     assert {p.key for p in made} < {p.key for p in everything}
     assert all(p.solution == min(solutions(p.numbers, p.target, 99)) for p in everything)
@@ -146,7 +146,9 @@ def test_shape_and_operators_of_a_problem() -> None:
 
 
 def shown_in(prompt: str) -> str:
-    return re.search(r"Input: (\S+)\nOutput: $", prompt)[1]
+    match = re.search(r"Input: (\S+)\nOutput: $", prompt)
+    assert match is not None
+    return match[1]
 
 
 def read_row(shown: str) -> tuple[tuple[int, ...], int]:

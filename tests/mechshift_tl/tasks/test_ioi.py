@@ -14,9 +14,10 @@ from transformers import AutoTokenizer
 
 from mechshift_tl.tasks import IOI, TextPair
 from mechshift_tl.tasks.ioi import NAMES, TEMPLATES
+from mechshift_tl.tasks.task import Split
 
 
-def drawn(task: IOI, n: int = 200, split="held_out") -> list[TextPair]:
+def drawn(task: IOI, n: int = 200, split: Split = "held_out") -> list[TextPair]:
     return list(islice(task.draw(random.Random(0), split), n))
 
 
@@ -63,7 +64,8 @@ def test_held_out_are_pairs_of_names_and_every_name_is_trained() -> None:
     assert {name for pair in train for name in pair} == set(NAMES)
     reversed_names = IOI(names=NAMES[::-1])
     assert reversed_names.name_pairs("held_out") == held_out
-    for split, pairs in (("held_out", held_out), ("train", train)):
+    splits: list[tuple[Split, list[tuple[str, str]]]] = [("held_out", held_out), ("train", train)]
+    for split, pairs in splits:
         assert {tuple(sorted(set(names_in(pair.prompt)))) for pair in drawn(task, 300, split)} <= set(pairs)
 
 
@@ -71,7 +73,8 @@ def test_held_out_are_pairs_of_names_and_every_name_is_trained() -> None:
 def test_examples_read_one_position(request, kind: str) -> None:
     tokenizer = request.getfixturevalue(kind)
     task = IOI()
-    for example in task.examples(tokenizer, n=30, seed=1):
+    examples = task.examples(tokenizer, n=30, seed=1)
+    for example in examples:
         assert len(example.clean) == len(example.corrupt) == example.answer_start + 1
         assert tokenizer.decode(example.answer).strip() == example.pair.answer.strip()
         assert tokenizer.decode(example.foil).strip() == example.pair.foil.strip()
@@ -79,7 +82,7 @@ def test_examples_read_one_position(request, kind: str) -> None:
         assert Counter(example.clean)[example.answer[0]] == 2 and Counter(example.clean)[example.foil[0]] == 2
         assert task.solved(example, f" {example.pair.answer.strip()} ") and not task.solved(example, example.pair.foil)
     if kind == "words":
-        assert example.clean[0] == tokenizer.bos_token_id
+        assert examples[-1].clean[0] == tokenizer.bos_token_id
 
 
 def test_names_of_several_tokens_are_dropped_and_counted(bpe) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import random
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -165,5 +166,6 @@ class Fluent:
 def test_accuracy_is_the_share_that_is_solved(word_tokenizer, batch_tokens: int) -> None:
     examples = Toy().examples(word_tokenizer, n=4)
     right, wrong = [e.clean for e in examples[:3]], [(*examples[3].clean[:4], 9)]
-    assert Toy().accuracy(Fluent(right + wrong), examples, batch_tokens=batch_tokens) == 0.75
-    assert isinstance(Toy().accuracy(Fluent(right + wrong), examples), float)
+    model: Any = Fluent(right + wrong)
+    assert Toy().accuracy(model, examples, batch_tokens=batch_tokens) == 0.75
+    assert isinstance(Toy().accuracy(model, examples), float)

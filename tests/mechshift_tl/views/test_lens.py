@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from mechshift_tl.readouts import Readouts, aligned_logits, readouts
 from mechshift_tl.tasks import IOI
 from mechshift_tl.views import ComponentLens, component_lens, projection
 from mechshift_tl.views import lens as lens_module
+from mechshift_tl.views.lens_table import LensSettings
 from mechshift_tl.views.projection import ranks, summarise
 
 VOCAB = 48
@@ -58,10 +60,10 @@ def stepwise_rows() -> Readouts:
     short, long = random_rows(1, 5, 1, seed=1), random_rows(1, 6, 2, seed=2)
     pad = torch.nn.functional.pad
     rows = [(long, 6, 2, 0, 0), (long, 6, 1, 1, 0), (short, 5, 1, 0, 1), (short, 5, 1, 1, 1)]
-    tokens = {
+    tokens: dict[str, Any] = {
         name: torch.stack([pad(getattr(r, name)[0], (0, 6 - length), value=-1) for r, length, *_ in rows]) for name in ("clean", "corrupt")
     }
-    reads = {
+    reads: dict[str, Any] = {
         name: torch.stack([pad(getattr(r, name)[0, :k], (0, 2 - k), value=-1) for r, _, k, *_ in rows])
         for name in ("target_pos", "answer_ids", "foil_ids")
     }
@@ -114,10 +116,10 @@ def test_each_term_is_transformer_lens_reading(model, component, norm):
     for read, rank, ids in ((lens.answer, lens.answer_rank, rows.answer_ids), (lens.foil, lens.foil_rank, rows.foil_ids)):
         expected = logit_readout(model, vectors, apply_ln=norm == "own", targets=ids.flatten())
         torch.testing.assert_close(read[0], expected.values[:, 0], rtol=1e-4, atol=1e-4)
-        assert torch.equal(rank[0].long(), expected.target_ranks[:, 0])
+        assert expected.target_ranks is not None and torch.equal(rank[0].long(), expected.target_ranks[:, 0])
     top = logit_readout(model, vectors, apply_ln=norm == "own", top_k=1)
     torch.testing.assert_close(lens.entropy[0], top.entropy, rtol=1e-4, atol=1e-5)
-    assert torch.equal(lens.top_id[0].long(), top.top_ids[:, 0])
+    assert top.top_ids is not None and torch.equal(lens.top_id[0].long(), top.top_ids[:, 0])
 
 
 def test_plain_bridge_reads_as_an_arm(native):
@@ -195,7 +197,7 @@ def by_hand() -> ComponentLens:
         answer_rank=torch.tensor([[0.0, 2, 9], [1, 1, 1]]), foil_rank=torch.tensor([[4.0, 4, 4], [0, 0, 0]]),
         entropy=torch.tensor([[0.1, 0.2, 0.3], [1, 1, 1]]), top_id=torch.tensor([[7, 3, 7], [3, 3, 3]], dtype=torch.int32),
         step=torch.zeros(3, dtype=torch.long), example=torch.arange(3), words={7: "Mary", 3: " the"}, gap=0.0,
-        settings={"norm": "run", "top": 5},
+        settings=LensSettings("run", 5),
     )  # fmt: skip
 
 

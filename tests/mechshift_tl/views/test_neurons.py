@@ -57,7 +57,7 @@ def test_groups_sizes_and_means(model):
     rows = grouped_rows()
     neurons = neuron_activations(model, rows, 0, shuffles=20)
     values = example_activations(model, rows, 0)
-    assert neurons.groups == ["even", "odd"] and neurons.sizes == [4, 4] and neurons.settings["left_out"] == 1
+    assert neurons.groups == ["even", "odd"] and neurons.sizes == [4, 4] and neurons.left_out == 1
     torch.testing.assert_close(neurons.means[0], values[1:8:2].mean(0))
     torch.testing.assert_close(neurons.means[1], values[0:8:2].mean(0))
     assert neurons.selectivity.shape == (64,) and neurons.null_mean == pytest.approx(1 / 7)

@@ -1,14 +1,17 @@
 """Specialisation statistics on lenses made by hand."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from mechshift_tl.graph import Graph
 from mechshift_tl.views import ComponentLens
+from mechshift_tl.views.lens_table import LensSettings, Norm
 from mechshift_tl.views.specialisation import explanatory_components, gini, participation_ratio, specialisation
 
 
-def lens_of(effects, top_ids, ranks=None, components=None, norm="run") -> ComponentLens:
+def lens_of(effects, top_ids, ranks=None, components=None, norm: Norm = "run") -> ComponentLens:
     """A lens of `input`, two heads, an MLP and `bias` whose answers have logit `effects` at every one of four reads."""
     components = components or ["input", "a0.h0", "a0.h1", "m0", "bias"]
     top_id = torch.tensor(top_ids, dtype=torch.int32)
@@ -16,7 +19,7 @@ def lens_of(effects, top_ids, ranks=None, components=None, norm="run") -> Compon
     rank = torch.ones(top_id.shape) if ranks is None else torch.tensor(ranks)
     return ComponentLens(
         components, Graph(1, 2, 2), answer, torch.zeros_like(answer), rank, rank, rank, top_id, torch.zeros(4), torch.arange(4),
-        {}, 0.0, {"norm": norm},
+        {}, 0.0, LensSettings(norm),
     )  # fmt: skip
 
 
@@ -63,5 +66,6 @@ def test_refusals(lens):
         specialisation(lens_of([1.0] * 5, [[1] * 4] * 5, norm="own"))
     with pytest.raises(ValueError, match="share is 0"):
         explanatory_components(lens, share=0)
+    unknown: Any = "foil"
     with pytest.raises(ValueError, match="names is 'foil'"):
-        explanatory_components(lens, names="foil")
+        explanatory_components(lens, names=unknown)

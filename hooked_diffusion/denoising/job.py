@@ -1,0 +1,95 @@
+"""What one run of denoising is asked to do, checked before the first forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from hooked_diffusion.denoising.canvas import Canvas, prepare, warn_of_idle_steps
+from hooked_diffusion.denoising.plan import Plan
+from hooked_diffusion.denoising.protocol import DenoisingModel
+from hooked_diffusion.denoising.settings import DenoisingSettings, Preset, Select, SettingArguments, make_settings
+from hooked_diffusion.denoising.steering import NOT_STEERED, Force, Freeze, Steering
+
+
+class DenoisingArguments(SettingArguments, total=False):
+    """What `denoise` and its siblings take by name, beside canvas, steps and select.
+
+    - `preset`: "dream", "llada", "diffullama", "dllm" or "threshold", the published samplers; the settings beside it replace its own.
+    - `mask_positions (batch, pos)`: True where a token is wanted. The mask id is written there first, if the model has one. Left out, the
+      positions that hold the mask id.
+    - `attention_mask (batch, pos)`: False at padding, on either side.
+    - `freeze`, `force`: where a step may not commit, and which tokens it must commit; see `Steering`.
+    - All others are explained by `DenoisingSettings`.
+    """
+
+    preset: Preset | None
+    mask_positions: Bool[Tensor, "batch pos"] | None
+    attention_mask: Bool[Tensor, "batch pos"] | None
+    freeze: Freeze
+    force: Force
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A checked job: the canvas to begin with, the plan, and what the caller decides instead of the sampler."""
+
+    canvas: Canvas
+    plan: Plan
+    steering: Steering = NOT_STEERED
+
+    @classmethod
+    def asked(
+        cls,
+        model: DenoisingModel,
+        canvas: Int[Tensor, "batch pos"],
+        steps: int | None,
+        select: Select | None,
+        arguments: DenoisingArguments,
+    ) -> Job:
+        """The job that `denoise` and its siblings were called for. Raises TypeError on an argument that they do not have."""
+        unknown = sorted(set(arguments) - DenoisingArguments.__optional_keys__)
+        if unknown:
+            known = sorted(DenoisingArguments.__optional_keys__)
+            raise TypeError(f"denoising takes no argument {', '.join(unknown)}; it takes canvas, steps, select, {', '.join(known)}")
+        passed = cast(SettingArguments, {name: v for name, v in arguments.items() if name in SettingArguments.__optional_keys__})
+        settings = make_settings(arguments.get("preset"), steps, select, causal=not model.spec.is_mdm, **passed)
+        return cls.make(
+            model,
+            canvas,
+            settings,
+            mask_positions=arguments.get("mask_positions"),
+            attention_mask=arguments.get("attention_mask"),
+            steering=Steering(arguments.get("freeze"), arguments.get("force")),
+        )
+
+    @classmethod
+    def make(
+        cls,
+        model: DenoisingModel,
+        canvas: Int[Tensor, "batch pos"],
+        settings: DenoisingSettings,
+        *,
+        mask_positions: Bool[Tensor, "batch pos"] | None = None,
+        attention_mask: Tensor | None = None,
+        steering: Steering = NOT_STEERED,
+    ) -> Job:
+        """The job of these settings. Raises ValueError on what cannot be, before any forward."""
+        spec, name = model.spec, model.cfg.model_name
+        bos_id = None if model.tokenizer is None else model.tokenizer.bos_token_id
+        checked = prepare(canvas.to(model.cfg.device), mask_positions, spec, model.cfg.d_vocab, attention_mask, bos_id)
+        if settings.masked_by_token and (spec.mask_is_reused or spec.mask_token_id is None):
+            raise ValueError(
+                f"{name} has no token that only ever means a mask (mask_token_id {spec.mask_token_id}), so positions cannot count as "
+                "masked by the token they hold; pass masked_by_token=False"
+            )
+        if spec.mask_token_id is None and (settings.cfg_scale or settings.remask):
+            raise ValueError(f"{name} has no mask token, which cfg_scale and remask write; leave them out")
+        warn_of_idle_steps(int(checked.masked.sum(1).max()), settings.steps, settings.schedule)
+        plan = Plan.make(checked.masked, settings, spec, checked.visible)
+        if not spec.is_mdm:
+            plan.check_causal()
+        return cls(checked, plan, steering)
