@@ -13,6 +13,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechshift_tl.bridge.protocol import Norm
 from mechshift_tl.bridge.weights import bias_of, weight_of
 
 
@@ -24,6 +25,13 @@ def norm_weight(norm: Any, device: torch.device | str | None = None) -> Float[Te
     if getattr(norm, "weight", None) is None:
         return torch.ones(norm.config.d_model, device=device or norm.config.device)
     return weight_of(norm, "weight", device).float() + float(norm.uses_weight_offset)
+
+
+def epsilon_of(norm: Norm) -> float:
+    """What the norm adds to the mean square. Hugging Face's norms call it `variance_epsilon` or `eps`; the config has it otherwise."""
+    module = norm.original_component
+    own = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+    return norm.config.eps if own is None else float(own)
 
 
 def normed(residual: Float[Tensor, "*rows pos d"], norm: Any, eps: float) -> Float[Tensor, "*rows pos d"]:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hooked_diffusion.artefact import Artefact, build
+from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.picture import draw
 from mechshift_tl.circuits.select import Rank, Selection, check_finite
@@ -29,9 +30,9 @@ class Circuit(Artefact):
     - `requested`: how many edges were asked for, or pass the threshold; `kept` (also `len`) is how many there are.
     - `settings`, `provenance`: of the scores, with those of the selection and `n_examples`.
 
-    Circuits of one graph are sets: `a | b`, `a & b`, `a - b`, and `~a`, every possible edge that is not in a. An edge keeps its score, a's
-    where both have it; the edges of `~a` score 0. What was requested is then what there is, no path is looked for, and
-    settings are those that both sides share. Raises ValueError when the graphs differ.
+    Circuits of one graph are joined like sets: `a | b`, `a & b`, `a - b`, and `~a` (every possible edge that is not in a). An edge keeps
+    its score; where both circuits have the edge, a's score is kept. Edges of `~a` score 0. The result is not pruned, counts as requested
+    what it holds, and keeps the settings that both circuits share. Raises ValueError when the graphs differ.
 
     Raises ValueError when the tensors do not fit the graph or each other.
     """
@@ -73,10 +74,10 @@ class Circuit(Artefact):
     ) -> Circuit:
         """The circuit of the `n` edges of largest |score|, or as the other settings say: see `circuits.select.Selection`.
 
-        Without a size, `n` is 1000, or 5 % of the possible edges (rounded up) where that is fewer. Fewer than requested may be kept:
-        `prune` drops edges with no path from input to logits, edges that score exactly zero stay out unless `zeros`, and a greedy walk ends
-        where nothing more leads to the logits. Ties go to the edge that comes first in the matrix. Raises ValueError when a score is not
-        finite, two sizes are given, or a setting is out of its range.
+        Without a size, `n` is 1000, or 5 % of the possible edges (rounded up) where that is fewer. The circuit may hold fewer edges than
+        requested: `prune` drops edges without a path from input to logits; edges that score exactly zero stay out unless `zeros`; a greedy
+        walk ends where no further edge leads to the logits. Of equal scores, the edge that comes first in the matrix is taken. Raises
+        ValueError when a score is not finite, two sizes are given, or a setting is out of its range.
         """
         return cls.select(scores, Selection(n, fraction, threshold, by, greedy, zeros, prune))
 
@@ -214,10 +215,8 @@ class Circuit(Artefact):
 
     def _repr_html_(self) -> str:
         components = self.components
-        head = (
-            f"<b>Circuit</b>: {self.kept} of {self.requested} requested edges, {len(components)} of {len(self.graph.components)} components"
-        )
-        return head + self.to_dataframe().head(10).to_html(index=False, float_format="%.4f")
+        text = f"{self.kept} of {self.requested} requested edges, {len(components)} of {len(self.graph.components)} components"
+        return card("Circuit", text, self.to_dataframe().head(10), decimals=4)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Paths from `input` to `logits`: which edges of a set lie on one, and which set is built by walking back from the logits.
 
-A component is reached when any of its readers is; a path that enters a KV group leaves by any of the group's heads. Both directions of
-pruning are one sweep over the layers, attention before MLP going down, MLP before attention going back.
+A component is reached when any of its readers is. A path that enters a KV group may leave by any of the group's heads. Each direction of
+pruning is one pass over the layers: forwards, attention comes before the MLP; backwards, the MLP comes first.
 
 `greedy` is the published greedy selection (`apply_greedy` of the EAP-IG code, Hanna et al., arXiv 2403.17806): a best-first search.
 
@@ -58,10 +58,10 @@ def _stages(graph: Graph) -> Iterator[tuple[slice, slice]]:
 
 
 def greedy(strength: Float[Tensor, "n_writers n_readers"], graph: Graph, n: int) -> Bool[Tensor, "n_writers n_readers"]:
-    """The first `n` edges that a best-first search from the logits takes; of equal ones the first in the matrix comes first.
+    """The first `n` edges that a best-first search from the logits takes. Of equal edges, the first in the matrix is taken first.
 
-    `strength` ranks the edges and is −inf at those that may not enter. Every edge taken leads to the logits, but not every one is reached
-    from the input. The edges of one reader are sorted once and offered one at a time: O(n log readers) after the sorting.
+    `strength` ranks the edges; edges with −inf may not enter. Every edge taken leads to the logits, but the input need not lead to it. The
+    edges of one reader are sorted once, and only the best one not yet taken is a candidate: O(n log readers) after the sorting.
     """
     ranked = strength.sort(dim=0, descending=True, stable=True)
     values, writers = ranked.values.T.tolist(), ranked.indices.T.tolist()

@@ -1,18 +1,17 @@
 """A circuit drawn as a layered graph that flows from `input` on the left to `logits` on the right.
 
-1. Columns are layers; in each, the heads are rows in order, with the MLP, which reads them, below. A component without an edge is left out,
-   its place is not: circuits of one graph can be laid side by side.
-2. An edge is a curve from its writer to its reader; q, k and v are ports of their head, or of a bar before the heads of a KV group.
-3. Colour is the sign of the score, width and opacity grow with √|score|, and strong edges lie on top. The legend gives the scale.
-4. Hovering an edge names it and all that its writer sends to that component, q, k and v apart; hovering a component sums what it sends
-   and reads.
+1. Each layer is a column. Its heads are rows in order, and its MLP, which reads them, stands below. A component without an edge is not
+   drawn, but its place stays free, so that circuits of one graph can be laid side by side.
+2. An edge is a curve from its writer to its reader. q, k and v are ports of their head, or of a bar before the heads of a KV group.
+3. The colour is the sign of the score. Width and opacity grow with √|score|, and strong edges lie on top. The legend gives the scale.
+4. Hovering over an edge shows its name, and every score that its writer sends to the same component by q, k and v. Hovering over a
+   component shows the sums that it sends and reads.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,12 +21,14 @@ from mechshift_tl.graph import Graph
 from mechshift_tl.plotting import DIVERGING, INK, QUIET, plain, style
 
 COLOURS = {-1: DIVERGING[0][1], 0: QUIET, 1: DIVERGING[-1][1]}
-LEVELS, POINTS = 6, 24  # of width, each one line of the figure for each sign; of a curve
-# Pixels, which are also the axes' units.
-WIDTH, COLUMN = 1000, (112, 156)  # the layers together, where one fits its limits
-HEIGHT, ROW = 360, (44, 64)  # the heads together, likewise
-BOX, BAR, THICK = 24, 38, 7.0  # half of a component's width; from a group's bar to the middle of its heads; the strongest edge
-PORT, PORTS = 6, {"q": -13, "k": 0, "v": 13}  # a port's radius, and how far below its head's middle it is
+LEVELS = 6  # widths of edges; all edges of one width and sign are one line of the figure, which draws fast
+POINTS = 24  # of a curve
+# Sizes in pixels. One unit of either axis is one pixel.
+WIDTH, COLUMN = 1000, (112, 156)  # wanted width of all layers; least and greatest width of one
+HEIGHT, ROW = 360, (44, 64)  # wanted height of all heads; least and greatest height of one
+BOX, BAR = 24, 38  # half the width of a component's box; distance of a group's bar from the middle of its heads
+THICK = 7.0  # the strongest edge
+PORT, PORTS = 6, {"q": -13, "k": 0, "v": 13}  # radius of a port; its height below the middle of its head
 MARGIN = {"l": 16, "r": 16, "t": 44, "b": 44}
 
 
@@ -110,7 +111,7 @@ def _edges(figure: go.Figure, shown: pd.DataFrame, place: _Places) -> None:
                 figure.add_scatter(x=x, y=y, text=text, hovertemplate="%{text}<extra></extra>", **_line(colour, width))
 
 
-def _line(colour: str, level: float) -> dict[str, Any]:
+def _line(colour: str, level: float) -> dict[str, object]:
     share = level / LEVELS
     return {"mode": "lines", "line": {"color": colour, "width": THICK * share}, "opacity": 0.3 + 0.6 * share, "showlegend": False}
 

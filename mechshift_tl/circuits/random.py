@@ -1,9 +1,9 @@
 """Random circuits with a circuit's own layer profile: what chance alone would give.
 
-Possible edges fall into cells, one per (writer layer, reader layer); input is layer −1, logits layer n_layers. Each cell is redrawn
-without replacement with as many edges as the circuit has in it, and the cell's scores are dealt to the new edges in random order: the
-depth profile, of edges and of |score|, stays exactly as it was. Edges of a full cell cannot move; `full_cell_share` says how many those
-are. Random circuits are not pruned again.
+Possible edges fall into cells, one per (writer layer, reader layer); the input is layer −1, the logits are layer n_layers. In each cell, as
+many edges are drawn without replacement as the circuit has there, and the cell's scores are dealt to them in random order. The depth
+profile, of edges and of |score|, therefore stays exactly as it was. Where a circuit holds every possible edge of a cell, these edges
+cannot move; `full_cell_share` says how many those are. Random circuits are not pruned again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Which edges make a circuit.
 
-1. The candidates: edges that can exist and do not score zero (`zeros` lets these in).
-2. Rank them by |score|, or by the signed score, where an edge that works against the behaviour comes last.
-3. Take the first n, a fraction of the possible edges, or all from a threshold up; `greedy` takes the same by walking back from the logits
-   (`circuits.paths`), so that nothing taken leads nowhere.
-4. Prune: keep of these the edges on a path from `input` to `logits`.
+1. Candidates are the edges that can exist and do not score zero; with `zeros`, edges that score zero too.
+2. Rank them by |score|, or by the signed score, which puts edges that work against the behaviour last.
+3. Take the first n edges, a fraction of the possible edges, or all edges from a threshold up. `greedy` takes them by walking back from the
+   logits (`circuits.paths`) instead, so that every edge taken leads to the logits.
+4. Prune: of these, keep the edges on a path from `input` to `logits`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ MAX_DEFAULT_N = 1000
 
 @dataclass(frozen=True)
 class Selection:
-    """How a circuit's edges are chosen; at most one of `n`, `fraction` and `threshold`, by default `n` as `default_n` says.
+    """How a circuit's edges are chosen. Give at most one of `n`, `fraction` and `threshold`; without any, `n` is what `default_n` says.
 
     - `n`: edges, from 0 (the empty circuit).
     - `fraction`: edges as a fraction of the possible ones in [0, 1], rounded down as MIB's grid of sizes is.
     - `threshold`: the least |score| (or score) of an edge, in the scores' unit.
     - `by`: "magnitude" ranks by |score| (as MIB's CMD does), "signed" by the score itself (CPR).
     - `greedy`: walk back from the logits instead of ranking all edges at once.
-    - `zeros`: edges that score exactly zero may enter, as in the reference code. They carry nothing between the two runs scored, but may
-      when the outside is ablated otherwise.
+    - `zeros`: edges that score exactly zero may enter, as in the reference code. Between the two runs that were scored they carry nothing;
+      under another intervention they may.
     - `prune`: drop edges with no path from input to logits.
 
     Raises ValueError on two sizes at once or a value outside these ranges.
@@ -98,7 +98,7 @@ def default_n(graph: Graph) -> int:
 
 
 def strongest(strength: Float[Tensor, " m"], n: int, above: float = 0.0) -> Bool[Tensor, " m"]:
-    """True at the `n` largest entries; of equal ones the first come first, and entries that are not `above` a value never do."""
+    """True at the `n` largest entries. Ties go to the first entries; entries at or below `above` are never chosen."""
     if not n:
         return torch.zeros(strength.shape, dtype=torch.bool)
     threshold = strength.topk(min(n, len(strength))).values[-1]
@@ -109,13 +109,13 @@ def strongest(strength: Float[Tensor, " m"], n: int, above: float = 0.0) -> Bool
 
 
 def check_size(n: int, graph: Graph, least: int = 1) -> None:
-    """Raises ValueError unless least ≤ n ≤ the graph's possible edges: what a caller can know before it scores anything."""
+    """Raise ValueError unless least ≤ n ≤ the graph's possible edges. Needs no scores, so a caller can check before any work."""
     if not least <= n <= graph.n_edges:
         raise ValueError(f"n is {n}; a circuit of this graph has {least} to {graph.n_edges} edges")
 
 
 def check_edges(matrix: Tensor, graph: Graph) -> None:
-    """Raises ValueError unless there is one score per writer and reader: scores of nodes and neurons have no edges to choose from."""
+    """Raise ValueError unless there is one score per writer and reader; scores of nodes and neurons have no edges to choose from."""
     if matrix.shape != graph.possible.shape:
         raise ValueError(
             f"scores are {tuple(matrix.shape)}, not {tuple(graph.possible.shape)} writers × readers; attribute(level='edges') gives those "
@@ -124,7 +124,7 @@ def check_edges(matrix: Tensor, graph: Graph) -> None:
 
 
 def check_finite(matrix: Float[Tensor, "n_writers n_readers"], graph: Graph) -> None:
-    """Raises ValueError, naming the first edge, when a possible edge's score is NaN or infinite."""
+    """Raise ValueError, naming the first such edge, when the score of a possible edge is NaN or infinite."""
     bad = graph.possible & ~matrix.isfinite()
     if bad.any():
         writer, reader = bad.nonzero()[0].tolist()

@@ -1,4 +1,4 @@
-"""What two circuits share and where in depth each sits, between chance and what the same model shares with itself."""
+"""Compare two circuits: what they share, and where in depth they sit, beside what chance gives and what a model shares with itself."""
 
 from mechshift_tl.compare.comparison import compare
 from mechshift_tl.compare.result import CircuitComparison

@@ -1,10 +1,10 @@
-"""Between what an overlap means something: its floor and its ceiling.
+"""The floor and the ceiling of an overlap. It means something only between them.
 
-Floor: both circuits redrawn with their own layer profiles (`circuits.random`); mean and central 95 % over the draws. An overlap inside
-it is what chance and the profiles give.
+Floor: both circuits are redrawn with their own layer profiles (`circuits.random`); mean and central 95 % over the draws. An overlap inside
+this range is what chance and the profiles give.
 
-Ceiling: the same model on two disjoint halves of its prompts, at the same n; mean over a few random splits. An overlap near it is as high
-as the prompts can show. Each half holds half of the prompts, so a model's ceiling on all of them is higher: this one lies low.
+Ceiling: one model is compared with itself, on two disjoint halves of its prompts, at the same n; mean over a few random splits. An overlap
+near it is as high as the prompts can show. A half holds only half of the prompts, so this ceiling lies below that of all prompts.
 """
 
 from __future__ import annotations

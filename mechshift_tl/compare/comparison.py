@@ -1,10 +1,10 @@
 """`compare`: two attributions, or two circuits, of one graph.
 
-1. Circuits of both, at the same n.
-2. Overlaps, and their floor: the same on random circuits with the same layer profiles.
-3. Depth profiles, early share, centre of depth; source and sink mass per component.
-4. With scores: Spearman on the union, and the edge Jaccard over n.
-5. With per-example scores: everything again on resampled prompts, and the overlaps of each model with itself as a ceiling.
+1. Take a circuit of each, at the same n.
+2. Measure their overlaps, and the floor: the overlaps of random circuits with the same layer profiles.
+3. Measure depth profiles, early share and centre of depth, and the source and sink mass of every component.
+4. With scores: also Spearman on the union of the circuits, and the edge Jaccard over n.
+5. With per-example scores: all of this again on resampled prompts, for intervals, and each model's overlap with itself, for the ceiling.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _check_not_empty(circuits: Mapping[str, Circuit]) -> None:
 
 
 def _notes(a: EdgeScores | Circuit, b: EdgeScores | Circuit, scores: tuple[EdgeScores, EdgeScores] | None, n_boot: int) -> tuple[str, ...]:
-    """What is missing or unlike, and why."""
+    """Sentences on what could not be computed and what differs between a and b, and why."""
     notes = []
     if scores is None:
         notes.append("No intervals over prompts, ceiling, Spearman or curve over n: bare circuits; compare their EdgeScores for these.")

@@ -1,8 +1,8 @@
 """Where in depth a circuit sits.
 
-A depth profile is a vector `(n_layers + 2,)`: input, layers 0 … n_layers − 1, logits, as fractions of the circuit's total, summing to 1.
-An edge counts at its reader's layer (then nothing counts at input) or at its writer's (then nothing counts at logits). Early share and
-centre of depth are about the layers alone: what counts at input or logits is left out of them.
+A depth profile is a vector `(n_layers + 2,)`: input, layers 0 … n_layers − 1, logits. Its entries are fractions of the circuit's total and
+sum to 1. An edge counts at the layer of its reader (then nothing counts at the input) or of its writer (then nothing counts at the logits).
+Early share and centre of depth leave out what counts at the input or the logits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far two circuits of one graph overlap: in edges, in components, in where their mass lies.
+"""How far two circuits of one graph overlap: in edges, in components, and in how they distribute their |score|.
 
 All Jaccard indices lie in [0, 1]; they are NaN where both sides are empty. Overlap depends on the size n of the circuits and has a floor
 and a ceiling of its own (`compare.bounds`): it means something only between these.
@@ -40,7 +40,10 @@ def weighted_jaccard(a: Circuit, b: Circuit) -> float:
 
 
 def top_components(circuit: Circuit, k: int, *, signed: bool = False) -> Bool[Tensor, " n_components"]:
-    """True at the `k` components of largest s(v): fewer when fewer score above 0; of equal ones the earlier in the model come first."""
+    """True at the `k` components of largest s(v), or at fewer where fewer score above 0. Of equal components the earlier in the model wins.
+
+    Raises ValueError when `k` lies outside 1 … components.
+    """
     if not 1 <= k <= len(circuit.graph.components):
         raise ValueError(f"k is {k}; the graph has {len(circuit.graph.components)} components")
     return strongest(circuit.component_scores(signed=signed), k)
@@ -61,8 +64,8 @@ def spearman(
 ) -> float:
     """Rank correlation, in [−1, 1], of two models' signed scores on the edges `where`: the union of their circuits.
 
-    The scores are the full ones, not a circuit's, whose zeros outside would correlate negatively whatever the models. NaN where fewer than
-    three edges or only equal scores are ranked.
+    Give the full scores, not those of a circuit: its zeros outside would correlate negatively, whatever the models do. NaN where fewer than
+    three edges are ranked, or all scores are equal.
     """
     x, y = a[where], b[where]
     if len(x) < 3 or x.min() == x.max() or y.min() == y.max():
@@ -80,7 +83,7 @@ def overlaps(a: Circuit, b: Circuit, *, k: int | None = None, signed: bool = Fal
 
 
 def curve_sizes(n: int, graph: Graph) -> list[int]:
-    """`n` and its halvings and doublings, n/16 … 16n, as far as they are circuit sizes of the graph."""
+    """`n`, its halvings and its doublings, n/16 … 16n, without sizes that a circuit of the graph cannot have."""
     sizes = {round(n * 2.0**power) for power in range(-4, 5)}
     return sorted(size for size in sizes if 1 <= size <= graph.n_edges)
 

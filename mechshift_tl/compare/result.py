@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from html import escape
 from typing import Any, ClassVar
 
 import pandas as pd
+from markupsafe import Markup
 
 from hooked_diffusion.artefact import JsonArtefact
+from hooked_diffusion.html import card, table
 from mechshift_tl.intervals import Interval, judged
 
 CAVEAT = (
@@ -150,8 +151,8 @@ class CircuitComparison(JsonArtefact):
     def _repr_html_(self) -> str:
         sizes = " and ".join(f"{kept} of {asked} requested edges" for kept, asked in zip(self.kept, self.requested, strict=True))
         full = " and ".join(f"{100 * share:.0f} %" for share in self.full_cells)
-        lines = [f"<b>CircuitComparison</b>: {sizes}, {full} of them in full cells", *map(escape, [self.verdict, CAVEAT, *self.notes])]
-        return "<br>".join(lines) + self.to_dataframe().to_html(index=False, float_format="%.3f", na_rep="")
+        lines = [Markup("{}").format(line) for line in (f"{sizes}, {full} of them in full cells", self.verdict, CAVEAT, *self.notes)]
+        return card("CircuitComparison") + Markup(": ") + Markup("<br>").join(lines) + table(self.to_dataframe(), missing="")
 
 
 def _row(name: str, statistic: Statistic) -> dict[str, Any]:

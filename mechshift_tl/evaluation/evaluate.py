@@ -1,17 +1,17 @@
 """Evaluate a circuit: more than one number, in one table.
 
-- *sufficiency*: faithfulness with the circuit patched in: everything outside it replaced.
-- *necessity*: 1 − faithfulness of the complement: what is lost with the circuit patched out, all else live. 1 = everything.
-- *accuracy*: share of examples whose answer ranks first at every read position with the circuit patched in.
-- *minimality*: the least faithfulness lost without any one part of the circuit, each of which is left out in turn (`parts`); at 0 or below,
-  some part was not needed. A part is a component, which is out when its edges to others are; or a single edge; or a tenth of the edges by
-  |score|. The least of many losses lies below each of them by chance: look at the parts' own intervals to say which were not needed.
-- *stability*: edge Jaccard with the circuits of resampled prompts; it needs scores kept per example.
-- *generalisation*: sufficiency on each of the caller's other readouts: held-out templates, another corruption.
+- *sufficiency*: faithfulness when only the circuit is live and everything outside it is replaced.
+- *necessity*: 1 − faithfulness of the complement: what is lost when the circuit is replaced and all else is live. 1 = everything.
+- *accuracy*: share of examples, in [0, 1], whose answer ranks first at every read position when only the circuit is live.
+- *minimality*: each part of the circuit is left out in turn; this is the least faithfulness lost. At 0 or below, some part was not needed.
+  A part is a component (left out by leaving out the edges that start at it), a single edge, or a tenth of the edges by |score|. The least
+  of many losses lies below each of them by chance, so look at the parts' own intervals to say which were not needed.
+- *stability*: edge Jaccard with the circuits of resampled prompts (`circuits.overlap`); it needs scores kept per example.
+- *generalisation*: sufficiency on each of the caller's other readouts, such as held-out templates or another corruption.
 
-The floor of a row is the same statistic for random circuits with the circuit's own layer profile, mean over draws: what its size and depth
-alone give. Minimality's is the circuit's faithfulness over the number of its parts: what each would carry, were they equal and additive.
-Stability's is what two random circuits of the profile share.
+The floor of a row is the same statistic for random circuits with the circuit's own layer profile, mean over draws: what size and depth
+alone give. Minimality's floor is the circuit's faithfulness divided by the number of parts: what each part would carry if all carried the
+same and their losses added up. Stability's floor is the Jaccard expected of two random circuits with the profile.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from hooked_diffusion.artefact import Artefact
+from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
@@ -40,14 +41,18 @@ from mechshift_tl.intervals import check_draws, draw_counts
 from mechshift_tl.plotting import COLOURS, QUIET, style
 from mechshift_tl.readouts import Readouts
 
-#: What is left out in turn: see *minimality*.
+#: The parts that are left out in turn: see *minimality*.
 Parts = Literal["components", "edges", "tenths"]
 OnDraws = Callable[[Tensor | None], Float[Tensor, " draws"]]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One row: a value, its 95 % interval over examples (for stability, over resamples), the `n` examples, and its floor; NaN = none."""
+    """One row of the table.
+
+    `value`, its 95 % interval `low` … `high` over examples (for stability, over resamples), the number `n` of examples, and the floor; NaN
+    where there is none.
+    """
 
     check: str
     value: float
@@ -59,7 +64,7 @@ class Check:
 
 @dataclass(frozen=True, eq=False)
 class CircuitEvaluation(Artefact):
-    """What a circuit was put through: see the module docstring.
+    """All checks of one circuit: see the module docstring.
 
     - `checks`: one per row of the table.
     - `parts`: one row per part of the circuit, strongest first: part (`a3.h1`, `input → m0`, or the tenth's number), edges, and the loss of
@@ -101,8 +106,7 @@ class CircuitEvaluation(Artefact):
         return style(figure, 120 + 36 * len(names))
 
     def _repr_html_(self) -> str:
-        head = f"<b>CircuitEvaluation</b>: {self.kept} of {self.n_edges} edges, {self.metric}, {self.intervention}"
-        return head + self.to_dataframe().to_html(index=False, float_format="%.3f")
+        return card("CircuitEvaluation", f"{self.kept} of {self.n_edges} edges, {self.metric}, {self.intervention}", self.to_dataframe())
 
 
 def evaluate_circuit(
@@ -119,17 +123,17 @@ def evaluate_circuit(
     seed: int = 0,
     **settings: Unpack[RunSettings],
 ) -> CircuitEvaluation:
-    """Every check of `circuit` in `model` on `readouts`, best ones that the circuit was not selected on.
+    """Every check of `circuit` in `model` on `readouts`; give readouts of prompts that the circuit was not selected on.
 
-    - `scores`: those the circuit was selected from, for stability, which is left out where they are None or hold no per-example parts.
-    - `others`: further readouts, by the name their row gets: held-out templates, other corruptions.
-    - `parts`: what minimality leaves out in turn, "components", single "edges" or "tenths" of the edges.
+    - `scores`: the scores that the circuit was selected from. Without them, or without their per-example parts, stability is left out.
+    - `others`: further readouts, such as held-out templates or other corruptions, by the name that their row gets.
+    - `parts`: what minimality leaves out in turn: "components", single "edges" or "tenths" of the edges.
     - `n_random`: random circuits behind the floors; `n_resamples`: resampled circuits; `n_boot`: draws of an interval.
     - `settings`: those of `run_circuit`, which also says what it raises.
 
-    Cost: 2 + 2 · n_random runs of a circuit, complements at the cost of large circuits; one for each of its parts; and 1 + n_random on each
-    of `others`. Raises ValueError on an empty circuit, unknown parts, on scores of another graph, and where clean and base metric do not
-    differ beyond chance.
+    Cost: 2 + 2 · n_random runs of a circuit, where a complement costs as much as a large circuit; one run per part; 1 + n_random runs on
+    each of `others`. Raises ValueError on an empty circuit, unknown parts and scores of another graph; `NoGap` (a ValueError) where clean
+    and base metric do not differ beyond chance.
     """
     check_draws(n_boot)
     if parts not in get_args(Parts):
@@ -181,7 +185,7 @@ def _table(parts: Mapping[str, Tensor], rows: Sequence[Check]) -> pd.DataFrame:
 
 
 def _parts(circuit: Circuit, kind: Parts) -> dict[str, Bool[Tensor, "n_writers n_readers"]]:
-    """Edges that are left out together, by name, strongest first."""
+    """Masks of the edges that are left out together, by the name of the part, strongest first."""
     if kind == "components":
         writers = (1 + circuit.component_scores().argsort(descending=True, stable=True)).tolist()  # the first writer is the input
         return {circuit.graph.writers[u]: _edges_out_of(u, circuit.edges) for u in writers if circuit.edges[u].any()}
@@ -205,7 +209,7 @@ def _edge(circuit: Circuit, flat: int) -> str:
 
 
 def _check(name: str, run: CircuitRun, statistic: OnDraws, counts: Tensor, chance: Sequence[OnDraws] = ()) -> Check:
-    """A statistic's value, its interval over the draws `counts`, and its mean over random circuits."""
+    """A statistic's value, its interval over the draws `counts`, and, as its floor, its mean over random circuits."""
     spread = spread_of(run, statistic(counts))
     floor = sum(one(None)[0].item() for one in chance) / len(chance) if chance else float("nan")
     return Check(name, statistic(None)[0].item(), spread.low, spread.high, int((run.read > 0).sum()), floor)

@@ -2,12 +2,12 @@
 
     faithfulness = (m(C) − m(base)) / (m(clean) − m(base))
 
-m(C) is the metric with only the circuit's edges live, m(clean) that of the whole model, m(base) that of no edge live: under
-counterfactual patches the corrupt run, under zero and means what those leave. Each m is a mean over all read positions, so the ratio is one
-of means, not a mean of ratios. 0 is the base, 1 the model; a circuit without the edges that work against the behaviour exceeds 1.
+m(C) is the metric when only the circuit's edges are live; m(clean) is the whole model's; m(base) is the metric when no edge is live. Under
+counterfactual patches, the base is the corrupt run. Each m is a mean over all read positions, so faithfulness is a ratio of means, not a
+mean of ratios. 0 is the base and 1 is the model. A circuit that leaves out edges that work against the behaviour exceeds 1.
 
 Intervals come from drawing examples with replacement, the same ones in all three runs. Where 0 lies inside the interval of
-m(clean) − m(base), the ratio has no meaning and is refused.
+m(clean) − m(base), the ratio would divide by noise: it has no meaning and is refused.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import Unpack
 
+from hooked_diffusion.html import card
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.evaluation.run import CircuitRun, RunSettings, run_circuit
@@ -37,10 +38,12 @@ class NoGap(ValueError):
 class Faithfulness:
     """A circuit's faithfulness on a set of examples.
 
-    - `value`: 1 = as the model, 0 = as no circuit; not bounded to these. `low`, `high`: its 95 % interval over examples, NaN for one.
+    - `value`: 1 = as the model, 0 = as the base; values below 0 and above 1 occur. `low`, `high`: its 95 % interval over examples, NaN
+      for a single example.
     - `circuit`, `clean`, `base`: the metric's means, in its unit.
-    - `accuracy`: share of examples whose answer ranks first at every read position, under the circuit; `clean_accuracy` in the model.
-      `above_foil`, `clean_above_foil`: share whose answer beats the foil at every one.
+    - `accuracy`: share of examples, in [0, 1], whose answer ranks first at every read position under the circuit; `clean_accuracy`: the
+      same in the whole model. `above_foil`, `clean_above_foil`: share of examples whose answer beats the foil at every read position.
+    - `kept` of `n_edges` edges, on `n_examples` examples; `intervention`, `metric`: as `run_circuit` was asked.
     """
 
     value: float
@@ -77,10 +80,11 @@ class Faithfulness:
         return pd.DataFrame([asdict(self)])
 
     def _repr_html_(self) -> str:
-        return (
-            f"<b>Faithfulness</b>: {self.value:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.kept} of {self.n_edges} edges on "
+        return card(
+            "Faithfulness",
+            f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] of {self.kept} of {self.n_edges} edges on "
             f"{self.n_examples} examples ({self.intervention}); {self.metric} {self.circuit:.3f} between {self.base:.3f} and "
-            f"{self.clean:.3f}; answer first in {self.accuracy:.0%}, in the whole model in {self.clean_accuracy:.0%}"
+            f"{self.clean:.3f}; answer first in {self.accuracy:.0%}, in the whole model in {self.clean_accuracy:.0%}",
         )
 
 
@@ -96,19 +100,19 @@ def faithfulness(
 
 
 def recovered(run: CircuitRun, counts: Float[Tensor, "draws n_examples"] | None = None) -> Float[Tensor, " draws"]:
-    """Faithfulness of a run, float64; `counts` says how often each example is drawn (default: once each, one draw)."""
+    """Faithfulness of a run on each draw, float64. `counts` says how often each example is drawn; by default once, in one draw."""
     counts = torch.ones(1, len(run.read), dtype=torch.float64) if counts is None else counts
     circuit, clean, base = (outcome.metric.double() * run.read for outcome in (run.circuit, run.clean, run.base))
     return (counts @ (circuit - base)) / (counts @ (clean - base))
 
 
 def spread_of(run: CircuitRun, draws: Float[Tensor, " draws"]) -> Interval:
-    """The interval of draws over examples; NaN throughout where there are fewer than two examples to draw from."""
+    """The interval of `draws`; NaN throughout where fewer than two examples were read, since drawing one example anew says nothing."""
     return interval(draws.tolist() if int((run.read > 0).sum()) > 1 else [])
 
 
 def share(run: CircuitRun, kind: Tensor) -> float:
-    """Share of the examples that are read anywhere for which `kind` is true."""
+    """The share in [0, 1] of examples for which `kind` is true, among those that are read at least once."""
     return kind[run.read > 0].double().mean().item()
 
 

@@ -1,19 +1,22 @@
 """One forward in which only the edges of a circuit are live.
 
-Reader v of a circuit sees the residual stream that the replaced writers make, and what its own edges change in it:
+Every writer (a head, an MLP, the input) has a live output, from this forward, and a replaced output, from another run or a mean. A reader v
+sees the replaced outputs, except along the edges of the circuit:
 
     input(v) = base(v) + Σ_{u → v in circuit} (live u − replaced u)
 
-1. The base residual of every layer is the sum of the replaced writers and the output biases. The q, k and v that it makes are kept.
-2. The model runs on the clean rows with that residual put in place at every layer, before and after attention and before the final norm:
-   whatever reads there without an edge of its own takes its base value, q, k and v of such heads included.
-3. Where MLPs or logits have edges, their sum is added to the residual that they alone read. Heads with edges get q, k or v of their own:
-   the norm and W_Q, W_K or W_V of that reader's sum, put in place of the kept ones.
-4. Live outputs are taken at their hooks. Only writers with an edge are expanded to the residual's width, only readers with one projected.
-5. What is overwritten or not read is not run: the model's own projections, and MLPs that nothing in the circuit moves or reads.
+1. The base residual of each layer is the sum of the replaced outputs and the output biases. The q, k and v made of it are kept.
+2. The model runs on the clean rows. At every layer, before and after attention, and before the final norm, the base residual is put in
+   place of the model's own. A reader without edges therefore takes its base value; a head without edges takes the kept q, k and v.
+3. An MLP with edges, or the logits, gets the base residual plus the sum over its edges. A head with edges gets a q, k or v of its own: the
+   sum goes through the norm and W_Q, W_K or W_V, and the result is put in place of the kept one.
+4. Live outputs are read at their hooks. Only writers with an edge are expanded to the residual's width; only readers with one are
+   projected.
+5. Modules are skipped where their output is overwritten or never read: the model's own projections, and MLPs that the circuit neither
+   moves nor reads.
 
-No copy of the residual per head is made, so none of TransformerLens' split flags is needed. Sums, norms and projections of the circuit's
-readers are computed in float32, the rest of the model in its own precision.
+The residual is not copied per head, so TransformerLens' split flags stay off. Sums, norms and projections of the circuit's readers are
+computed in float32; the rest of the model keeps its own precision.
 """
 
 from __future__ import annotations
@@ -21,18 +24,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+from transformer_lens.model_bridge.generalized_components.joint_qkv_attention import JointQKVAttentionBridge
 
+from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.attribution.readers import repeated
 from mechshift_tl.bridge.hooks import Hooks, Kept, capture
 from mechshift_tl.bridge.narrow import narrowed, tokenwise
-from mechshift_tl.bridge.norms import norm_weight
-from mechshift_tl.bridge.protocol import HookedModel, components_of
+from mechshift_tl.bridge.norms import epsilon_of, norm_weight
+from mechshift_tl.bridge.protocol import Block, HookedModel, Norm, components_of, module_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions.outputs import WriterOutputs, run_both_sides
@@ -43,10 +49,12 @@ KINDS = ("q", "k", "v")
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """The replaced writers of a batch, and the residual stream they make: `(b, pos, d)` before and amid each layer, and at the end.
+    """The replaced outputs of a batch, and the residual stream that they make.
 
-    `heads` holds what that stream makes of q, k and v, by hook, `(b, pos, head, d_head)`. Of an `own` run it holds everything: there each
-    writer puts out what it makes of that stream, so one that nothing moves stays as it is.
+    - `writers`: the replaced outputs; `pre`, `mid`, `final`, each `(b, pos, d)`: their sum before and amid each layer, and at the end.
+    - `heads`: q, k and v made of that stream, by hook name, `(b, pos, head, d_head)`.
+    - `own`: the replaced outputs come from a real run of the model. A writer whose input is not moved then keeps its replaced output, and
+      need not be computed again.
     """
 
     writers: WriterOutputs
@@ -58,7 +66,7 @@ class Base:
 
     @classmethod
     def both_sides(cls, model: HookedModel, batch: Batch) -> tuple[Float[Tensor, "b k d_vocab"], Base, Float[Tensor, "b k d_vocab"]]:
-        """Clean logits, the corrupt run, and its logits: one forward of twice the rows."""
+        """The clean logits, the corrupt run as a base, and its logits: one forward of twice the rows."""
         seen: Kept = {}
         (_, clean), (writers, logits) = run_both_sides(model, batch, capture([*_streams(model), *_heads(model)], seen))
         corrupt = {name: tensor[len(batch) :] for name, tensor in seen.items()}
@@ -68,7 +76,7 @@ class Base:
 
     @classmethod
     def of(cls, model: HookedModel, batch: Batch, graph: Graph, writers: WriterOutputs) -> tuple[Base, Float[Tensor, "b k d_vocab"]]:
-        """What any outputs make, such as zero or means, and the logits of the run in which no edge is live."""
+        """The base that any replaced outputs make, such as zero or means, and the logits of the run in which no edge is live."""
         residual, pre, mid, heads = writers.input, [], [], {}
         for block, z, mlp in zip(components_of(model).blocks, writers.z, writers.mlp, strict=True):
             pre.append(residual)
@@ -84,13 +92,13 @@ class Base:
 
 
 def _streams(model: HookedModel) -> list[str]:
-    """Where the residual stream passes, before and amid each layer and at the end."""
+    """Hook names of the residual stream: before and amid each layer, and at the end."""
     names = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in ("hook_resid_pre", "ln2.hook_in")]
     return [*names, "ln_final.hook_in"]
 
 
 def _heads(model: HookedModel) -> list[str]:
-    """Where q, k and v of all layers pass."""
+    """Hook names of q, k and v in every layer."""
     return [f"blocks.{i}.attn.hook_{kind}" for i in range(model.cfg.n_layers) for kind in KINDS]
 
 
@@ -101,18 +109,19 @@ def patched_logits(
     """Aligned logits at the targets (float32) when only `edges` are live: one forward of the clean rows, under their mask."""
     run = _PatchedRun(model, graph, edges.to(base.final.device), base)
     idle = run.idle() if batch.narrow else ()
-    one = torch.zeros(1, dtype=torch.long, device=base.final.device)  # for not every module takes none
+    # Idle modules run on one token, not on none: some modules fail on an empty input.
+    one = torch.zeros(1, dtype=torch.long, device=base.final.device)
     with _keys_per_head(model, graph), model.hooks(fwd_hooks=run.hooks()), narrowed(idle, one):
         return batch.logits(model, "clean")
 
 
 class _PatchedRun:
-    """The hooks of one patched forward, and what they hand on to each other: live − replaced of every writer that has an edge."""
+    """The hooks of one patched forward. They fill and read `deltas`: live − replaced, a row per writer that has an edge."""
 
     def __init__(self, model: HookedModel, graph: Graph, edges: Tensor, base: Base) -> None:
         self.model, self.graph, self.base = model, graph, base
         sources = edges.any(1)
-        #: Row of each writer in `deltas`, were it a source; as a slice bound, the number of sources before it.
+        #: For each writer, how many sources come before it: its row in `deltas`, and the end of a slice over earlier writers.
         self.row = torch.cat([torch.zeros_like(sources[:1], dtype=torch.long), sources.cumsum(0)]).tolist()
         self.sources, self.edges, self.live = sources.tolist(), edges[sources], edges.any(0).tolist()
         self.deltas = base.final.new_empty(self.row[-1], base.final.numel())
@@ -122,15 +131,15 @@ class _PatchedRun:
         """Hooks in the order in which the forward meets them."""
         found: Hooks = []
         for i in range(self.graph.n_layers):
-            found.append((f"blocks.{i}.hook_resid_pre", self._at(self._enter, i)))
-            found += [(f"blocks.{i}.attn.hook_{kind}", self._at(self._project, i, kind)) for kind in KINDS]
-            found.append((f"blocks.{i}.attn.hook_z", self._at(self._heads, i)))
-            found.append((f"blocks.{i}.ln2.hook_in", self._at(self._middle, i)))
-            found.append((f"blocks.{i}.hook_mlp_out", self._at(self._mlp, i)))
-        return [*found, ("ln_final.hook_in", self._at(self._final))]
+            found.append((f"blocks.{i}.hook_resid_pre", _hook(partial(self._enter, layer=i))))
+            found += [(f"blocks.{i}.attn.hook_{kind}", _hook(partial(self._project, layer=i, kind=kind))) for kind in KINDS]
+            found.append((f"blocks.{i}.attn.hook_z", _hook(partial(self._heads, layer=i))))
+            found.append((f"blocks.{i}.ln2.hook_in", _hook(partial(self._middle, layer=i))))
+            found.append((f"blocks.{i}.hook_mlp_out", _hook(partial(self._mlp, layer=i))))
+        return [*found, ("ln_final.hook_in", _hook(self._final))]
 
     def idle(self) -> Iterator[torch.nn.Module]:
-        """Modules whose outputs are overwritten or not read; from the last layer's queries on, a narrow batch is spared them anyway."""
+        """Modules whose outputs are overwritten or not read. A narrow batch runs the end of the last layer at its targets alone anyway."""
         *blocks, last = components_of(self.model).blocks
         heads = KINDS if self.base.heads else ()
         for i, block in enumerate(blocks):
@@ -138,19 +147,12 @@ class _PatchedRun:
         yield from tokenwise(last, heads[1:])
 
     def _runs(self, layer: int) -> bool:
-        """Whether a layer's MLP puts out what the circuit reads and its base does not hold."""
+        """Whether the layer's MLP must run: the circuit reads it, and its output differs from the base's."""
         read = self.sources[self.graph.writers_before_attention(layer + 1) - 1]
         return read and (self.live[self.graph.mlp_reader(layer)] or not self.base.own)
 
-    @staticmethod
-    def _at(function: Callable, *where: Any) -> Callable:
-        def hook_fn(tensor: Tensor, hook: Any) -> Tensor | None:
-            return function(tensor, *where)
-
-        return hook_fn
-
     def _enter(self, tensor: Tensor, layer: int) -> Tensor:
-        """The layer's residual input: the base, for every head without an edge; sums for the others, to be projected at their hooks."""
+        """The layer's residual input: the base. Heads with edges get q, k and v of their own sums, kept in `own` for `_project`."""
         if layer == 0 and self.sources[0]:
             self.deltas[0] = (tensor.to(self.deltas) - self.base.writers.input).flatten()
         columns = self.graph.attention_readers(layer)
@@ -163,7 +165,7 @@ class _PatchedRun:
         return self.base.pre[layer].to(tensor)
 
     def _project(self, tensor: Tensor, layer: int, kind: str) -> Tensor:
-        """q, k or v `(b, pos, head, d_head)` with the heads of the circuit in place; per query head where the graph is ungrouped."""
+        """q, k or v `(b, pos, head, d_head)`: the kept ones, with those of the circuit's heads in their places."""
         heads = self.graph.n_heads if kind == "q" else self.graph.n_kv_readers
         tensor = repeated(self.base.heads.get(f"blocks.{layer}.attn.hook_{kind}", tensor), heads, 2)
         if kind in self.own:
@@ -173,7 +175,7 @@ class _PatchedRun:
         return tensor
 
     def _heads(self, tensor: Tensor, layer: int) -> None:
-        """Expand the heads that have edges."""
+        """Add the heads that have edges to `deltas`, each through its own part of W_O."""
         first = self.graph.writers_before_attention(layer)
         heads = [h for h in range(self.graph.n_heads) if self.sources[first + h]]
         if heads:
@@ -205,14 +207,19 @@ class _PatchedRun:
         rows = self.row[writers]
         chosen, deltas = self.edges[:rows, readers].T, self.deltas[:rows]
         counts = chosen.sum(1)
-        if 6 * int(counts.sum()) > chosen.numel():  # from about here on one product is faster than a gather per edge
+        if 6 * int(counts.sum()) > chosen.numel():  # measured: above this density one product is faster than a gather per edge
             return torch.addmm(base.reshape(1, -1), chosen.float(), deltas).view(-1, *base.shape)
         summed = F.embedding_bag(chosen.nonzero()[:, 1], deltas, counts.cumsum(0) - counts, mode="sum")
         return summed.view(-1, *base.shape).add_(base)
 
 
+def _hook(function: Callable[[Tensor], Tensor | None]) -> HookFunction:
+    """`function` as a hook: TransformerLens passes the hook point as well, by name."""
+    return lambda tensor, hook: function(tensor)
+
+
 def _project(
-    block: Any, graph: Graph, readers: list[int], residual: Float[Tensor, "reader b pos d"]
+    block: Block, graph: Graph, readers: list[int], residual: Float[Tensor, "reader b pos d"]
 ) -> dict[str, tuple[list[int], Float[Tensor, "b pos reader d_head"]]]:
     """q, k, v of one layer's `readers` (numbered within the layer), each from its own residual: per kind, which heads, and their values."""
     normed, gain, shift = _normalize(block.ln1, residual.flatten(1, 2))
@@ -229,7 +236,7 @@ def _project(
 
 
 def _projection(
-    block: Any, kind: str, heads: list[int], readers: int, device: torch.device
+    block: Block, kind: str, heads: list[int], readers: int, device: torch.device
 ) -> tuple[Float[Tensor, "head d d_head"], Float[Tensor, "head d_head"] | float]:
     """W_Q, W_K or W_V of `heads` out of `readers`, and their biases; query heads that share a K/V head get the same one."""
     weight, bias = weight_of(block.attn, f"W_{kind.upper()}", device), bias_of(getattr(block.attn, kind), device)
@@ -244,16 +251,20 @@ def _of_heads(weight: Float[Tensor, "head m n"], heads: list[int]) -> Float[Tens
 
 
 def _normalize(
-    norm: Any, residual: Float[Tensor, "reader token d"]
+    norm: Norm, residual: Float[Tensor, "reader token d"]
 ) -> tuple[Float[Tensor, "reader token d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
     """x̂ of RMSNorm or LayerNorm in float32, *in place*, with the gain and shift that the norm then applies (x̂·gain + shift)."""
-    module = norm.original_component
-    eps = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None) or norm.config.eps
     if not norm.uses_rms_norm:
         residual -= residual.mean(-1, keepdim=True)
     square = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).square() / residual.shape[-1]
     gain, bias = norm_weight(norm, residual.device), bias_of(norm, residual.device)
-    return residual.mul_((square + eps).rsqrt()), gain, torch.zeros_like(gain) if bias is None else bias.float()
+    return residual.mul_((square + epsilon_of(norm)).rsqrt()), gain, torch.zeros_like(gain) if bias is None else bias.float()
+
+
+class _Grouped(Protocol):
+    """An attention of Hugging Face, which repeats each K and V for so many query heads. Its classes share no base."""
+
+    num_key_value_groups: int
 
 
 @contextmanager
@@ -263,12 +274,12 @@ def _keys_per_head(model: HookedModel, graph: Graph) -> Iterator[None]:
     Raises ValueError on models that make q, k and v by one matrix, whose attention repeats K and V by itself.
     """
     blocks = components_of(model).blocks if graph.n_kv_readers != graph.n_kv_heads else []
-    if any(hasattr(block.attn, "qkv") for block in blocks):
+    if any(isinstance(block.attn, JointQKVAttentionBridge) for block in blocks):
         raise ValueError(
             f"{model.cfg.model_name}: its q, k and v come from one matrix, and heads that share K and V take none of their own; "
             "run circuits of kv='grouped' scores"
         )
-    attentions: list[Any] = [block.attn.original_component for block in blocks]  # Hugging Face's, whose classes share no base
+    attentions = [cast(_Grouped, module_of(block.attn)) for block in blocks]
     groups = [attention.num_key_value_groups for attention in attentions]
     try:
         for attention in attentions:

@@ -1,8 +1,8 @@
 """Run circuits: what is left of a behaviour when every edge outside a circuit is patched.
 
-Each batch of readouts runs on its clean rows, on what its writers are replaced by, and once per circuit (`patching`). Cost per batch: two
-forwards, shared by all circuits (three where the replaced writers come from no run of their own: zero and means), then one per circuit and
-what grows with its edges. Processes launched together share the examples, and all return every outcome (`processes`).
+Each batch of readouts runs once on its clean rows, once with every writer replaced, and once per circuit (`patching`). Cost per batch: two
+forwards that all circuits share (three where outputs are replaced by zero or by means, which no run of the model gives), then one forward
+per circuit, plus work that grows with its edges. Processes that were launched together share the examples; each returns every outcome.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class RunSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one run gives, per example `(n_examples,)`.
+    """The outcome of one run, per example `(n_examples,)`.
 
     - `metric`: mean over the example's read positions, in the metric's unit; higher is better;
-    - `first`: the answer ranks first at every read position;  `above_foil`: it has a higher logit than the foil at every one.
+    - `first`: whether the answer ranks first at every read position; `above_foil`: whether its logit beats the foil's at every one.
     """
 
     metric: Float[Tensor, " n_examples"] = field(repr=False)
@@ -59,10 +59,12 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class CircuitRun:
-    """A circuit's run between its two ends, on the same examples.
+    """A circuit's run, with the two runs that it is compared with, on the same examples.
 
-    `circuit`: only the circuit's edges live; `clean`: the model itself; `base`: no edge live (for counterfactual patches, the corrupt run).
-    `read (n_examples,)` counts the positions read: the weight of each example in a mean. `kept` of `n_edges` edges were live.
+    - `circuit`: only the circuit's edges are live; `clean`: the model itself; `base`: no edge is live (for counterfactual patches, this is
+      the corrupt run).
+    - `read (n_examples,)`: positions read of each example, which is its weight in a mean.
+    - `kept` of the `n_edges` possible edges were live; `intervention`, `metric`: how the others were patched, and what was measured.
     """
 
     circuit: Outcome
@@ -80,7 +82,7 @@ class CircuitRun:
         return self.kept / self.n_edges
 
     def mean(self, outcome: Outcome) -> float:
-        """A run's metric, mean over all read positions: as `EdgeScores` weighs examples."""
+        """The metric of one of the runs, mean over all read positions, in the metric's unit; `EdgeScores` weighs examples alike."""
         return (outcome.metric.double() @ self.read.double() / self.read.sum()).item()
 
 
@@ -96,7 +98,7 @@ def run_circuit(
 ) -> CircuitRun:
     """Run `model` on `readouts` with every edge outside `circuit` patched.
 
-    - `intervention`: what a writer is replaced by outside the circuit; the two "mean" ones need `means` (`interventions.writer_means`).
+    - `intervention`: what replaces a writer's output outside the circuit; the two "mean" ones need `means` (`interventions.writer_means`).
     - `metric`, `batch_tokens`: as `attribute` takes them.
 
     A circuit of one model runs in any other of the same graph. Raises ValueError on another graph, on unknown settings, and on means or
@@ -126,7 +128,7 @@ def run_edges(
     metric: MetricLike = "logit_diff",
     batch_tokens: int | None = None,
 ) -> list[CircuitRun]:
-    """`run_circuits` for bare sets of edges of `graph`, which must be the model's."""
+    """`run_circuits` for sets of edges, each a mask of the graph's shape. `graph` must be the model's. Raises ValueError as it does."""
     function = resolve(metric)
     check_same_graph(graph, Graph.of(model, graph.kv))
     readouts.check(model)
@@ -156,7 +158,10 @@ def _run_batch(
     model: HookedModel, batch: Batch, graph: Graph, circuits: Sequence[Tensor], intervention: Intervention, means: WriterMeans | None,
     tallies: Sequence[_Tally],
 ) -> Iterator[int]:  # fmt: skip
-    """Both ends and every circuit, each added to its tally; yields how many rows each run had. Raises FloatingPointError saying where."""
+    """Run one batch clean, at its base and with every circuit, and add each run to its tally; yields how many rows each run had.
+
+    Raises FloatingPointError, naming layer and hook, where a metric is not finite.
+    """
     try:
         clean, base, empty = _ends(model, batch, graph, intervention, means)
         runs = (patched_logits(model, batch, graph, edges, base) for edges in circuits)
@@ -181,7 +186,11 @@ def _check_same_work(processes: Processes, readouts: Readouts, circuits: Sequenc
 def _ends(
     model: HookedModel, batch: Batch, graph: Graph, intervention: Intervention, means: WriterMeans | None
 ) -> tuple[Tensor, Base, Tensor]:
-    """Clean logits, the base, and its logits: the corrupt run's, or those of a run with no edge live where that sees other tokens."""
+    """Clean logits, the base, and its logits.
+
+    For counterfactual patches the base is the corrupt run, which shares one forward with the clean run. Where the two runs see different
+    tokens, a run with no edge live stands in for it: a circuit always runs under the clean mask.
+    """
     same = batch.clean_mask is None or batch.corrupt_mask is None or torch.equal(batch.clean_mask, batch.corrupt_mask)
     if intervention == "counterfactual" and same:
         return Base.both_sides(model, batch)
@@ -190,7 +199,7 @@ def _ends(
 
 
 class _Tally:
-    """Sums of one run over batches of `rows`, which hold the examples `mine` of `readouts`; sums in float64."""
+    """Adds up one run's batches per example of `readouts`, in float64. `rows` are the examples `mine`, which this process runs."""
 
     def __init__(self, readouts: Readouts, rows: Readouts, mine: range, metric: Metric) -> None:
         n = readouts.n_examples
@@ -209,7 +218,7 @@ class _Tally:
         self.below.index_add_(0, example, (answers <= foils).sum(1).cpu())
 
     def outcome(self, processes: Processes) -> Outcome:
-        """Per example, of all processes; one that is read nowhere counts as 0 and has no weight."""
+        """The outcome per example, over all processes. An example that is read nowhere counts as 0 and has no weight."""
         sums, wrong, below = (processes.add_up(one) for one in (self.sums, self.wrong, self.below))
         read = self.read > 0
         return Outcome((sums / self.read.clamp(min=1)).float(), read & (wrong == 0), read & (below == 0))

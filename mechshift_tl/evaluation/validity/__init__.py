@@ -1,4 +1,4 @@
-"""Whether a method's scores say what the edges do: every method against exact patching, on any model."""
+"""Validity: whether a method's scores say what the edges really do. Every method is held against exact patching, on any model."""
 
 from mechshift_tl.evaluation.validity.measure import METHODS, validity
 from mechshift_tl.evaluation.validity.result import Validity, validity_note

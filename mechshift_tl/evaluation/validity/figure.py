@@ -18,7 +18,8 @@ CHOICES = {
 
 
 def scatter(edges: pd.DataFrame, correlations: pd.DataFrame, methods: list[str]) -> go.Figure:
-    """One panel per method: an edge's score over its exact effect, top and random edges apart; on the dotted line the two are equal.
+    """One panel per method: the score of each edge over its exact effect. Top and random edges have colours of their own; on the dotted
+    line score and effect are equal.
 
     `edges` has one row per edge (`Validity.to_dataframe`), `correlations` one per method (`Validity.table`).
     Raises KeyError on a method that was not measured.

@@ -1,13 +1,14 @@
-"""Do the scores of a method say what the edges do? Correlation of each method with exact edge patching, on one model.
+"""Does a method's score of an edge say what patching that edge really does? Correlation of each method with exact edge patching, on one
+model.
 
-1. Score every edge by `rank_by`; take the `n_top` of largest |score| and `n_random` of the others, drawn by `seed`.
-2. Measure these edges exactly (`attribution.exact`) and score them by every method, all on the same readouts, each example apart.
-3. Correlate the methods' signed scores with the exact ones, over the edges: Spearman (order) and Pearson (proportion).
-4. Draw the prompts again and again, the same for both sides, for 95 % intervals.
+1. Score every edge by the method `rank_by`. Take the `n_top` edges of largest |score|, and `n_random` of the others, drawn by `seed`.
+2. Patch these edges exactly (`attribution.exact`), and score them by every method. All use the same readouts; each example is kept apart.
+3. Correlate each method's signed scores with the exact effects, over the edges: Spearman (order) and Pearson (proportion).
+4. Draw the prompts with replacement, the same ones for scores and effects, and correlate again: this gives 95 % intervals.
 
-The intervals are over prompts; another draw of random edges moves the value besides. The correlation over all edges chosen owes much to
-how far the top lies from the rest, so top and random edges are also correlated apart. A method that orders edges worse in one model than
-in the other makes their circuits overlap less whatever the models do: `validity_note` says when that is so.
+The intervals are over prompts. Another draw of random edges moves the value as well, which they do not show. The correlation over all
+chosen edges depends much on how far the top lies from the rest, so top edges and random edges also get correlations of their own. A method
+that orders edges worse in one model than in the other makes their circuits overlap less, whatever the models do; `validity_note` says so.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`Validity`: the scores of several methods beside the exact ones, edge by edge and prompt by prompt, and how well they correlate."""
+"""`Validity`: the scores of several methods beside the exact effects, per edge and prompt, and how well they correlate. `validity_note`:
+what a comparison of an ARM's and an MDM's circuits must say where the method that found them is less valid on the MDM.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from hooked_diffusion.artefact import Artefact
+from hooked_diffusion.html import card
 from mechshift_tl.evaluation.validity.figure import scatter
 from mechshift_tl.graph import Graph
 from mechshift_tl.intervals import draw_counts, interval, judged
@@ -26,8 +29,10 @@ STATISTICS = ("spearman", "pearson")
 class Validity(Artefact):
     """Methods held against exact patching on `m` edges of one model.
 
-    - `edges (m, 2)`: writer and reader of each, as indices of the graph; `top (m,)`: chosen for its score, not at random.
-    - `exact (n_examples, m)`, `approximate (methods, n_examples, m)`: each example's sums over its `read (n_examples,)` positions.
+    - `edges (m, 2)`: writer and reader of each edge, as indices of the graph; `top (m,)`: True where the edge was chosen for its score,
+      False where it was drawn at random.
+    - `exact (n_examples, m)`, `approximate (methods, n_examples, m)`: effects and scores, summed over the `read (n_examples,)` positions of
+      each example, in the metric's unit.
     - `methods`: their names; `rank_by`: the one whose scores chose the top edges.
     - `n_boot`, `seed`: draws of the prompts behind every interval, and their seed.
     - `settings`: what the methods were asked; `provenance`: of the model.
@@ -68,9 +73,10 @@ class Validity(Artefact):
         return sums.sum(0) / self.read.sum()
 
     def draws(self, method: str, statistic: str = "spearman", where: Bool[Tensor, " m"] | None = None) -> Float[np.ndarray, " draws"]:
-        """The correlation of `method` with exact patching, in [−1, 1]: on the prompts themselves, then on `n_boot` draws of them.
+        """The correlation of `method` with exact patching, in [−1, 1]: first on the prompts themselves, then on `n_boot` draws of them.
 
-        `where` chooses edges; NaN with fewer than three, or scores all equal. Raises KeyError on an unknown method or statistic.
+        `where` chooses edges. NaN with fewer than three edges, and where all scores are equal. Raises KeyError on an unknown method or
+        statistic.
         """
         if statistic not in STATISTICS:
             raise KeyError(f"unknown statistic {statistic!r}; choose one of {', '.join(STATISTICS)}")
@@ -121,11 +127,11 @@ class Validity(Artefact):
         return self.methods.index(method)
 
     def _repr_html_(self) -> str:
-        head = (
-            f"<b>Validity</b>: {len(self.methods)} methods against exact patching of {len(self.top)} edges ({int(self.top.sum())} top by "
+        text = (
+            f"{len(self.methods)} methods against exact patching of {len(self.top)} edges ({int(self.top.sum())} top by "
             f"{self.rank_by}), {self.n_examples} examples; 95 % over prompts"
         )
-        return head + self.table.to_html(index=False, float_format="%.3f")
+        return card("Validity", text, self.table)
 
 
 def validity_note(arm: Validity, mdm: Validity, method: str | None = None) -> str | None:

@@ -1,5 +1,7 @@
 """The picture of a circuit: every edge from its writer to its reader, in the colour of its sign and the width of its score."""
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 import pytest
@@ -14,14 +16,23 @@ GROUPED = Graph(3, 4, 2)
 HAND = {("input", "a0.h0<q>"): 4.0, ("input", "a0.h0<v>"): 1.0, ("a0.h0", "m0"): -0.25, ("m0", "logits"): -4.0}
 
 
-def boxes(figure: go.Figure) -> dict[str, go.layout.Annotation]:
-    return {box.text: box for box in figure.layout.annotations}
+def layout(figure: go.Figure) -> Any:
+    """Plotly makes the attributes of a layout at run time."""
+    return figure.layout
 
 
-def curves(figure: go.Figure) -> dict[str, tuple[np.ndarray, go.scatter.Line]]:
+def traces(figure: go.Figure) -> tuple[Any, ...]:
+    return tuple(figure.data)
+
+
+def boxes(figure: go.Figure) -> dict[str, Any]:
+    return {box.text: box for box in layout(figure).annotations}
+
+
+def curves(figure: go.Figure) -> dict[str, tuple[np.ndarray, Any]]:
     """Each drawn edge by the first line of its hover text: its points, and the line they are drawn with."""
     found = {}
-    for trace in figure.data:
+    for trace in traces(figure):
         if trace.mode == "lines" and trace.text is not None:
             points = np.array([trace.x, trace.y], dtype=float).T
             for ends in np.split(np.arange(len(points)), np.flatnonzero(np.isnan(points[:, 0])) + 1):
@@ -64,7 +75,7 @@ def test_components_without_edges_are_left_out_and_keep_their_place(scored):
     few, many = Circuit.from_scores(scored(PLAIN, HAND), 4).figure(), random_circuit(scored, PLAIN, 46).figure()
     assert boxes(few).keys() == {"input", "a0.h0", "m0", "logits"}
     assert all((box.x, box.y) == (boxes(many)[name].x, boxes(many)[name].y) for name, box in boxes(few).items())
-    assert list(few.layout.xaxis.range) == list(many.layout.xaxis.range)
+    assert list(layout(few).xaxis.range) == list(layout(many).xaxis.range)
 
 
 def test_columns_are_layers_and_rows_are_heads_with_the_mlp_below(scored):
@@ -78,15 +89,15 @@ def test_columns_are_layers_and_rows_are_heads_with_the_mlp_below(scored):
 def test_a_group_is_a_bar_before_its_heads(scored):
     edges = {("input", "a0.g1<v>"): 1.0, ("input", "a0.g1<k>"): 1.0, ("a0.h3", "logits"): 1.0}
     figure = Circuit.from_scores(scored(GROUPED, edges), 3).figure()
-    (bar,), place = figure.layout.shapes, boxes(figure)
+    (bar,), place = layout(figure).shapes, boxes(figure)
     assert bar.y0 < place["a0.h2"].y < place["a0.h3"].y < bar.y1 and bar.x0 == bar.x1 < place["a0.h2"].x
-    letters = next(trace for trace in figure.data if trace.mode == "markers+text")
+    letters = next(trace for trace in traces(figure) if trace.mode == "markers+text")
     assert sorted(letters.text) == ["k", "v"] and all(x < bar.x0 for x in letters.x)
 
 
 def test_hovering_tells_q_k_and_v_apart_and_sums_around_a_component(scored):
     figure = Circuit.from_scores(scored(PLAIN, HAND), 4).figure()
-    texts = {text for trace in figure.data if trace.mode == "lines" and trace.text is not None for text in trace.text}
+    texts = {text for trace in traces(figure) if trace.mode == "lines" and trace.text is not None for text in trace.text}
     assert "<b>input → a0.h0&lt;q&gt;</b> +4<br>input → a0.h0: q +4, v +1" in texts and "<b>m0 → logits</b> -4" in texts
     hover = boxes(figure)["a0.h0"].hovertext
     assert hover == "<b>a0.h0</b>, Σ|score|<br>sends 0.25<br>a0.h0&lt;q&gt; reads 4<br>a0.h0&lt;v&gt; reads 1"
@@ -94,8 +105,8 @@ def test_hovering_tells_q_k_and_v_apart_and_sums_around_a_component(scored):
 
 def test_the_strongest_are_drawn_and_the_axis_says_of_how_many(scored):
     circuit = random_circuit(scored, GROUPED, 100)
-    assert circuit.figure(5).layout.xaxis.title.text == f"layer (the strongest 5 of {circuit.kept} edges drawn)"
-    assert circuit.figure().layout.xaxis.title.text == f"layer ({circuit.kept} edges drawn)"
+    assert layout(circuit.figure(5)).xaxis.title.text == f"layer (the strongest 5 of {circuit.kept} edges drawn)"
+    assert layout(circuit.figure()).xaxis.title.text == f"layer ({circuit.kept} edges drawn)"
     strongest = (circuit.to_dataframe()["writer"] + " → " + circuit.to_dataframe()["reader"]).head(5)
     assert {name.replace("&lt;", "<").replace("&gt;", ">") for name in curves(circuit.figure(5))} == set(strongest)
 

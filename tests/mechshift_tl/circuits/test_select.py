@@ -1,6 +1,7 @@
 """Which edges make a circuit: every setting on hand-made scores, and the greedy walk against a slow one."""
 
 from dataclasses import fields
+from typing import Any
 
 import pytest
 import torch
@@ -66,8 +67,8 @@ def test_a_threshold_takes_what_reaches_it_and_requests_as_many(scored):
 
 
 def test_no_edges_make_the_empty_circuit(scored):
-    for settings in ({"n": 0}, {"fraction": 0.0}, {"threshold": 99.0}, {"n": 0, "greedy": True}):
-        circuit = Circuit.from_scores(scored(PLAIN, HAND), **settings)
+    for chosen in (Selection(n=0), Selection(fraction=0.0), Selection(threshold=99.0), Selection(n=0, greedy=True)):
+        circuit = Circuit.select(scored(PLAIN, HAND), chosen)
         assert (circuit.requested, circuit.kept) == (0, 0)
 
 
@@ -149,7 +150,9 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 
 
 def test_scores_of_nodes_have_no_edges_to_choose_from(scored):
-    nodes = NodeScores(**{f.name: getattr(scored(PLAIN, HAND), f.name) for f in fields(NodeScores)} | {"matrix": torch.ones(7)})
+    parts: dict[str, Any] = {f.name: getattr(scored(PLAIN, HAND), f.name) for f in fields(NodeScores)}
+    parts["matrix"] = torch.ones(7)
+    nodes: Any = NodeScores(**parts)
     with pytest.raises(ValueError, match=r"scores are \(7,\), not \(7, 15\) writers × readers; attribute\(level='edges'\) gives those"):
         Circuit.from_scores(nodes)
     with pytest.raises(ValueError, match="writers × readers"):

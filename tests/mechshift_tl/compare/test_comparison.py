@@ -2,6 +2,7 @@
 
 import math
 import time
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from mechshift_tl.compare.bounds import ceiling
 from mechshift_tl.graph import Graph
 
 GRAPH = Graph(3, 4, 2)
-FEW = {"n_boot": 20, "n_random": 20}
+FEW: dict[str, Any] = {"n_boot": 20, "n_random": 20}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_a_model_compared_with_itself_overlaps_fully(make):
     same = compare(scores, scores, n=60, **FEW)
     assert (same.edge_jaccard, same.component_jaccard) == (1.0, 1.0)
     assert same.weighted_jaccard == pytest.approx(1.0) and same.spearman == pytest.approx(1.0)
-    assert (same.curve["jaccard"].dropna() == 1.0).all()
+    assert same.curve is not None and (same.curve["jaccard"].dropna() == 1.0).all()
     edges = same.intervals["edge_jaccard"]
     assert (edges.low, edges.high) == (1.0, 1.0)
     assert same.statistics["early_share_shift"].value == 0.0
@@ -89,7 +90,8 @@ def test_components_tell_shared_from_own(make):
     comparison = compare(make(0.5, 1), make(0.5, 2), n=60, k=5, **FEW)
     frame = comparison.components
     tops = frame["top"].value_counts()
-    assert tops.get("both", 0) + tops.get("a", 0) == 5 == tops.get("both", 0) + tops.get("b", 0)
+    both, only_a, only_b = (int(tops.get(name) or 0) for name in ("both", "a", "b"))
+    assert both + only_a == 5 == both + only_b
     assert comparison.component_jaccard == tops["both"] / (tops["both"] + tops["a"] + tops["b"])
     assert frame["score_a"].to_numpy() == pytest.approx((frame["source_a"] + frame["sink_a"]).to_numpy())
 

@@ -1,6 +1,7 @@
 """Depth of a hand-made circuit: profiles, early share, centre."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,8 @@ def test_a_circuit_without_layers_has_no_depth(scored):
 
 
 def test_unknown_settings_are_refused(circuit):
+    unknown: Any = "edge"
     with pytest.raises(ValueError, match="at 'edge'"):
-        depth_profile(circuit, at="edge")
+        depth_profile(circuit, at=unknown)
     with pytest.raises(ValueError, match="cut is 4; the model has 3 layers"):
         early_share(depth_profile(circuit), 4)

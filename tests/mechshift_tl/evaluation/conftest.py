@@ -22,11 +22,13 @@ def many_shapes() -> Readouts:
     targets = torch.stack([lengths - 1, torch.full((8,), 4)], 1)
     beyond = torch.arange(8) >= lengths[:, None]
     unread = torch.tensor([[False, single] for single in (False, True, True, False, True, True, False, False)])
-    columns = {"target_pos": targets, "answer_ids": answers, "foil_ids": foils}
+    targets, answers, foils = (value.masked_fill(unread, ABSENT) for value in (targets, answers, foils))
     return Readouts(
         clean=clean.masked_fill(beyond, ABSENT),
         corrupt=corrupt.masked_fill(beyond, ABSENT),
-        **{name: value.masked_fill(unread, ABSENT) for name, value in columns.items()},
+        target_pos=targets,
+        answer_ids=answers,
+        foil_ids=foils,
         step=torch.tensor([0, 0, 0, 0, 2, 2, 2, 2]),
         example=torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]),
         groups=("x", "y", "x", "y"),

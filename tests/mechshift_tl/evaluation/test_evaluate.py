@@ -140,8 +140,9 @@ def test_what_cannot_be_evaluated_is_refused(made, solved, scored) -> None:
     model, readouts, _, circuit, evaluation = made
     with pytest.raises(KeyError, match="'beauty' was not checked; these were: sufficiency"):
         evaluation["beauty"]
+    unknown: Any = "halves"
     with pytest.raises(ValueError, match="parts is 'halves'; choose one of components, edges, tenths"):
-        evaluate_circuit(model, readouts, circuit, parts="halves")
+        evaluate_circuit(model, readouts, circuit, parts=unknown)
     with pytest.raises(ValueError, match="circuit of 0 edges"):
         evaluate_circuit(model, readouts, circuit - circuit)
     with pytest.raises(ValueError, match="different graphs"):
@@ -200,10 +201,12 @@ def test_resampling_needs_the_examples_own_scores(solved) -> None:
 def test_generalisation_to_held_out_templates_and_other_corruptions() -> None:
     """Of a circuit that was selected on some templates under one corruption: a row of its own for each, with its interval."""
     pair = load_pair("tiny")
+    assert pair.tokenizer is not None
+    tokenizer = pair.tokenizer
     seen, held_out = TEMPLATES[:8], TEMPLATES[8:]
 
     def read(**task: Any) -> Readouts:
-        return make_readouts(pair.arm, IOI(**task).examples(pair.tokenizer, 10))
+        return make_readouts(pair.arm, IOI(**task).examples(tokenizer, 10))
 
     circuit = Circuit.from_scores(attribute(pair.arm, read(templates=seen), ig_steps=1), 80)
     others = {"held-out templates": read(templates=held_out), "S2 becomes the IO": read(templates=seen, corruption="s2_to_io")}

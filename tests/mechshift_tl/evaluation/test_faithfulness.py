@@ -11,6 +11,7 @@ import torch
 from mechshift_tl import attribute
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.circuits.random import random_circuits
+from mechshift_tl.circuits.select import Rank
 from mechshift_tl.evaluation.curve import SIZES, FaithfulnessCurve, _area, faithfulness_curve
 from mechshift_tl.evaluation.faithfulness import Faithfulness, faithfulness, recovered
 from mechshift_tl.evaluation.run import CircuitRun, Outcome, run_circuit
@@ -44,9 +45,9 @@ def test_the_interval_is_over_examples_drawn_together() -> None:
     assert (counts.sum(1) == 3).all()
     for draw, value in zip(counts, recovered(RUN, counts), strict=True):
         examples = [e for e, times in enumerate(draw.long().tolist()) for _ in range(times)]
-        top = sum((RUN.circuit.metric[e] - RUN.base.metric[e]) * RUN.read[e] for e in examples)
-        bottom = sum((RUN.clean.metric[e] - RUN.base.metric[e]) * RUN.read[e] for e in examples)
-        assert value.item() == pytest.approx((top / bottom).item())
+        top = sum(((RUN.circuit.metric[e] - RUN.base.metric[e]) * RUN.read[e]).item() for e in examples)
+        bottom = sum(((RUN.clean.metric[e] - RUN.base.metric[e]) * RUN.read[e]).item() for e in examples)
+        assert value.item() == pytest.approx(top / bottom)
     found = Faithfulness.of(RUN, n_boot=50, seed=3)
     assert (found.low, found.high) == pytest.approx(recovered(RUN, counts).quantile(torch.tensor([0.025, 0.975]).double()).tolist())
 
@@ -115,7 +116,8 @@ def test_the_areas_are_trapezoids_over_what_is_kept(curve) -> None:
 def test_what_is_above_the_model_is_as_far_from_it_as_what_is_below() -> None:
     """A circuit more faithful than the model is not so by |1 − faithfulness|: CMD adds up distances, CPR what is recovered."""
     runs = [dataclasses.replace(run_of([f] * 3, [1.0] * 3, [0.0] * 3, [1] * 3), kept=kept) for f, kept in ((0.5, 4), (1.5, 8), (1.0, 20))]
-    for rank, expected in (("signed", 0.2 * 1.0 + 0.6 * 1.25), ("magnitude", 0.2 * 0.5 + 0.6 * 0.25)):
+    areas: dict[Rank, float] = {"signed": 0.2 * 1.0 + 0.6 * 1.25, "magnitude": 0.2 * 0.5 + 0.6 * 0.25}
+    for rank, expected in areas.items():
         table = pd.DataFrame({"rank": [rank] * 3, "random": [0.0, 2.0, 1.0]})
         area = _area(rank, runs, table, draw_counts(3, 10))
         assert (area.value, area.low, area.high) == pytest.approx((expected,) * 3)

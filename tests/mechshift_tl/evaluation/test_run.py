@@ -269,7 +269,7 @@ class Scalars:
             vocab_size=4, hidden_size=8, intermediate_size=2, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
             rms_norm_eps=1e12, tie_word_embeddings=False, rope_parameters={"rope_type": "default", "rope_theta": 1e4},
         )  # fmt: skip
-        native = LlamaForCausalLM(config).eval()
+        native: Any = LlamaForCausalLM(config).eval()  # its layers are reached by names that no class declares
         with torch.no_grad():
             for name, parameter in native.named_parameters():
                 parameter.fill_(1e6 if "norm" in name else 0.0)
@@ -428,7 +428,7 @@ def test_where_the_sides_show_different_tokens_no_edge_live_is_the_base(models) 
     masks = torch.ones(2, *readouts.clean.shape, dtype=torch.bool)
     masks[0, :, 0] = masks[1, :, 1] = False
     both = Readouts.from_tokens(
-        readouts.clean, readouts.corrupt, readouts.target_pos, readouts.answer_ids, readouts.foil_ids, attention_mask=tuple(masks)
+        readouts.clean, readouts.corrupt, readouts.target_pos, readouts.answer_ids, readouts.foil_ids, attention_mask=(masks[0], masks[1])
     )
     graph = Graph.of(model)
     full, empty = run_circuits(model, both, [circuit_of(graph.possible, graph), circuit_of(torch.zeros_like(graph.possible), graph)])

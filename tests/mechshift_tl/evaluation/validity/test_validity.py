@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,21 +148,24 @@ def test_it_shows_and_draws_itself() -> None:
     one = made(1.0)
     html = one._repr_html_()
     assert "2 methods against exact patching of 20 edges (8 top by a), 12 examples" in html and html.count("<tr") == 7
+    layout: Any = one.figure().layout  # plotly makes its attributes at run time
     figure = one.figure()
-    assert [note.text[:4] for note in figure.layout.annotations] == ["a: ρ", "b: ρ"]
+    assert [note.text[:4] for note in layout.annotations] == ["a: ρ", "b: ρ"]
     assert sum(len(trace.x) for trace in figure.data if trace.name) == 2 * M
-    assert len(one.figure(["b"]).layout.annotations) == 1
+    layout = one.figure(["b"]).layout
+    assert len(layout.annotations) == 1
 
 
 def test_what_cannot_be_is_refused_before_any_run(rows) -> None:
+    never_run: Any = None
     with pytest.raises(ValueError, match="rank_by is 'SHAP'; choose one of the methods EAP, clean-corrupted"):
-        validity(None, rows, rank_by="SHAP")
+        validity(never_run, rows, rank_by="SHAP")
     with pytest.raises(ValueError, match="n_top is -1; it must be 0 or more"):
-        validity(None, rows, n_top=-1)
+        validity(never_run, rows, n_top=-1)
     with pytest.raises(ValueError, match="a correlation needs three edges"):
-        validity(None, rows, n_top=1, n_random=1)
+        validity(never_run, rows, n_top=1, n_random=1)
     with pytest.raises(ValueError, match="1 example; intervals over prompts need at least 2"):
-        validity(None, rows.select([0]))
+        validity(never_run, rows.select([0]))
     with pytest.raises(ValueError, match=r"approximate is \(2, 12, 20\), not \(1, 12, 20\)"):
         dataclasses.replace(made(1.0), methods=["a"])
     with pytest.raises(KeyError, match="no method 'c' here; there are a, b"):
