@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Literal
 
 import pandas as pd
@@ -22,6 +23,8 @@ from torch import Tensor
 from mechshift_tl.bridge.protocol import HookedModel
 
 KV = Literal["grouped", "ungrouped"]
+#: The most cells, writers × readers, of a graph that a file names: scores of so many take 400 MB. A model of 70 billion weights has fewer.
+MAX_CELLS = 100_000_000
 READER_ID = re.compile(r"^(?:a(\d+)\.([hg])(\d+)<([qkv])>|m(\d+)|(logits))$")
 
 
@@ -35,6 +38,10 @@ class Graph:
     kv: KV = "grouped"
 
     def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "n_kv_heads"):
+            count = getattr(self, name)
+            if not isinstance(count, Integral) or count < 1:
+                raise ValueError(f"Graph: {name} is {count!r}; give a whole number of at least 1")
         if self.kv not in ("grouped", "ungrouped"):
             raise ValueError(f"Graph: kv is {self.kv!r}; choose 'grouped' or 'ungrouped'")
         if self.n_heads % self.n_kv_heads:
@@ -100,6 +107,14 @@ class Graph:
     def shape(self) -> tuple[int, int]:
         """Writers and readers: the shape of every matrix over edges."""
         return 1 + self.n_layers * (self.n_heads + 1), 1 + self.n_layers * self.readers_per_layer
+
+    def check_room(self) -> None:
+        """Raise ValueError where matrices over all writers and readers would not fit in memory. For graphs that a file names."""
+        n_writers, n_readers = self.shape
+        if n_writers * n_readers > MAX_CELLS:
+            raise ValueError(
+                f"Graph: {self.n_layers} layers of {self.n_heads} heads have {n_writers} × {n_readers} cells, over {MAX_CELLS}"
+            )
 
     @cached_property
     def possible(self) -> Bool[Tensor, "n_writers n_readers"]:

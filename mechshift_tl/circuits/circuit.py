@@ -47,10 +47,10 @@ class Circuit(Artefact):
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        shape = self.graph.possible.shape
+        shape = self.graph.shape
         for name in ("edges", "scores"):
             if getattr(self, name).shape != shape:
-                raise ValueError(f"Circuit: {name} is {tuple(getattr(self, name).shape)}; its graph is {tuple(shape)} writers × readers")
+                raise ValueError(f"Circuit: {name} is {tuple(getattr(self, name).shape)}; its graph is {shape} writers × readers")
         if self.edges.dtype != torch.bool:
             raise ValueError(f"Circuit: edges is {self.edges.dtype}; give a bool mask, True at the circuit's edges")
         if (self.edges & ~self.graph.possible).any():
@@ -199,6 +199,7 @@ class Circuit(Artefact):
     @classmethod
     def _unpacked(cls, tensors: Mapping[str, Tensor], values: Mapping[str, object]) -> Circuit:
         stored = build(_Stored, {**values, **tensors})
+        stored.graph.check_room()  # the file holds a few edges; the counts in its header say how much is made of them
         shape = stored.graph.shape
         rows, columns = index = stored.edges.unbind(1)
         if len(rows) and not (int(stored.edges.min()) >= 0 and int(rows.max()) < shape[0] and int(columns.max()) < shape[1]):

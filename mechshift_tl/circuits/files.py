@@ -1,24 +1,26 @@
-"""Circuits that travel: the graph file of the EAP-IG code (hannamw/EAP-IG, `Graph.to_json` and `Graph.to_pt`), which the MIB circuit
-track uses too, both for circuits and for the importances it ranks edges by.
+"""Graph files: the format in which the EAP-IG code (hannamw/EAP-IG, `Graph.to_json` and `Graph.to_pt`) and the MIB circuit track exchange
+circuits, and the importances by which MIB ranks edges.
 
 - `.json`: `cfg` (n_layers, n_heads, parallel_attn_mlp, d_model), `nodes` {"a0.h1": {"in_graph": …}}, `edges` {"a0.h1->m3": {"score": …,
   "in_graph": …}}. An edge that the file leaves out is outside and scores 0, and so does one without a score.
 - `.pt`: `cfg`, `src_nodes`, `dst_nodes`, `nodes_in_graph (n_writers,)`, `edges_in_graph` and `edges_scores (n_writers, n_readers)`, in the
-  order of `Graph.writers` and `Graph.readers`. Tensors and plain values only: nothing else is unpickled.
+  order of `Graph.writers` and `Graph.readers`. Only tensors and plain values are read from it (`circuits.pt_file`).
 
-Their K and V readers are per query head, and so is every file: an edge into a KV group is written to each of its heads with an equal share
-of the score, so that sums agree, and is read back as these edges, into a graph with kv="ungrouped". Files hold every edge's score, in the
-circuit or not, but do not say how many KV heads the model has; ours add it to `cfg`, where the other readers overlook it. Nodes, which
-follow from the edges, are written and not read.
+In these files K and V readers are per query head. An edge into a KV group is therefore written to each head of the group, with an equal
+share of the score, so that sums agree. It is read back as these edges, into a graph with kv="ungrouped". The format has no place for the
+number of KV heads; our files add it to `cfg`, where other programs overlook it. Nodes follow from the edges: they are written, not read.
+
+A file may come from anyone. Its counts are checked before anything of their size is made, and NaN is refused.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from io import BytesIO
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,18 +28,22 @@ from torch import Tensor
 
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.circuits.pt_file import MalformedFile, load_pt
 from mechshift_tl.circuits.select import check_edges, check_finite
 from mechshift_tl.graph import Graph, check_same_graph
 
+#: The largest `.json` graph file that is read. Python needs some ten times the size of the text.
+MAX_JSON_BYTES = 512 * 2**20
 GIVE = "give a file written by Graph.to_json or Graph.to_pt of EAP-IG, or by write_graph"
 
 
 def write_graph(what: Circuit | EdgeScores, path: str | Path, *, scores: EdgeScores | None = None, d_model: int = 0) -> None:
-    """Write a circuit, or scores alone (no edge in the circuit: MIB's importances), to `path`, `.json` or `.pt`.
+    """Write a circuit, or scores alone (MIB's importances, a file with no edge in the circuit), to `path`, `.json` or `.pt`.
 
-    `scores` are written for all edges, so that others can choose from them again; without them those outside the circuit score 0. `d_model`
-    is the model's width, of use to readers of neurons only. Raises ValueError when the suffix is another, the graphs differ, or a score
-    is not finite.
+    - `scores`: written for all edges, so that others can choose from them again. Without them, edges outside the circuit score 0.
+    - `d_model`: the model's width, which matters only to programs that read neurons.
+
+    Raises ValueError when the suffix is another, the graphs differ, or a score is not finite.
     """
     save = {".json": _write_json, ".pt": _write_pt}.get((path := Path(path)).suffix)
     if save is None:
@@ -54,8 +60,9 @@ def write_graph(what: Circuit | EdgeScores, path: str | Path, *, scores: EdgeSco
 def read_graph(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
     """The circuit of a graph file, with the scores of its edges.
 
-    `n_kv_heads` is the model's, where the file does not say; with fewer than query heads the graph is that of kv="ungrouped". Raises
-    ValueError when the file is no graph file, is of a graph that `Graph` does not know, or of neurons, or holds scores but no circuit.
+    `n_kv_heads` is the model's, where the file does not say it; with fewer KV heads than query heads, the graph has kv="ungrouped".
+    Raises ValueError, naming the file, when it is no graph file, is too large, holds neurons, a score that is not finite or scores but no
+    circuit, and when its graph is one that `Graph` does not know.
     """
     file = _read(path, n_kv_heads)
     if file.scores.any() and not file.edges.any():
@@ -65,9 +72,9 @@ def read_graph(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
 
 
 def read_graph_scores(path: str | Path, n_kv_heads: int | None = None) -> EdgeScores:
-    """The scores of all edges in a graph file, whichever it has in its circuit; the metric's ends and the examples are not known (NaN, 0).
+    """The scores of all edges in a graph file, in its circuit or not. The file does not say the metric's ends (NaN) and the examples (0).
 
-    Settings and errors as in `read_graph`, and ValueError where every score is 0.
+    `n_kv_heads` and errors are those of `read_graph`; also raises ValueError where every score is 0.
     """
     file, nan = _read(path, n_kv_heads), float("nan")
     if not file.scores.any():
@@ -104,8 +111,8 @@ class _File:
         return entered & self.edges.any(1)
 
 
-def _cfg(graph: Graph, d_model: int) -> dict[str, Any]:
-    cfg = {"n_layers": graph.n_layers, "n_heads": graph.n_heads, "parallel_attn_mlp": False, "d_model": d_model}
+def _cfg(graph: Graph, d_model: int) -> dict[str, object]:
+    cfg: dict[str, object] = {"n_layers": graph.n_layers, "n_heads": graph.n_heads, "parallel_attn_mlp": False, "d_model": d_model}
     return cfg | {"n_key_value_heads": graph.n_kv_heads}
 
 
@@ -132,93 +139,127 @@ def _write_pt(path: Path, file: _File, d_model: int) -> None:
 
 def _read(path: str | Path, n_kv_heads: int | None) -> _File:
     path = Path(path)
-    load = {".json": _load_json, ".pt": _load_pt}.get(path.suffix)
+    load = {".json": _load_json, ".pt": load_pt}.get(path.suffix)
     if load is None:
         raise ValueError(f"{path} is neither .json nor .pt; {GIVE}")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no ordinary file; {GIVE}")
     try:
-        data = load(path)
-        if not isinstance(data, dict):
-            raise _Malformed("is no dictionary")
+        data = _dictionary(load(path), "is no dictionary")
         graph = _graph(_part(data, "cfg"), n_kv_heads)
         edges, scores = (_from_json if path.suffix == ".json" else _from_pt)(data, graph)
-        return _File(graph, edges & graph.possible, scores.float().masked_fill(~graph.possible, 0))
-    except _Malformed as error:
+        scores = scores.float().masked_fill(~graph.possible, 0)
+        if not scores.isfinite().all():
+            raise MalformedFile("holds a score that is not finite")
+        return _File(graph, edges & graph.possible, scores)
+    except MalformedFile as error:
         raise ValueError(f"{path} {error}; {GIVE}") from None
 
 
-class _Malformed(Exception):
-    """What is wrong with a file, to be said of its path."""
+def _dictionary(value: object, otherwise: str) -> dict[str, object]:
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise MalformedFile(otherwise)
+    return cast("dict[str, object]", value)
 
 
-def _part(data: dict[str, Any], name: str) -> dict[str, Any]:
-    if not isinstance(data.get(name), dict):
-        raise _Malformed(f"has no dictionary {name!r}")
-    return data[name]
+def _part(data: dict[str, object], name: str) -> dict[str, object]:
+    return _dictionary(data.get(name), f"has no dictionary {name!r}")
 
 
-def _graph(cfg: dict[str, Any], n_kv_heads: int | None) -> Graph:
+def _graph(cfg: dict[str, object], n_kv_heads: int | None) -> Graph:
     layers, heads = (_count(cfg, name) for name in ("n_layers", "n_heads"))
     if cfg.get("parallel_attn_mlp"):
-        raise _Malformed("is of a model whose attention and MLP run in parallel; only MLPs that read their layer's heads are known")
+        raise MalformedFile("is of a model whose attention and MLP run in parallel; only MLPs that read their layer's heads are known")
     n_kv = n_kv_heads or (_count(cfg, "n_key_value_heads") if "n_key_value_heads" in cfg else heads)
-    return Graph(layers, heads, n_kv, "grouped" if n_kv == heads else "ungrouped")
+    try:
+        graph = Graph(layers, heads, n_kv, "grouped" if n_kv == heads else "ungrouped")
+        graph.check_room()
+    except ValueError as error:
+        raise MalformedFile(f"is of a graph that is not known ({error})") from None
+    return graph
 
 
-def _count(cfg: dict[str, Any], name: str) -> int:
+def _count(cfg: dict[str, object], name: str) -> int:
     value = cfg.get(name)
-    if not isinstance(value, int) or value < 1:
-        raise _Malformed(f"says that {name} is {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise MalformedFile(f"says that {name} is {value!r}")
     return value
 
 
-def _load_json(path: Path) -> Any:
+def _load_json(path: Path) -> object:
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise MalformedFile(f"has {size / 2**20:.0f} MiB of text, over {MAX_JSON_BYTES // 2**20}; write it as .pt")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _Malformed(f"is not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:
+        raise MalformedFile(f"is not JSON ({error})") from None
 
 
-def _load_pt(path: Path) -> Any:
-    content = BytesIO(path.read_bytes())
-    try:
-        return torch.load(content, weights_only=True, map_location="cpu")
-    except Exception:  # on damaged bytes torch raises nearly anything
-        raise _Malformed("is damaged, or holds more than tensors and plain values, which is not unpickled") from None
-
-
-def _from_json(data: dict[str, Any], graph: Graph) -> tuple[Tensor, Tensor]:
+def _from_json(data: dict[str, object], graph: Graph) -> tuple[Tensor, Tensor]:
     if any(isinstance(node, dict) and "neurons" in node for node in _part(data, "nodes").values()):
-        raise _Malformed("is of neurons; only circuits of edges are read")
-    places = {f"{graph.writers[u]}->{graph.readers[v]}": (u, v) for u, v in graph.possible.nonzero().tolist()}
+        raise MalformedFile("is of neurons; only circuits of edges are read")
     found = _part(data, "edges")
-    if unknown := next((name for name in found if name not in places), None):
-        raise _Malformed(f"has an edge {unknown!r}, which a model of {graph.n_layers} layers and {graph.n_heads} heads has not")
-    edges, scores = torch.zeros_like(graph.possible), torch.zeros(graph.possible.shape)
-    where = tuple(torch.tensor([places[name] for name in found], dtype=torch.long).view(-1, 2).T)
-    edges[where] = torch.tensor([_value(found, name, "in_graph", (bool, int)) for name in found], dtype=torch.bool)
-    scores[where] = torch.tensor([_value(found, name, "score", (float, int, type(None))) or 0.0 for name in found])
+    places = torch.tensor(_places(found, graph), dtype=torch.long).view(-1, 2)
+    where = tuple(places.T)
+    edges, scores = torch.zeros(graph.shape, dtype=torch.bool), torch.zeros(graph.shape)
+    edges[where] = torch.tensor([_inside(name, edge) for name, edge in found.items()], dtype=torch.bool)
+    scores[where] = torch.tensor([_score(name, edge) for name, edge in found.items()])
     return edges, scores
 
 
-def _value(edges: dict[str, Any], name: str, key: str, kinds: tuple[type, ...]) -> Any:
-    value = edges[name].get(key) if isinstance(edges[name], dict) else None
-    if not isinstance(value, kinds):
-        raise _Malformed(f"says that {key} of {name!r} is {value!r}")
-    return value
+def _places(names: Iterable[str], graph: Graph) -> list[tuple[int, int]]:
+    """Row and column of every edge "writer->reader". Looks names up one by one: a file may name few edges of a large graph."""
+    rows = {name: i for i, name in enumerate(graph.writers)}
+    columns = {name: i for i, name in enumerate(graph.readers)}
+    places = []
+    for name in names:
+        writer, _, reader = name.partition("->")
+        place = (rows.get(writer, -1), columns.get(reader, -1))
+        if min(place) < 0 or not graph.possible[place]:
+            raise MalformedFile(f"has an edge {name!r}, which a model of {graph.n_layers} layers and {graph.n_heads} heads has not")
+        places.append(place)
+    return places
 
 
-def _from_pt(data: dict[str, Any], graph: Graph) -> tuple[Tensor, Tensor]:
+def _inside(name: str, edge: object) -> bool:
+    value = edge.get("in_graph") if isinstance(edge, dict) else None
+    if not isinstance(value, int) or value not in (0, 1):
+        raise MalformedFile(f"says that in_graph of {name!r} is {value!r}")
+    return bool(value)
+
+
+def _score(name: str, edge: object) -> float:
+    """The score of an edge; 0 where the file gives none."""
+    value = edge.get("score") if isinstance(edge, dict) else None
+    if value is None:
+        return 0.0
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not _is_finite(value):
+        raise MalformedFile(f"says that score of {name!r} is {value!r}")
+    return float(value)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+def _from_pt(data: dict[str, object], graph: Graph) -> tuple[Tensor, Tensor]:
     if data.get("neurons_in_graph") is not None:
-        raise _Malformed("is of neurons; only circuits of edges are read")
+        raise MalformedFile("is of neurons; only circuits of edges are read")
     for key, names in (("src_nodes", graph.writers), ("dst_nodes", graph.readers)):
-        if list(data.get(key, names)) != names:
-            raise _Malformed(f"has other {key} than a model of {graph.n_layers} layers and {graph.n_heads} heads")
-    return _matrix(data, "edges_in_graph", graph).bool(), _matrix({"edges_scores": graph.possible * 0.0} | data, "edges_scores", graph)
+        if data.get(key, names) != names:
+            raise MalformedFile(f"has other {key} than a model of {graph.n_layers} layers and {graph.n_heads} heads")
+    edges = _matrix(data, "edges_in_graph", graph)
+    return edges.bool(), _matrix(data, "edges_scores", graph) if "edges_scores" in data else torch.zeros(graph.shape)
 
 
-def _matrix(data: dict[str, Any], key: str, graph: Graph) -> Tensor:
-    tensor, shape = data.get(key), tuple(graph.possible.shape)
+def _matrix(data: dict[str, object], key: str, graph: Graph) -> Tensor:
+    tensor, shape = data.get(key), graph.shape
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
         held = tuple(tensor.shape) if isinstance(tensor, Tensor) else tensor
-        raise _Malformed(f"holds {key} {held}; its graph is {shape} writers × readers")
+        raise MalformedFile(f"holds {key} {held}; its graph is {shape} writers × readers")
+    if tensor.is_complex() or tensor.layout != torch.strided or tensor.is_meta:
+        raise MalformedFile(f"holds {key} as {tensor.dtype}, {tensor.layout}, on {tensor.device}; give plain numbers")
     return tensor

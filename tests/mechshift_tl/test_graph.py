@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -86,8 +87,9 @@ def test_membership_shares_a_group_equally() -> None:
 
 
 def test_a_graph_is_read_off_a_model() -> None:
-    def model(**cfg: int | bool | str | None) -> SimpleNamespace:
-        return SimpleNamespace(cfg=SimpleNamespace(n_layers=2, n_heads=4, model_name="x", **cfg))
+    def model(n_key_value_heads: int | None = None, parallel_attn_mlp: bool = False) -> Any:
+        sizes = {"n_layers": 2, "n_heads": 4, "n_key_value_heads": n_key_value_heads, "parallel_attn_mlp": parallel_attn_mlp}
+        return SimpleNamespace(cfg=SimpleNamespace(model_name="x", **sizes))
 
     assert Graph.of(model(n_key_value_heads=2), "ungrouped") == Graph(2, 4, 2, "ungrouped")
     assert Graph.of(model(n_key_value_heads=4), "ungrouped") == Graph.of(model(n_key_value_heads=None)) == Graph(2, 4, 4)
@@ -99,3 +101,19 @@ def test_a_graph_is_read_off_a_model() -> None:
 def test_graphs_that_cannot_be(arguments) -> None:
     with pytest.raises(ValueError, match="4 heads cannot share 3 KV heads|kv is 'native'; choose 'grouped' or 'ungrouped'"):
         Graph(*arguments)
+
+
+@pytest.mark.parametrize("count", [0, -3, 2.5, "two", None])
+def test_counts_that_cannot_be_are_refused(count: Any) -> None:
+    with pytest.raises(ValueError, match="Graph: n_layers is .*; give a whole number of at least 1"):
+        Graph(count, 2, 2)
+    with pytest.raises(ValueError, match="Graph: n_kv_heads is .*; give a whole number of at least 1"):
+        Graph(2, 2, count)
+
+
+def test_a_graph_says_how_large_it_is_before_it_makes_anything_of_that_size() -> None:
+    for graph in (Graph(2, 4, 2), Graph(3, 4, 4), Graph(3, 4, 2, "ungrouped")):
+        assert graph.shape == tuple(graph.possible.shape)
+    Graph(80, 64, 8, "ungrouped").check_room()
+    with pytest.raises(ValueError, match="1000000 layers of 1000000 heads have .* cells, over 100000000"):
+        Graph(10**6, 10**6, 10**6).check_room()

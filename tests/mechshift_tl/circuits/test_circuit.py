@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hooked_diffusion import artefact
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.circuits.paths import on_a_path
 from mechshift_tl.graph import Graph
@@ -124,3 +125,20 @@ def test_tensors_that_do_not_fit_are_refused():
         Circuit(PLAIN, possible.float(), zeros, 1)
     with pytest.raises(ValueError, match="not zero outside"):
         Circuit(PLAIN, possible & False, zeros + 1, 1)
+
+
+def test_a_circuit_s_header_is_held_against_its_edges(scored, tmp_path):
+    """A header may name a graph of any size: nothing of that size is made unless it fits in memory and the edges fit the graph."""
+    circuit = Circuit.from_scores(scored(GROUPED, random_matrix(GROUPED, 1)), 20)
+    circuit.save(tmp_path / "good")
+    tensors, values = artefact.read(tmp_path / "good", "circuit", "Circuit.save")
+    graph = values["graph"]
+    for name, (changed, message) in {
+        "huge": (graph | {"n_layers": 10**9}, "1000000000 layers of 4 heads have .*over 100000000"),
+        "small": (graph | {"n_layers": 1}, "edges holds an index outside the graph's 6 writers × 10 readers"),
+        "none": (graph | {"n_heads": 0}, "n_heads is 0; give a whole number of at least 1"),
+        "text": (graph | {"n_heads": "4"}, "graph.n_heads is '4', not int"),
+    }.items():
+        artefact.write(tmp_path / name, "circuit", tensors, values | {"graph": changed})
+        with pytest.raises(ValueError, match=f"{name} is damaged: .*{message}.*; give a file written by Circuit.save"):
+            Circuit.load(tmp_path / name)

@@ -1,12 +1,14 @@
 """The reference's graph file: written, read back, and read as others write it."""
 
 import json
+import os
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from mechshift_tl.circuits import Circuit, read_graph, read_graph_scores, write_graph
+from mechshift_tl.circuits import Circuit, files, read_graph, read_graph_scores, write_graph
 from mechshift_tl.graph import Graph
 
 GOLDENS = Path(__file__).resolve().parents[2] / "goldens"
@@ -150,6 +152,13 @@ def test_a_node_s_whole_row_means_its_possible_edges(tmp_path):
         ({"edges": {"input->m0": {"score": 1.0}}}, "says that in_graph of 'input->m0' is None"),
         ({"edges": {"input->m0": {"in_graph": True, "score": "high"}}}, "says that score of 'input->m0' is 'high'"),
         ({"edges": {"input->m0": True}}, "says that in_graph of 'input->m0' is None"),
+        ({"edges": {"input->m0": {"in_graph": 7}}}, "says that in_graph of 'input->m0' is 7"),
+        ({"edges": {"input->m0": {"in_graph": True, "score": float("nan")}}}, "says that score of 'input->m0' is nan"),
+        ({"edges": {"input->m0": {"in_graph": True, "score": 10**400}}}, "says that score of 'input->m0' is 1000"),
+        ({"edges": {"input->m0": {"in_graph": True, "score": 1e300}}}, "holds a score that is not finite"),
+        ({"cfg": CFG | {"n_heads": True}}, "says that n_heads is True"),
+        ({"cfg": CFG | {"n_layers": 10**6, "n_heads": 10**6}}, "is of a graph that is not known .*over 100000000"),
+        ({"cfg": CFG | {"n_heads": 3, "n_key_value_heads": 2}}, "is of a graph that is not known .*3 heads cannot share 2 KV heads"),
     ],
 )
 def test_what_is_wrong_with_a_json_file_is_said_once(changed, message, tmp_path):
@@ -167,6 +176,10 @@ def test_what_is_wrong_with_a_json_file_is_said_once(changed, message, tmp_path)
         ({"dst_nodes": ["logits"]}, "has other dst_nodes than a model of 2 layers and 4 heads"),
         ({"neurons_in_graph": torch.ones(11, 8)}, "is of neurons"),
         ({"cfg": Path("x")}, "is damaged, or holds more than tensors and plain values"),
+        ({"edges_scores": torch.full(GRAPH.possible.shape, torch.nan)}, "holds a score that is not finite"),
+        ({"edges_scores": torch.ones(GRAPH.possible.shape, dtype=torch.complex64)}, "holds edges_scores as torch.complex64"),
+        ({"cfg": {"n_layers": 10**9, "n_heads": 10**9}}, "is of a graph that is not known .*over 100000000"),
+        ({"extra": bytearray(3)}, "is damaged, or holds more than tensors and plain values"),
     ],
 )
 def test_what_is_wrong_with_a_tensor_file_is_said_once(changed, message, tmp_path):
@@ -188,6 +201,41 @@ def test_files_that_are_something_else_are_refused(scored, tmp_path):
             read_graph(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         read_graph(tmp_path / "absent.pt")
+
+
+def repacked(path: Path, compression: int) -> Path:
+    """The same parts in a zip of another compression."""
+    again = path.with_name(f"again-{path.name}")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(again, "w", compression) as new:
+        for part in old.namelist():
+            new.writestr(part, old.read(part))
+    return again
+
+
+def test_a_tensor_file_that_unfolds_when_read_is_refused(tmp_path):
+    torch.save(tensors(GRAPH), tmp_path / "plain.pt")
+    assert read_graph(repacked(tmp_path / "plain.pt", zipfile.ZIP_STORED)).kept == GRAPH.n_edges
+    with pytest.raises(ValueError, match="again-plain.pt is compressed, as torch.save never does"):
+        read_graph(repacked(tmp_path / "plain.pt", zipfile.ZIP_DEFLATED))
+
+
+def test_a_pickle_that_names_code_is_refused_before_it_runs(tmp_path):
+    with zipfile.ZipFile(tmp_path / "evil.pt", "w") as file:
+        file.writestr("evil/data.pkl", b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
+        file.writestr("evil/version", "3")
+    with pytest.raises(ValueError, match="which is not unpickled"):
+        read_graph(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pipes_and_large_texts_are_refused(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(ValueError, match="pipe.json is no ordinary file"):
+        read_graph(tmp_path / "pipe.json")
+    monkeypatch.setattr(files, "MAX_JSON_BYTES", 2**20)
+    (tmp_path / "large.json").write_text(" " * (2**20 + 1))
+    with pytest.raises(ValueError, match="large.json has 1 MiB of text, over 1; write it as .pt"):
+        read_graph(tmp_path / "large.json")
 
 
 def test_what_cannot_be_written_leaves_no_file(scored, tmp_path):
