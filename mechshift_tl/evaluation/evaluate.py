@@ -40,6 +40,7 @@ from mechshift_tl.graph import check_same_graph
 from mechshift_tl.intervals import check_draws, draw_counts
 from mechshift_tl.plotting import COLOURS, QUIET, style
 from mechshift_tl.readouts import Readouts
+from mechshift_tl.runs.provenance import check_same_origin
 
 #: The parts that are left out in turn: see *minimality*.
 Parts = Literal["components", "edges", "tenths"]
@@ -132,8 +133,8 @@ def evaluate_circuit(
     - `settings`: those of `run_circuit`, which also says what it raises.
 
     Cost: 2 + 2 · n_random runs of a circuit, where a complement costs as much as a large circuit; one run per part; 1 + n_random runs on
-    each of `others`. Raises ValueError on an empty circuit, unknown parts and scores of another graph; `NoGap` (a ValueError) where clean
-    and base metric do not differ beyond chance.
+    each of `others`. Raises ValueError on an empty circuit, unknown parts and scores of another graph; `OtherOrigin` (a ValueError) on
+    scores of another model or task; `NoGap` (a ValueError) where clean and base metric do not differ beyond chance.
     """
     check_draws(n_boot)
     if parts not in get_args(Parts):
@@ -142,6 +143,7 @@ def evaluate_circuit(
         raise ValueError(f"a circuit of {circuit.kept} edges cannot be evaluated with n_random {n_random}; both must be at least 1")
     if scores is not None:
         check_same_graph(circuit.graph, scores.graph)
+        check_same_origin({"the circuit": circuit.provenance, "the scores": scores.provenance})
     random = [other.edges for other in random_circuits(circuit, n_random, seed)]
     counts = draw_counts(readouts.n_examples, n_boot, seed)
     checks, losses, run = _on_its_readouts(model, readouts, circuit, random, _parts(circuit, parts), counts, settings)

@@ -6,12 +6,16 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from itertools import combinations
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
+
+#: In what results must agree before they are used together.
+Origin = Literal["weights", "spec", "attention", "task"]
 
 
 def provenance(model: HookedModel, readouts: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,6 +28,60 @@ def provenance(model: HookedModel, readouts: Mapping[str, Any]) -> dict[str, Any
         "readouts": dict(readouts),
         "versions": versions(),
     }
+
+
+class OtherOrigin(ValueError):
+    """Results that were to be used together come from different models, tasks, or ways of reading a model."""
+
+
+def check_same_origin(provenances: Mapping[str, Mapping[str, Any]], *, same: Iterable[Origin] = get_args(Origin)) -> None:
+    """Raise `OtherOrigin` where two provenances, by what they are of ("the circuit", "the scores"), differ in what `same` names.
+
+    - "weights": the checksum of the weight files; where neither result has one, the model's name.
+    - "spec": how the model is read; "attention": the direction that was in force.
+    - "task": the task of the prompts.
+
+    What a provenance does not say is not compared: a file of another program says nothing of these.
+    """
+    origins = {name: _origin(one) for name, one in provenances.items()}
+    for kind in same:
+        for (first, ours), (second, theirs) in combinations(origins.items(), 2):
+            if _differ(ours[kind], theirs[kind]):
+                raise OtherOrigin(
+                    f"{second} and {first} are of different {kind}: {_said(theirs, kind)} and {_said(ours, kind)}; "
+                    "give results of one model and one task"
+                )
+
+
+def _differ(ours: Any, theirs: Any) -> bool:
+    """Whether two answers are known, comparable and different. Weights are (evidence, value): a checksum is not comparable with a name."""
+    comparable = not isinstance(ours, tuple) or not isinstance(theirs, tuple) or ours[0] == theirs[0]
+    return ours is not None and theirs is not None and comparable and ours != theirs
+
+
+def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What each of `Origin` is in a provenance, and the model's `name`; None where it is not said."""
+    model, readouts = (_mapping(provenance.get(name)) for name in ("model", "readouts"))
+    sha256, name = model.get("sha256"), model.get("name")
+    return {
+        "weights": None if sha256 is None and name is None else ("sha256", sha256) if sha256 else ("name", name),
+        "spec": provenance.get("spec"),
+        "attention": provenance.get("attention"),
+        "task": readouts.get("task"),
+        "name": name,
+    }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A part of a provenance; a file that was changed by hand may hold anything there."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _said(origin: Mapping[str, Any], kind: str) -> str:
+    if kind != "weights":
+        return str(origin[kind])
+    evidence, value = origin[kind]
+    return f"{origin['name']} (sha256 {str(value)[:12]}…)" if evidence == "sha256" else str(value)
 
 
 @cache

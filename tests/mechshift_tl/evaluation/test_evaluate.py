@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from mechshift_tl.graph import Graph
 from mechshift_tl.intervals import draw_counts
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.readouts import readouts as make_readouts
+from mechshift_tl.runs.provenance import OtherOrigin
 from mechshift_tl.tasks import IOI
 from mechshift_tl.tasks.ioi import TEMPLATES
 
@@ -150,6 +152,18 @@ def test_what_cannot_be_evaluated_is_refused(made, solved, scored) -> None:
     same = type(readouts).from_tokens(readouts.clean, readouts.clean, readouts.target_pos, readouts.answer_ids, readouts.foil_ids)
     with pytest.raises(ValueError, match="no meaning on the readouts 'nothing changed'"):
         evaluate_circuit(model, readouts, circuit, others={"nothing changed": same}, n_random=1, n_boot=10)
+
+
+def test_scores_of_another_origin_are_refused_before_any_run(made) -> None:
+    """Stability of a circuit among circuits of another model or task would be a number without a meaning."""
+    _, readouts, scores, circuit, _ = made
+    never_run: Any = None
+    for changed, what in (({"model": {"name": "another"}}, "weights"), ({"readouts": {"task": "countdown"}}, "task")):
+        known = circuit.provenance | {"readouts": {"task": "ioi"}}
+        mine = dataclasses.replace(circuit, provenance=known)
+        others = dataclasses.replace(scores, provenance=known | changed)
+        with pytest.raises(OtherOrigin, match=f"the scores and the circuit are of different {what}"):
+            evaluate_circuit(never_run, readouts, mine, scores=others)
 
 
 def test_an_edge_is_included_as_often_as_it_is_drawn(scored) -> None:
