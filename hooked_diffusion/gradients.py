@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-#: Just before the residual stream: a backward hook there needs an input that takes a gradient.
+from hooked_diffusion.threads import in_one_thread
+
+#: The token embeddings, just before the residual stream. Backward hooks see a gradient from here on.
 EMBED = "embed.hook_out"
 
 
@@ -41,10 +43,13 @@ class HookedModule(WithParameters, Protocol):
 
 @contextmanager
 def frozen(model: WithParameters) -> Iterator[None]:
-    """Parameters take no gradient inside; what they took before is restored.
+    """Inside, parameters take no gradient, and no other thread can enter the model (`ModelInUse`). At the end all is as it was before."""
+    with in_one_thread(model):
+        yield from _frozen(model)
 
-    Those that a device map keeps elsewhere are new objects after every forward, known by name alone.
-    """
+
+def _frozen(model: WithParameters) -> Iterator[None]:
+    # A parameter that a device map keeps elsewhere is a new object after every forward: it is known by its name alone.
     wanted = [(p, p.requires_grad) for p in model.parameters()]
     away = any(p.is_meta for p, _ in wanted)
     by_name = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)} if away else {}
@@ -61,7 +66,7 @@ def frozen(model: WithParameters) -> Iterator[None]:
 
 @contextmanager
 def from_embeddings(model: HookedModule) -> Iterator[list[Tensor]]:
-    """Autograd for the forward inside, from the token embeddings on; the list receives them as the leaf that gradients are taken for.
+    """Inside, a forward records gradients from the token embeddings on; the list receives the embeddings, the leaf to differentiate for.
 
     Parameters are frozen meanwhile. Hooks that were added before act on the embeddings first.
     """

@@ -1,8 +1,9 @@
-"""What TransformerLens loads where this package is installed: its entry points of the group `transformer_lens.architectures` point here.
+"""What TransformerLens loads where this package is installed: the entry points of the group `transformer_lens.architectures` point here.
 
-They add the names `…ForMaskedDiffusion`, which `build_bridge_from_module` then finds. Loading any of them, which happens before
-TransformerLens builds its first adapter, also replaces the adapters of the four native classes by ones that read `config.is_causal`:
-`boot_transformers` looks only at those names, and would open a bidirectional folder as a causal model without a word.
+1. They add the names `…ForMaskedDiffusion`, which `build_bridge_from_module` then finds.
+2. Loading any of them also replaces TransformerLens' adapters of the four native classes by ones that read `config.is_causal`. This happens
+   before TransformerLens builds its first adapter. It is needed because `boot_transformers` looks at the names of the native classes alone:
+   without it, a bidirectional folder would open as a causal model, and nobody would be told.
 """
 
 from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
+
+from hooked_diffusion.artefact import build
 
 Attention = Literal["causal", "full", "block"]
 BosPolicy = Literal["tokenizer", "required", "none"]
@@ -11,17 +14,17 @@ BosPolicy = Literal["tokenizer", "required", "none"]
 
 @dataclass(frozen=True)
 class DiffusionSpec:
-    """How a checkpoint is to be read; the defaults describe an ordinary ARM.
+    """How a checkpoint is to be read. The defaults describe an ordinary ARM (autoregressive model); an MDM is a masked-diffusion model.
 
-    - `attention`: "causal", "full" (every position sees every other) or "block" (it sees its own block and those before it).
+    - `attention`: "causal" (a position sees itself and those before), "full" (it sees all) or "block" (it sees its block and those before).
     - `logit_shift`: 1 when row p of the raw logits predicts the token at p + 1, 0 when it predicts the token at p.
-    - `mask_token_id`: the id an MDM writes into positions to be denoised; None for an ARM.
-    - `mask_is_reused`: the mask id is also an ordinary word, so a token equal to it need not be a mask.
+    - `mask_token_id`: the id that an MDM reads at positions to be denoised; None for an ARM.
+    - `mask_is_reused`: True when the mask id is also an ordinary word, so that a token with this id need not be a mask.
     - `bos`: whether rows start with BOS: as the "tokenizer" does it, "required" by the model, or "none".
-    - `tail`: token ids that follow every canvas, as the recipe trained it (such as one EOS).
+    - `tail`: token ids that follow every canvas, as in training (such as one EOS).
     - `block_length`: positions per block, counted from the first; None unless `attention` is "block".
 
-    Raises ValueError, naming the field, on a value that cannot be.
+    Raises ValueError, naming the field, on an impossible value.
     """
 
     attention: Attention = "causal"
@@ -34,9 +37,10 @@ class DiffusionSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tail", tuple(self.tail))
-        for name, allowed in (("attention", get_args(Attention)), ("logit_shift", (0, 1)), ("bos", get_args(BosPolicy))):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"DiffusionSpec.{name} is {getattr(self, name)!r}; choose one of {', '.join(map(repr, allowed))}")
+        choices = (("attention", self.attention, Attention), ("logit_shift", self.logit_shift, Literal[0, 1]), ("bos", self.bos, BosPolicy))
+        for name, value, allowed in choices:
+            if value not in get_args(allowed):
+                raise ValueError(f"DiffusionSpec.{name} is {value!r}; choose one of {', '.join(map(repr, get_args(allowed)))}")
         if self.mask_token_id is not None and self.mask_token_id < 0:
             raise ValueError(
                 f"DiffusionSpec.mask_token_id is {self.mask_token_id}; give a vocabulary id, or None for a model without masks"
@@ -49,22 +53,22 @@ class DiffusionSpec:
 
     @property
     def is_mdm(self) -> bool:
-        """True when the model reads masks rather than continues a prefix: attention ahead, or predictions read off their own position."""
+        """True when the model fills in masks: a position sees what comes after it, or predicts its own token."""
         return self.attention != "causal" or self.logit_shift == 0
 
     @property
     def direction(self) -> str:
-        """`attention` in one word, the length of its blocks with it: "causal", "full", "block(32)"."""
+        """`attention` in one word, with the length of its blocks: "causal", "full", "block(32)"."""
         return self.attention if self.block_length is None else f"block({self.block_length})"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, as `config.json` keeps them under `diffusion_spec`."""
         return {**asdict(self), "tail": list(self.tail)}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> DiffusionSpec:
-        """The spec that `to_dict` wrote. Raises ValueError on an unknown field."""
+    def from_dict(cls, values: Mapping[str, object]) -> DiffusionSpec:
+        """The spec that `to_dict` wrote. Raises ValueError, naming the field, on an unknown field and on a value of another type."""
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"DiffusionSpec has no field {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(cls))}")
-        return cls(**values)
+        return build(cls, values, "DiffusionSpec")

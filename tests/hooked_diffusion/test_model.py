@@ -121,8 +121,7 @@ def test_a_spec_that_contradicts_the_attention_is_refused(native: Native, monkey
     def causal_whatever_is_asked(adapter: Any, causal: bool) -> None:
         direct_attention(adapter, True)
 
-    for module in ("model", "architectures"):  # the plugin's adapters direct attention too, where it is installed
-        monkeypatch.setattr(f"hooked_diffusion.{module}.direct_attention", causal_whatever_is_asked)
+    monkeypatch.setattr("hooked_diffusion.architectures.direct_attention", causal_whatever_is_asked)
     with pytest.raises(ValueError, match="full attention, but editing the last token"):
         HookedDiffusionTransformer.from_hf(native("llama"), spec=spec_of("full"))
 
@@ -151,3 +150,42 @@ def test_weights_that_are_no_numbers_are_not_taken_for_another_direction(native:
     hf_model.lm_head.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match="broken: its logits are not finite; its weights hold NaN or overflow"):
         HookedDiffusionTransformer.from_hf(hf_model, name="broken")
+
+
+def test_rows_longer_than_the_models_positions_are_refused(native: Native, word_tokenizer: Any):
+    model = HookedDiffusionTransformer.from_hf(native("llama"), word_tokenizer, DiffusionSpec("full", mask_token_id=2))
+    longest = torch.full((2, 64), 5)
+    assert model(longest).shape == (2, 64, 48)
+    message = "a row has 65 tokens, the model 64 positions; shorten the prompt"
+    with pytest.raises(ValueError, match=message):
+        model(torch.full((2, 65), 5))
+    with pytest.raises(ValueError, match=message):
+        model.token_logits(torch.full((2, 65), 5))
+    with pytest.raises(ValueError, match=message):
+        model.denoise(torch.full((1, 65), 5).index_fill(1, torch.tensor([7]), 2))
+    with pytest.raises(ValueError, match=message):
+        model("w5 " * 64)  # and BOS
+    assert model.to_tokens("w5 " * 64, truncate=True).shape == (1, 64)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_padding_takes_up_no_position(native: Native, family: str):
+    model = HookedDiffusionTransformer.from_hf(native(family), spec=spec_of("full"))
+    row, hidden = torch.full((1, 70), 5), torch.zeros(1, 6, dtype=torch.bool)
+    visible = torch.cat([hidden, torch.ones(1, 64, dtype=torch.bool)], dim=1)
+    torch.testing.assert_close(model(row, attention_mask=visible)[:, 6:], model(row[:, 6:]))
+    with pytest.raises(ValueError, match="a row has 65 tokens"):
+        model(row, attention_mask=visible.index_fill(1, torch.tensor([0]), True))
+
+
+def test_rope_that_stretches_with_the_length_has_no_bound(native: Native):
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    model = HookedDiffusionTransformer.from_hf(native("llama", rope_parameters=rope))
+    assert model.max_positions is None and model(torch.full((1, 80), 5)).isfinite().all()
+
+
+def test_float8_weights_are_refused_by_name(native: Native):
+    broken = native("llama")
+    broken.model.layers[1].mlp.up_proj.weight.data = broken.model.layers[1].mlp.up_proj.weight.data.to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match=r"mine: weight model\.layers\.1\.mlp\.up_proj\.weight is float8_e4m3fn, .* convert"):
+        HookedDiffusionTransformer.from_hf(broken, name="mine")
