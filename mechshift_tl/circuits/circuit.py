@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import networkx as nx
 import pandas as pd
@@ -43,8 +43,8 @@ class Circuit(Artefact):
     edges: Bool[Tensor, "n_writers n_readers"] = field(repr=False)
     scores: Float[Tensor, "n_writers n_readers"] = field(repr=False)
     requested: int
-    settings: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
+    provenance: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = self.graph.shape
@@ -86,7 +86,7 @@ class Circuit(Artefact):
         """`from_scores`, with its settings in one object."""
         edges, requested = chosen.edges(scores.matrix, scores.graph)
         settings = {name: value for name, value in asdict(chosen).items() if name != "n" and value is not None}
-        provenance = scores.provenance | {"n_examples": scores.n_examples}
+        provenance: dict[str, object] = {**scores.provenance, "n_examples": scores.n_examples}
         return cls(scores.graph, edges, scores.matrix.masked_fill(~edges, 0), requested, scores.settings | settings, provenance)
 
     def __or__(self, other: Circuit) -> Circuit:
@@ -126,6 +126,16 @@ class Circuit(Artefact):
         """How many examples the scores are of; None where the provenance does not say."""
         n = self.provenance.get("n_examples")
         return n if isinstance(n, int) else None
+
+    @property
+    def metric(self) -> str | None:
+        """Name of the metric that the scores explain; None where the settings do not say."""
+        return _text(self.settings.get("metric"))
+
+    @property
+    def intervention(self) -> str | None:
+        """What replaced the writers' outputs when the scores were made; None where the settings do not say."""
+        return _text(self.settings.get("intervention"))
 
     @property
     def selection(self) -> Selection:
@@ -228,9 +238,13 @@ class _Stored:
     edges: Int[Tensor, "kept 2"]
     scores: Float[Tensor, " kept"]
     requested: int
-    settings: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
+    provenance: dict[str, object] = field(default_factory=dict)
 
 
-def _agreed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _agreed(a: dict[str, object], b: dict[str, object]) -> dict[str, object]:
     return {key: value for key, value in a.items() if key in b and b[key] == value}

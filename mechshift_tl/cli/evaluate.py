@@ -73,8 +73,8 @@ def evaluate(
             check_least(option, value, 1)
         check_choice("--parts", parts, get_args(Parts))
         chosen, found, place = task_of(task, data), given.load_circuit(circuit), placed(device_map) | read_as(family, config)
-        name = check_intervention_name(intervention or found.settings.get("intervention", "counterfactual"))
-        settings: dict[str, Any] = {"metric": metric or found.settings.get("metric", "logit_diff"), "intervention": name}
+        name = check_intervention_name(intervention or found.intervention or "counterfactual")
+        settings: dict[str, Any] = {"metric": metric or found.metric or "logit_diff", "intervention": name}
         resolve(settings["metric"])
         elsewhere = given.other_corruptions(task, data, others, name)
         apart_n, asked = means_count(name, means_n), {"parts": parts, "n_random": n_random, "n_resamples": n_resamples}

@@ -64,13 +64,7 @@ def compare(
     x, y = circuits.values()
     values = _measure(x, y, scores, settings)
 
-    draws: list[_Measured] = []
-    ceilings: dict[str, float] = {}
-    if scores and can_resample(*scores):
-        if n_boot:
-            draws = bootstrap(partial(_measure_scores, settings=settings), *scores, n_boot=n_boot, seed=seed)
-        own = [ceiling(one, n=settings.n, k=settings.k, prune=prune, signed=signed, seed=seed) for one in scores]
-        ceilings = {name: min(own[0][name], own[1][name]) for name in own[0]}
+    draws, ceilings = _over_prompts(scores, settings)
     over_prompts = intervals(one.statistics for one in draws) if draws else {}
     floors = floor(x, y, k=settings.k, signed=signed, n_random=n_random, seed=seed)
 
@@ -98,6 +92,17 @@ def _sizes(graph: Graph, n: int | None, k: int | None, cut: int | None, scored: 
         raise ValueError(f"n is {n}, but bare circuits have their own size; give EdgeScores, or leave n out")
     size = (default_n(graph) if n is None else n) if scored else None
     return size, default_k(graph) if k is None else k, default_cut(graph.n_layers) if cut is None else cut
+
+
+def _over_prompts(scores: tuple[EdgeScores, EdgeScores] | None, settings: ComparisonSettings) -> tuple[list[_Measured], dict[str, float]]:
+    """What is measured on each draw of the prompts, and the ceilings; neither where prompts cannot be resampled."""
+    if not scores or not can_resample(*scores):
+        return [], {}
+    draws: list[_Measured] = []
+    if settings.n_boot:
+        draws = bootstrap(partial(_measure_scores, settings=settings), *scores, n_boot=settings.n_boot, seed=settings.seed)
+    own = [ceiling(one, n=settings.n, k=settings.k, prune=settings.prune, signed=settings.signed, seed=settings.seed) for one in scores]
+    return draws, {name: min(own[0][name], own[1][name]) for name in own[0]}
 
 
 @dataclass(frozen=True)

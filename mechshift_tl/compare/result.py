@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 from markupsafe import Markup
@@ -155,7 +155,7 @@ class CircuitComparison(JsonArtefact):
         return card("CircuitComparison") + Markup(": ") + Markup("<br>").join(lines) + table(self.to_dataframe(), missing="")
 
 
-def _row(name: str, statistic: Statistic) -> dict[str, Any]:
+def _row(name: str, statistic: Statistic) -> dict[str, float | str]:
     none = Interval(*[float("nan")] * 3, n_draws=0)
     over, floor = statistic.interval or none, statistic.floor or none
     return {

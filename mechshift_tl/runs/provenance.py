@@ -34,7 +34,7 @@ class OtherOrigin(ValueError):
     """Results that were to be used together come from different models, tasks, or ways of reading a model."""
 
 
-def check_same_origin(provenances: Mapping[str, Mapping[str, Any]], *, same: Iterable[Origin] = get_args(Origin)) -> None:
+def check_same_origin(provenances: Mapping[str, Mapping[str, object]], *, same: Iterable[Origin] = get_args(Origin)) -> None:
     """Raise `OtherOrigin` where two provenances, by what they are of ("the circuit", "the scores"), differ in what `same` names.
 
     - "weights": the checksum of the weight files; where neither result has one, the model's name.
@@ -53,13 +53,13 @@ def check_same_origin(provenances: Mapping[str, Mapping[str, Any]], *, same: Ite
                 )
 
 
-def _differ(ours: Any, theirs: Any) -> bool:
+def _differ(ours: object, theirs: object) -> bool:
     """Whether two answers are known, comparable and different. Weights are (evidence, value): a checksum is not comparable with a name."""
     comparable = not isinstance(ours, tuple) or not isinstance(theirs, tuple) or ours[0] == theirs[0]
     return ours is not None and theirs is not None and comparable and ours != theirs
 
 
-def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
+def _origin(provenance: Mapping[str, object]) -> dict[str, Any]:
     """What each of `Origin` is in a provenance, and the model's `name`; None where it is not said."""
     model, readouts = (_mapping(provenance.get(name)) for name in ("model", "readouts"))
     sha256, name = model.get("sha256"), model.get("name")
@@ -72,7 +72,7 @@ def _origin(provenance: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
+def _mapping(value: object) -> Mapping[str, object]:
     """A part of a provenance; a file that was changed by hand may hold anything there."""
     return value if isinstance(value, Mapping) else {}
 

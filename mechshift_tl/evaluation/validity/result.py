@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -52,8 +52,8 @@ class Validity(Artefact):
     rank_by: str
     n_boot: int
     seed: int
-    settings: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    settings: dict[str, object] = field(default_factory=dict)
+    provenance: dict[str, object] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         n, m = self.exact.shape
@@ -92,7 +92,7 @@ class Validity(Artefact):
         rows = []
         for method in self.methods:
             for name, where in {"all": torch.ones_like(self.top), "top": self.top, "random": ~self.top}.items():
-                row: dict[str, Any] = {"method": method, "edges": name, "n_edges": int(where.sum())}
+                row: dict[str, object] = {"method": method, "edges": name, "n_edges": int(where.sum())}
                 for statistic in STATISTICS:
                     value, *draws = self.draws(method, statistic, where).tolist()
                     over = interval(draws)
@@ -102,7 +102,7 @@ class Validity(Artefact):
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per edge, strongest exact effect first: writer, reader, top, exact, and one column per method."""
-        columns: dict[str, Any] = {
+        columns: dict[str, list[object]] = {
             "writer": [self.graph.writers[u] for u in self.edges[:, 0].tolist()],
             "reader": [self.graph.readers[v] for v in self.edges[:, 1].tolist()],
             "top": self.top.tolist(),

@@ -116,7 +116,8 @@ def test_a_model_s_scores_are_attribute_s(model, rows) -> None:
         expected = scores.matrix[place]
         assert (one.mean(method) - expected).abs().max() < 1e-5 * expected.abs().max(), method
     assert one.graph.kv == "ungrouped" and (len(one.top), int(one.top.sum())) == (20, 10)
-    assert one.settings["methods"]["EAP-IG midpoint"]["ig_steps"] == 3 and "ig_steps" not in one.settings["methods"]["EAP"]
+    asked: Any = one.settings["methods"]
+    assert asked["EAP-IG midpoint"]["ig_steps"] == 3 and "ig_steps" not in asked["EAP"]
     assert one.provenance == by_hand[None].provenance
     frame = one.to_dataframe()
     assert frame["exact"].abs().is_monotonic_decreasing and list(frame.columns) == ["writer", "reader", "top", "exact", *methods]
