@@ -61,7 +61,7 @@ def run(
                 from mechshift_tl.report import write_report
 
                 print_stage(status, "report")
-                Processes.here().once(lambda: (study.save(folder), write_report(study, folder / "report.html")))
+                Processes.here().once(lambda: write_report(study, folder / "report.html"))
         _print_study(study)
         console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
 

@@ -33,6 +33,7 @@ def compare(
     b: EdgeScores | Circuit,
     *,
     n: int | None = None,
+    circuits: tuple[Circuit, Circuit] | None = None,
     k: int | None = None,
     cut: int | None = None,
     prune: bool = True,
@@ -47,6 +48,7 @@ def compare(
     same examples; Spearman and the curve over n need scores. What is missing is None or NaN, and `notes` says why.
 
     - `n`, `prune`: how circuits are made from scores (`Circuit.from_scores`); bare circuits have their own.
+    - `circuits`: those of the scores `a` and `b`, where `n` and `prune` have cut them already; else they are cut here.
     - `k`: components compared; by default 100, or 10 % of the components (rounded up) where that is fewer.
     - `signed`: components ranked by their summed scores instead of summed |score|.
     - `cut`: layers that count as early; by default a third of them.
@@ -59,9 +61,9 @@ def compare(
     scores = _scores(a, b)
     sizes = _sizes(a.graph, n, k, cut, scored=scores is not None)
     settings = ComparisonSettings(*sizes, prune=prune, signed=signed, n_random=n_random, n_boot=n_boot, seed=seed)
-    circuits = {name: _circuit(one, settings) for name, one in (("a", a), ("b", b))}
-    _check_not_empty(circuits)
-    x, y = circuits.values()
+    x, y = circuits or (_circuit(a, settings), _circuit(b, settings))
+    named = {"a": x, "b": y}
+    _check_circuits(named, a.graph, settings.n)
     values = _measure(x, y, scores, settings)
 
     draws, ceilings = _over_prompts(scores, settings)
@@ -74,8 +76,8 @@ def compare(
             for name, value in values.statistics.items()
         },
         curve=jaccard_curve(*scores, curve_sizes(settings.n or x.requested, a.graph), prune=prune) if scores else None,
-        profiles=_profiles(circuits, draws),
-        early=_early(circuits, draws),
+        profiles=_profiles(named, draws),
+        early=_early(named, draws),
         components=_components(x, y, settings),
         requested=(x.requested, y.requested),
         kept=(x.kept, y.kept),
@@ -144,8 +146,12 @@ def _scores(a: EdgeScores | Circuit, b: EdgeScores | Circuit) -> tuple[EdgeScore
     raise TypeError(f"compare was given {type(a).__name__} and {type(b).__name__}; give two EdgeScores or two Circuits")
 
 
-def _check_not_empty(circuits: Mapping[str, Circuit]) -> None:
+def _check_circuits(circuits: Mapping[str, Circuit], graph: Graph, n: int | None) -> None:
+    """Raise ValueError on an empty circuit, and on one that was not cut as the scores are (`n` None: bare circuits are as they are)."""
     for name, circuit in circuits.items():
+        check_same_graph(graph, circuit.graph)
+        if n is not None and circuit.requested != n:
+            raise ValueError(f"circuit {name} was cut to {circuit.requested} edges, not {n}; give the circuits of this n, or none")
         if not circuit.kept:
             raise ValueError(
                 f"circuit {name} is empty: of {circuit.requested} requested edges none scores other than 0 on a path from input to logits; "

@@ -134,14 +134,19 @@ class CircuitComparison(JsonArtefact):
 
     @property
     def verdict(self) -> str:
-        """One sentence: whether more overlap than chance is supported."""
+        """One sentence: whether more overlap than chance is supported, and why."""
+        return f"{judged(self.supported)}: {self.finding}"
+
+    @property
+    def finding(self) -> str:
+        """The edge overlap beside chance, in words: what the verdict rests on."""
         edges = self.statistics["edge_jaccard"]
         chance = f"the 95 % of random circuits with the same layer profile (up to {edges.floor.high:.3f})" if edges.floor else "chance"
         if edges.interval is None:
-            return f"{judged(False)}: the edge overlap {edges.value:.3f} has no interval over prompts to hold against {chance}."
+            return f"the edge overlap {edges.value:.3f} has no interval over prompts to hold against {chance}."
         bounds = f"95 % over prompts {edges.interval.low:.3f} to {edges.interval.high:.3f}"
         lies = "lies above" if self.supported else "does not clear"
-        return f"{judged(self.supported)}: the edge overlap {edges.value:.3f} ({bounds}) {lies} {chance}."
+        return f"the edge overlap {edges.value:.3f} ({bounds}) {lies} {chance}."
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per statistic: name, value, low, high, floor, floor_low, floor_high, ceiling, n (examples); NaN where not computed."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool
@@ -18,10 +18,13 @@ from torch import Tensor
 
 from hooked_diffusion import artefact
 from mechshift_tl.bridge.protocol import HookedModel
-from mechshift_tl.readouts import Readouts, readouts
+from mechshift_tl.readouts import ABSENT, Readouts, readouts
 from mechshift_tl.runs.stages import Stages
 from mechshift_tl.tasks.examples import Examples
-from mechshift_tl.tasks.task import Task
+from mechshift_tl.tasks.task import ExampleStream, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,9 @@ class Pool:
         return replace(self, examples=self.examples.select(examples), readouts=rows)
 
     def save(self, folder: str | Path) -> None:
-        """Write `pool.json`, `examples.json` and a file of readouts per role to `folder`."""
+        """Write `pool.json`, `examples.json` and a file of readouts per role to `folder`, which is made where it is new."""
         folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         side = {name: getattr(self, name) for name in _SIDE} | {"roles": list(self.readouts)}
         artefact.write_json(folder / "pool.json", side)
         self.examples.save(folder / "examples.json")
@@ -75,66 +79,103 @@ def common_correct(
     *,
     seed: int = 0,
     required: tuple[str, ...] = ("arm", "mdm"),
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    drawn: ExampleStream | None = None,
     stages: Stages | None = None,
 ) -> Pool:
     """`n` held-out examples that the `required` models read correctly; `models` are named by role.
 
-    Draws twice as many, then doubles until enough are found. `stages` keeps what each model has read and decoded. Raises ValueError, saying
-    how many were found, when the task runs out.
+    Tries twice as many, then doubles until enough are found. `drawn` is the task's stream where some examples were drawn from it before.
+    `stages` keeps what each model has read and decoded. Raises ValueError, saying how many were found, when the task runs out.
     """
-    tokenizer, kept = tokenizer or next(iter(models.values())).tokenizer, stages or Stages()
-    tries = 2 * n
+    kept = stages or Stages()
+    stream = drawn or ExampleStream(task, tokenizer or _tokenizer(models), seed)
+    examples, tried = stream.up_to(2 * n), Tried({}, {})
     while True:
-        examples, exhausted = _draw(task, tokenizer, tries, seed)
         if len(examples) < n:
             raise ValueError(
                 f"task {task.name!r} can make {len(examples)} held-out examples with this tokenizer, not n = {n}; ask for fewer"
             )
-        made, right = _read(models, examples, seed, kept.of(f"{len(examples)} tried"))
-        both = torch.stack([right[role] for role in required]).all(0).nonzero()[:, 0].tolist()
+        # What was read before is not read again: only what has come since.
+        place = kept.of(f"{len(tried)} to {len(examples)}")
+        tried = tried.then(_read(models, examples[len(tried) :], seed, place), examples.dropped)
+        both = tried.right_in(required)
         if len(both) >= n:
             break
-        if exhausted:
+        more = stream.up_to(2 * len(examples))
+        if len(more) == len(examples):
             raise ValueError(
                 f"task {task.name!r}: {' and '.join(required)} read {len(both)} of all {len(examples)} examples correctly, fewer than "
                 f"n = {n}; ask for at most {len(both)}, or widen the task"
             )
-        tries *= 2
+        examples = more
     first = both[:n]
     return Pool(
         task=task.name,
         examples=examples.select(first),
-        readouts={role: one.select(first) for role, one in made.items()},
+        readouts={role: one.select(first) for role, one in tried.readouts.items()},
         tried=len(examples),
-        read_correctly={role: values.float().mean().item() for role, values in right.items()},
+        read_correctly={role: values.float().mean().item() for role, values in tried.right.items()},
         decoded_correctly=_decoded(models, task, examples, kept.of(f"{len(examples)} tried")),
     )
 
 
-def _read(
-    models: Mapping[str, HookedModel], examples: Examples, seed: int, stages: Stages
-) -> tuple[dict[str, Readouts], dict[str, Bool[Tensor, " n_examples"]]]:
-    """Each model's readouts, and which of the examples it reads correctly."""
-    made: dict[str, Readouts] = {}
-    right: dict[str, Tensor] = {}
+@dataclass(frozen=True)
+class Tried:
+    """What each model, by role, has read of the examples tried so far: its readouts, and which examples it reads correctly."""
+
+    readouts: dict[str, Readouts]
+    right: dict[str, Bool[Tensor, " n_examples"]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.right.values()), ()))
+
+    def right_in(self, roles: Sequence[str]) -> list[int]:
+        """The examples that the models of all these roles read correctly, in their order."""
+        return torch.stack([self.right[role] for role in roles]).all(0).nonzero()[:, 0].tolist()
+
+    def then(self, more: Tried, dropped: Mapping[str, int]) -> Tried:
+        """These examples and those of `more` behind them, of which as many were `dropped` as it says, by reason."""
+        if not self.readouts:
+            return more
+        read = {role: _joined(one, more.readouts[role], dropped) for role, one in self.readouts.items()}
+        return Tried(read, {role: torch.cat([one, more.right[role]]) for role, one in self.right.items()})
+
+
+def _joined(first: Readouts, more: Readouts, dropped: Mapping[str, int]) -> Readouts:
+    """The rows of `first`, and behind them those of `more`, whose examples are numbered on. Rows of `readouts` have no masks."""
+    tensors = {}
+    for name, tensor in first.tensors().items():
+        parts = [tensor, more.tensors()[name] + (first.n_examples if name == "example" else 0)]
+        if tensor.ndim == 2:
+            width = max(part.shape[1] for part in parts)
+            parts = [torch.nn.functional.pad(part, (0, width - part.shape[1]), value=ABSENT) for part in parts]
+        tensors[name] = torch.cat(parts)
+    info = first.info | {"masks": max(first.info["masks"], more.info["masks"]), "dropped": dict(dropped)}
+    return replace(first, **tensors, groups=first.groups + more.groups, info=info)
+
+
+def _tokenizer(models: Mapping[str, HookedModel]) -> PreTrainedTokenizerBase:
+    """The first model's. Raises ValueError where it has none."""
+    tokenizer = next(iter(models.values())).tokenizer
+    if tokenizer is None:
+        raise ValueError("common_correct: the first model has no tokenizer; give one by tokenizer=")
+    return tokenizer
+
+
+def _read(models: Mapping[str, HookedModel], examples: Examples, seed: int, stages: Stages) -> Tried:
+    """Each model's readouts of some examples, and which of them it reads correctly."""
+    found = Tried({}, {})
     for role, model in models.items():
-        rows = made[role] = stages.draft(f"{role}.readouts.safetensors", Readouts.load, partial(readouts, model, examples, seed=seed))
-        right[role] = torch.tensor(stages.value(f"{role}.read.json", lambda model=model, rows=rows: read_correctly(model, rows).tolist()))
-    return made, right
+        rows = stages.draft(f"{role}.readouts.safetensors", Readouts.load, partial(readouts, model, examples, seed=seed))
+        right = stages.value(f"{role}.read.json", lambda model=model, rows=rows: read_correctly(model, rows).tolist())
+        found.readouts[role], found.right[role] = rows, torch.tensor(right)
+    return found
 
 
 def _decoded(models: Mapping[str, HookedModel], task: Task, examples: Examples, stages: Stages) -> dict[str, float]:
     """The share of the examples that each model solves, decoding freely."""
     return {role: stages.value(f"{role}.decoded.json", partial(task.accuracy, model, examples)) for role, model in models.items()}
-
-
-def _draw(task: Task, tokenizer: Any, n: int, seed: int) -> tuple[Examples, bool]:
-    """`n` examples, or all there are; and whether these are all."""
-    try:
-        return task.examples(tokenizer, n, seed), False
-    except ValueError:
-        return task.examples(tokenizer, None, seed), True
 
 
 @torch.no_grad()

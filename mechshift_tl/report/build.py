@@ -16,6 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from mechshift_tl.compare.result import CAVEAT
+from mechshift_tl.intervals import judged
 from mechshift_tl.report import figures, tables
 from mechshift_tl.report.overlap_figure import overlaps
 from mechshift_tl.study import claims
@@ -29,7 +30,7 @@ def build_report(study: Study) -> str:
         study=study,
         config=study.config.to_dict(),
         overlaps=overlaps(study),
-        overlap_rows=tables.overlap_rows(study),
+        overlap_lines=tables.overlap_lines(study),
         sizes=tables.sizes(study),
         overlap_claims=[claim for one in study.tasks.values() if (claim := claims.overlap_claim(one))],
         accuracy_rows=study.accuracy().to_dict("records"),
@@ -81,7 +82,7 @@ def _environment() -> Environment:
         loader=PackageLoader("mechshift_tl.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": number, "percent": percent}
-    environment.globals |= {"role_name": ROLE_NAMES.get}
+    environment.globals |= {"role_name": ROLE_NAMES.get, "judged": judged}
     return environment
 
 

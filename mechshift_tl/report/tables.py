@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from mechshift_tl.study.results import Study, TaskStudy
+from mechshift_tl.evaluation.transfer import Transfer
+from mechshift_tl.intervals import judged
+from mechshift_tl.study.results import OverlapRow, Study, TaskStudy
 from mechshift_tl.views.lens_table import ComponentLens
 from mechshift_tl.views.specialisation import specialisation
 
@@ -15,18 +18,28 @@ TOKENS_SHOWN = 3
 PROMPTS_SHOWN = 3
 
 
-def overlap_rows(study: Study) -> list[dict[str, Any]]:
-    """`Study.table`, with each comparison's verdict and notes."""
+@dataclass(frozen=True)
+class OverlapLine:
+    """A row of `Study.overlaps` with what must be said beside it: the word of its verdict, the numbers in words, and notes."""
+
+    row: OverlapRow
+    head: str
+    finding: str
+    notes: list[str]
+
+
+def overlap_lines(study: Study) -> list[OverlapLine]:
+    """Every comparison of every task."""
     found = [(one, role, c) for one in study.tasks.values() for role, c in one.comparisons.items()]
     return [
-        row | {"verdict": c.verdict, "supported": c.supported, "notes": one.notes(role)}
-        for row, (one, role, c) in zip(study.table().to_dict("records"), found, strict=True)
+        OverlapLine(row, judged(c.supported), c.finding, one.notes(role))
+        for row, (one, role, c) in zip(study.overlaps(), found, strict=True)
     ]
 
 
-def faithfulness_rows(task: TaskStudy) -> list[dict[str, Any]]:
+def faithfulness_rows(task: TaskStudy) -> Sequence[Transfer]:
     """Every circuit in every model; empty where none was run."""
-    return [] if task.evidence is None else task.evidence.faithfulness.to_dict("records")
+    return () if task.evidence is None else task.evidence.runs
 
 
 def area_rows(task: TaskStudy) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
+from mechshift_tl.bridge.weights import named_weights
 
 #: In what results must agree before they are used together.
 Origin = Literal["weights", "spec", "attention", "task"]
@@ -102,3 +103,17 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
         if not tensor.is_meta:
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identity(model: HookedModel) -> dict[str, object]:
+    """What tells a model from every other, as JSON values: where its weights came from, what they are now, and how it is read.
+
+    The digest of the weights reads all of them: they may have been changed since they were opened.
+    """
+    known = provenance(model, {})
+    return {"source": known["model"], "weights": digest(named_weights(model)), "spec": known["spec"]}

@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import csv
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pandas as pd
 
@@ -19,10 +20,11 @@ from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.evaluation.curve import FaithfulnessCurve, faithfulness_curve
-from mechshift_tl.evaluation.transfer import N_RANDOM, Transfers, circuits_in_model
+from mechshift_tl.evaluation.transfer import N_RANDOM, Transfer, Transfers, circuits_in_model
 from mechshift_tl.evaluation.validity import Validity, validity, validity_note
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.runs.stages import Stages
+from mechshift_tl.study import files
 from mechshift_tl.study.config import StudyConfig
 
 #: Shares of the possible edges at which faithfulness is measured, and random circuits beside each circuit.
@@ -35,15 +37,18 @@ QUESTIONED = ("arm", "mdm")
 class Evidence:
     """What stands beside a task's overlaps.
 
-    - `faithfulness`: one row per circuit and model it ran in (by role): value with low, high over prompts, `random` (mean of random
-      circuits with its layer profile), kept, accuracy under the circuit and `clean_accuracy` without; NaN and a `note` where it has no
-      meaning.
+    - `runs`: every circuit in every model, on prompts that no circuit was found on.
     - `curves`, `validity`: by role; empty where they were not asked for or have no meaning.
     """
 
-    faithfulness: pd.DataFrame = field(repr=False)
+    runs: tuple[Transfer, ...] = field(repr=False)
     curves: dict[str, FaithfulnessCurve] = field(repr=False)
     validity: dict[str, Validity] = field(repr=False)
+
+    @property
+    def faithfulness(self) -> pd.DataFrame:
+        """`runs` as a table: a row per circuit and model it ran in, with the columns of `Transfer`."""
+        return Transfers(self.runs).to_dataframe()
 
     def validity_note(self, role: str, method: str | None = None) -> str | None:
         """What an overlap of the ARM's circuit with `role`'s must say about the method; None where it is no less valid there."""
@@ -53,39 +58,50 @@ class Evidence:
 
     def grid(self) -> pd.DataFrame:
         """Faithfulness as text: a row per circuit, a column per model it ran in, cells "value [95 % over prompts], random value"."""
-
-        def cell(row: dict[Any, Any]) -> str:
-            if row["note"]:
-                return "no meaning here"
-            return f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]\nrandom {row['random']:.2f}"
-
-        cells = {(row["circuit"], f"in {row['model']}"): cell(row) for row in self.faithfulness.to_dict("records")}
+        cells = {(row.circuit, f"in {row.model}"): _cell(row) for row in self.runs}
         return pd.Series(cells).unstack(sort=False).rename_axis("circuit of").reset_index()
 
     def save(self, folder: Path) -> None:
         """Write `faithfulness.csv` and one file per curve and validity under `folder`."""
-        self.faithfulness.to_csv(folder / "faithfulness.csv", index=False)
-        for role, curve in self.curves.items():
-            curve.save(folder / f"{role}.curve.safetensors")
-        for role, one in self.validity.items():
-            one.save(folder / f"{role}.validity.safetensors")
+        self.save_table(folder)
+        files.CURVES.save(folder, self.curves)
+        files.VALIDITY.save(folder, self.validity)
+
+    def save_table(self, folder: Path) -> None:
+        """Write `faithfulness.csv` alone."""
+        self.faithfulness.to_csv(folder / files.FAITHFULNESS, index=False)
 
     @classmethod
     def load(cls, folder: Path, roles: Iterable[str]) -> Evidence | None:
-        """Read what `save` wrote of `roles`, in their order; None where nothing was saved."""
-        table = folder / "faithfulness.csv"
+        """Read what `save` wrote of `roles`, in their order; None where nothing was saved.
+
+        Raises ValueError on a table whose columns or numbers are others.
+        """
+        table = folder / files.FAITHFULNESS
         if not table.is_file():
             return None
-        faithfulness = pd.read_csv(table, dtype=str, keep_default_na=False)
-        for name, kind in _NUMBERS.items():  # by Python, whose floats come back as they were
-            faithfulness[name] = [kind(text or "nan") for text in faithfulness[name]]
-        files = {kind: {role: folder / f"{role}.{kind}.safetensors" for role in roles} for kind in ("curve", "validity")}
-        there = {kind: {role: path for role, path in paths.items() if path.is_file()} for kind, paths in files.items()}
-        curves = {role: FaithfulnessCurve.load(path) for role, path in there["curve"].items()}
-        return cls(faithfulness, curves, {role: Validity.load(path) for role, path in there["validity"].items()})
+        roles = list(roles)
+        return cls(_read_runs(table), files.CURVES.read_present(folder, roles), files.VALIDITY.read_present(folder, roles))
 
 
-_NUMBERS = dict.fromkeys(("value", "low", "high", "random", "accuracy", "clean_accuracy"), float) | {"kept": int, "n": int}
+def _cell(row: Transfer) -> str:
+    if row.note:
+        return "no meaning here"
+    return f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]\nrandom {row.random:.2f}"
+
+
+def _read_runs(path: Path) -> tuple[Transfer, ...]:
+    """The rows of `faithfulness.csv`. Python reads the numbers: its floats come back as they were, pandas' need not."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return tuple(Transfer(**{name: _CASTS[kind](row[name]) for name, kind in get_type_hints(Transfer).items()}) for row in rows)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); give what Study.save wrote") from error
+
+
+#: How the text of a cell becomes a value; an empty cell is NaN.
+_CASTS: dict[type, Callable[[str], Any]] = {str: str, int: int, float: lambda text: float(text or "nan")}
 
 
 def gather_evidence(
@@ -101,26 +117,30 @@ def gather_evidence(
         stages.draft(f"{role}.runs.json", Transfers.load, partial(circuits_in_model, role, model, circuits, held_out[role], config.seed))
         for role, model in models.items()
     ]
-    table = pd.concat([one.to_dataframe() for one in found], ignore_index=True)
-    meant = set(table.loc[table["note"] == "", "model"])
+    runs = tuple(row for one in found for row in one.rows)
+    meant = {row.model for row in runs if not row.note}
     curves = {
-        role: stages.result(
-            f"{role}.curve.safetensors", FaithfulnessCurve.load,
-            partial(faithfulness_curve, model, held_out[role], scores[role], sizes=SIZES, n_random=N_RANDOM, seed=config.seed),
+        role: files.CURVES.stage(
+            stages, role, partial(faithfulness_curve, model, held_out[role], scores[role], sizes=SIZES, n_random=N_RANDOM, seed=config.seed)
         )
         for role, model in models.items()
         if role in meant and role in QUESTIONED
-    }  # fmt: skip
+    }
+    return Evidence(runs, curves, _measure_validity(models, held_out, config, stages) if config.validity_n else {})
+
+
+def _measure_validity(
+    models: Mapping[str, HookedModel], held_out: Mapping[str, Readouts], config: StudyConfig, stages: Stages
+) -> dict[str, Validity]:
+    """Edges patched exactly on the first held-out prompts, in the models whose overlap is the question."""
     few = range(min(config.validity_n, next(iter(held_out.values())).n_examples))
-    measured = {}
-    if config.validity_n:
-        for role in QUESTIONED:
-            measure = partial(
-                validity, models[role], held_out[role].select(few), methods=_method(config), n_top=config.validity_edges,
-                n_random=config.validity_edges, rank_by=METHOD, ig_steps=config.ig_steps, seed=config.seed, kv=config.kv,
-            )  # fmt: skip
-            measured[role] = stages.result(f"{role}.validity.safetensors", Validity.load, measure)
-    return Evidence(table, curves, measured)
+    return {
+        role: files.VALIDITY.stage(stages, role, partial(
+            validity, models[role], held_out[role].select(few), methods=_method(config), n_top=config.validity_edges,
+            n_random=config.validity_edges, rank_by=METHOD, ig_steps=config.ig_steps, seed=config.seed, kv=config.kv,
+        ))
+        for role in QUESTIONED
+    }  # fmt: skip
 
 
 METHOD = "EAP-IG"

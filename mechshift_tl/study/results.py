@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.result import CircuitComparison, Statistic
 from mechshift_tl.compare.steps import step_overlaps
 from mechshift_tl.readouts.pool import Pool
+from mechshift_tl.study import files
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import Evidence
 from mechshift_tl.views.lens_table import ComponentLens
@@ -58,34 +60,35 @@ class TaskStudy:
         """Write scores, circuits, comparisons, lenses, neurons and the pool to `folder`, one file each, and the prompts as a table."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, (kind, _) in _KEPT.items():
-            for role, one in getattr(self, name).items():
-                one.save(folder / f"{role}.{kind}.safetensors")
-        for role, comparison in self.comparisons.items():
-            comparison.save(folder / f"arm-{role}.comparison.json")
+        files.SCORES.save(folder, self.scores)
+        files.CIRCUITS.save(folder, self.circuits)
+        files.COMPARISONS.save(folder, self.comparisons)
+        files.LENSES.save(folder, self.lenses)
+        files.NEURONS.save(folder, self.neurons)
         if self.evidence is not None:
             self.evidence.save(folder)
         self.pool.save(folder)
-        self.pool.examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
+        self.save_prompts(folder)
+
+    def save_prompts(self, folder: Path) -> None:
+        """Write the prompts as a table."""
+        self.pool.examples.to_dataframe().to_csv(folder / files.PROMPTS, index=False)
 
     @classmethod
     def load(cls, folder: str | Path) -> TaskStudy:
         """Read what `save` wrote. Raises ValueError, OSError on another folder."""
         folder, pool = Path(folder), Pool.load(folder)
-        roles, found = list(pool.readouts), {}
-        for name, (kind, result) in _KEPT.items():
-            files = {role: folder / f"{role}.{kind}.safetensors" for role in roles}
-            found[name] = {role: result.load(path) for role, path in files.items() if path.is_file() or name != "neurons"}
-        files = {role: folder / f"arm-{role}.comparison.json" for role in roles}
-        comparisons = {role: CircuitComparison.load(path) for role, path in files.items() if path.is_file()}
-        return cls(task=pool.task, pool=pool, comparisons=comparisons, evidence=Evidence.load(folder, roles), **found)
-
-
-#: What each model has of its own, and how it is kept; neurons are not always there.
-_KEPT: dict[str, tuple[str, Any]] = {
-    "scores": ("scores", EdgeScores), "circuits": ("circuit", Circuit), "lenses": ("lens", ComponentLens),
-    "neurons": ("neurons", NeuronActivations),
-}  # fmt: skip
+        roles = list(pool.readouts)
+        return cls(
+            task=pool.task,
+            pool=pool,
+            scores=files.SCORES.read(folder, roles),
+            circuits=files.CIRCUITS.read(folder, roles),
+            comparisons=files.COMPARISONS.read_present(folder, roles),
+            lenses=files.LENSES.read(folder, roles),
+            neurons=files.NEURONS.read_present(folder, roles),
+            evidence=Evidence.load(folder, roles),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +101,12 @@ class Study:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
-        """One row per task and comparison, as the paper's Table 1, with floor, ceiling and 95 % interval over prompts.
+        """One row per task and comparison, with the columns of `OverlapRow`."""
+        return pd.DataFrame([asdict(row) for row in self.overlaps()])
 
-        `edge_jaccard` and `component_jaccard` lie in [0, 1]; `early_arm`, `early_other` are shares of circuit |score| in early layers.
-        """
-        return pd.DataFrame([_row(task, role, c) for task, one in self.tasks.items() for role, c in one.comparisons.items()])
+    def overlaps(self) -> list[OverlapRow]:
+        """One row per task and comparison, as the paper's Table 1, with floor, ceiling and 95 % interval over prompts."""
+        return [OverlapRow.of(task, role, c) for task, one in self.tasks.items() for role, c in one.comparisons.items()]
 
     def overlap_table(self) -> pd.DataFrame:
         """The paper's Table 1 as text: a row per task, a column per comparison; cells hold overlap [95 % over prompts], floor, ceiling."""
@@ -133,12 +137,15 @@ class Study:
 
     def save(self, folder: str | Path) -> None:
         """Write a folder per task (`TaskStudy.save`), with `study.json` and `table.csv`."""
-        folder = Path(folder)
         for task, one in self.tasks.items():
-            one.save(folder / task)
-        self.table().to_csv(folder / "table.csv", index=False)
+            one.save(Path(folder) / files.folder_name(task))
+        self.save_tables(Path(folder))
+
+    def save_tables(self, folder: Path) -> None:
+        """Write `study.json` and `table.csv` alone."""
+        self.table().to_csv(folder / files.TABLE, index=False)
         side = {"pair": self.pair, "config": self.config.to_dict(), "tasks": list(self.tasks), "provenance": self.provenance}
-        artefact.write_json(folder / "study.json", side)
+        artefact.write_json(folder / files.STUDY, side)
 
     @classmethod
     def load(cls, folder: str | Path) -> Study:
@@ -147,10 +154,10 @@ class Study:
         Raises ValueError, OSError on a folder that is not that of a study.
         """
         folder = Path(folder)
-        if not (folder / "study.json").is_file():
-            raise ValueError(f"{folder} holds no study.json; give a folder written by Study.save, or by mechshift run")
-        side = artefact.read_json(folder / "study.json", "Study.save", "pair", "config", "tasks", "provenance")
-        tasks = {task: replace(TaskStudy.load(folder / task), task=task) for task in side["tasks"]}
+        if not (folder / files.STUDY).is_file():
+            raise ValueError(f"{folder} holds no {files.STUDY}; give a folder written by Study.save, or by mechshift run")
+        side = artefact.read_json(folder / files.STUDY, "Study.save", "pair", "config", "tasks", "provenance")
+        tasks = {task: replace(TaskStudy.load(folder / files.folder_name(task)), task=task) for task in side["tasks"]}
         return cls(side["pair"], StudyConfig(**side["config"]), tasks, side["provenance"])
 
     def _repr_html_(self) -> str:
@@ -166,25 +173,53 @@ def _cell(edges: Statistic) -> str:
     return "\n".join(lines)
 
 
-def _row(task: str, role: str, comparison: CircuitComparison) -> dict[str, Any]:
-    edges, components = comparison.statistics["edge_jaccard"], comparison.statistics["component_jaccard"]
-    early = comparison.early_share
-    nan = float("nan")
-    return {
-        "task": task,
-        "comparison": f"ARM → {ROLE_NAMES[role]}",
-        "edge_jaccard": edges.value,
-        "low": edges.interval.low if edges.interval else nan,
-        "high": edges.interval.high if edges.interval else nan,
-        "floor": edges.floor.mean if edges.floor else nan,
-        "floor_high": edges.floor.high if edges.floor else nan,
-        "ceiling": nan if edges.ceiling is None else edges.ceiling,
-        "component_jaccard": components.value,
-        "component_floor": components.floor.mean if components.floor else nan,
-        "early_arm": early[0],
-        "early_other": early[1],
-        "kept_arm": comparison.kept[0],
-        "kept_other": comparison.kept[1],
-        "n": min(count for count in comparison.n_examples if count is not None),
-        "above_floor": comparison.supported,
-    }
+@dataclass(frozen=True)
+class OverlapRow:
+    """One comparison of a study, as the paper's Table 1: NaN where a bound was not computed.
+
+    - `edge_jaccard`, `component_jaccard`: overlaps in [0, 1]; `low`, `high`: 95 % over prompts of the first.
+    - `floor`, `floor_high`: mean and upper 95 % of the edge overlap of random circuits; `component_floor`: mean of the component overlap.
+    - `ceiling`: edge overlap of one model with itself, the lower of the two models'.
+    - `early_arm`, `early_other`: shares in [0, 1] of the circuits' |score| in early layers.
+    - `kept_arm`, `kept_other`: edges; `n`: prompts; `above_floor`: whether more overlap than chance is supported.
+    """
+
+    task: str
+    comparison: str
+    edge_jaccard: float
+    low: float
+    high: float
+    floor: float
+    floor_high: float
+    ceiling: float
+    component_jaccard: float
+    component_floor: float
+    early_arm: float
+    early_other: float
+    kept_arm: int
+    kept_other: int
+    n: int
+    above_floor: bool
+
+    @classmethod
+    def of(cls, task: str, role: str, comparison: CircuitComparison) -> OverlapRow:
+        """The row of a task's comparison of the ARM with `role`."""
+        edges, components = comparison.statistics["edge_jaccard"], comparison.statistics["component_jaccard"]
+        return cls(
+            task=task,
+            comparison=f"ARM → {ROLE_NAMES[role]}",
+            edge_jaccard=edges.value,
+            low=edges.interval.low if edges.interval else math.nan,
+            high=edges.interval.high if edges.interval else math.nan,
+            floor=edges.floor.mean if edges.floor else math.nan,
+            floor_high=edges.floor.high if edges.floor else math.nan,
+            ceiling=math.nan if edges.ceiling is None else edges.ceiling,
+            component_jaccard=components.value,
+            component_floor=components.floor.mean if components.floor else math.nan,
+            early_arm=comparison.early_share[0],
+            early_other=comparison.early_share[1],
+            kept_arm=comparison.kept[0],
+            kept_other=comparison.kept[1],
+            n=min(count for count in comparison.n_examples if count is not None),
+            above_floor=comparison.supported,
+        )

@@ -65,33 +65,56 @@ class Task(ABC):
 
         Raises ValueError where the task can make fewer than `n`; the message says how many.
         """
-        if n is not None and n < 1:
-            raise ValueError(f"task {self.name!r}: n must be at least 1, got {n}")
-        most = self.capacity(split)
-        if n is not None and most is not None and n > most:
-            raise ValueError(f"task {self.name!r} can make at most {most} {split} examples, not {n}; ask for fewer, or widen its settings")
-        kept: list[Example] = []
-        dropped: Counter[str] = Counter()
-        for pair in self.draw(random.Random(f"{self.name}:{split}:{seed}"), split):
-            reason = self.screen(tokenizer, pair)
-            if reason is None:
-                try:
-                    kept.append(encode_pair(tokenizer, pair))
-                except CannotAlign as error:
-                    reason = str(error)
-            if reason is not None:
-                dropped[reason] += 1
-            if n is not None and len(kept) == n:
-                break
-        if not kept or (n is not None and len(kept) < n):
-            detail = "".join(f"; dropped {count}: {reason}" for reason, count in dropped.items())
-            raise ValueError(
-                f"task {self.name!r} can make {len(kept)} {split} examples with this tokenizer, not {n or 'any'}{detail}. "
-                "Ask for fewer, or widen the task's settings."
-            )
-        return Examples(self.name, tuple(kept), tokenizer, dict(dropped), seed)
+        return ExampleStream(self, tokenizer, seed, split=split).exactly(n)
 
     def accuracy(self, model: HookedModel, examples: Examples, *, batch_tokens: int = 8192) -> float:
         """Share of examples, in [0, 1], whose freely decoded answer is right; see `mechshift_tl.tasks.decoding.decode_answers`."""
         decoded = decode_answers(model, examples, batch_tokens=batch_tokens)
         return sum(self.solved(e, text) for e, text in zip(examples, decoded, strict=True)) / len(examples)
+
+
+class ExampleStream:
+    """A task's examples in the order of a seed, each drawn once: asked for more of them, the stream goes on where it stopped."""
+
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, seed: int = 0, *, split: Split = "held_out") -> None:
+        self.task, self.tokenizer, self.seed = task, tokenizer, seed
+        self.split: Split = split
+        self._pairs = iter(task.draw(random.Random(f"{task.name}:{split}:{seed}"), split))
+        self._kept: list[Example] = []
+        self._dropped: Counter[str] = Counter()
+
+    def exactly(self, n: int | None) -> Examples:
+        """The first `n` examples; None: all there are. Raises ValueError when the task cannot make `n`, or none."""
+        name, split, most = self.task.name, self.split, self.task.capacity(self.split)
+        if n is not None and n < 1:
+            raise ValueError(f"task {name!r}: n must be at least 1, got {n}")
+        if n is not None and most is not None and n > most:
+            raise ValueError(f"task {name!r} can make at most {most} {split} examples, not {n}; ask for fewer, or widen its settings")
+        examples = self.up_to(n)
+        if not len(examples) or (n is not None and len(examples) < n):
+            detail = "".join(f"; dropped {count}: {reason}" for reason, count in self._dropped.items())
+            raise ValueError(
+                f"task {name!r} can make {len(examples)} {split} examples with this tokenizer, not {n or 'any'}{detail}. "
+                "Ask for fewer, or widen the task's settings."
+            )
+        return examples
+
+    def up_to(self, n: int | None) -> Examples:
+        """The first `n` examples, or all where there are fewer or `n` is None."""
+        while n is None or len(self._kept) < n:
+            pair = next(self._pairs, None)
+            if pair is None:
+                break
+            self._add(pair)
+        return Examples(self.task.name, tuple(self._kept[:n]), self.tokenizer, dict(self._dropped), self.seed)
+
+    def _add(self, pair: TextPair) -> None:
+        """Encode a pair, or count why it is dropped."""
+        reason = self.task.screen(self.tokenizer, pair)
+        if reason is None:
+            try:
+                self._kept.append(encode_pair(self.tokenizer, pair))
+                return
+            except CannotAlign as error:
+                reason = str(error)
+        self._dropped[reason] += 1
