@@ -1,7 +1,7 @@
 """The command `mechshift`: a verb per file.
 
 1. Settings and inputs are checked before any work; a bad one ends the command with one line and exit status 2 (`errors`).
-2. Results appear in the output folder whole, or not at all; a stopped command goes on where it stopped (`results`, `workplace`).
+2. Results appear in the output folder whole, or not at all; a stopped command goes on where it stopped (`results`).
 3. Of processes launched together only the first prints and writes.
 
 What a verb needs is imported when it runs, so that `mechshift --help` does not wait for torch.
@@ -9,10 +9,13 @@ What a verb needs is imported when it runs, so that `mechshift --help` does not 
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 from mechshift_tl.cli.accuracy import accuracy
 from mechshift_tl.cli.attribute import attribute
+from mechshift_tl.cli.console import settle_streams
 from mechshift_tl.cli.convert import convert
 from mechshift_tl.cli.evaluate import evaluate
 from mechshift_tl.cli.inspect import inspect
@@ -22,7 +25,18 @@ from mechshift_tl.cli.run import run
 from mechshift_tl.cli.validity import validity
 
 SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
+
+
+class App(typer.Typer):
+    """The command, with streams that take whatever it prints."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        """Run it, as typer does."""
+        settle_streams()
+        return super().__call__(*arguments, **settings)
+
+
+app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
 for verb in (run, attribute, evaluate, validity, accuracy, models, inspect, convert, plan):
     app.command()(verb)
 app.command("version")(print_version)

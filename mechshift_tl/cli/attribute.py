@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mechshift_tl.cli.circuit_files import found_on
 from mechshift_tl.cli.console import console, print_frame, print_notes
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
@@ -27,7 +28,7 @@ from mechshift_tl.cli.options import (
     task_of,
 )
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
-from mechshift_tl.cli.results import results_in, told_apart
+from mechshift_tl.cli.results import claim, results_in, told_apart
 from mechshift_tl.cli.scoring import (
     InterventionName,
     MeansN,
@@ -68,7 +69,7 @@ def attribute(
     keep_per_example: Annotated[
         bool, typer.Option("--keep-per-example", help="Keep every example's own scores, for intervals and stability.")
     ] = False,
-    top: Annotated[int, typer.Option(help="Edges printed.")] = 15,
+    top: Annotated[int, typer.Option(min=0, help="Edges printed.")] = 15,
     seed: Seed = 0,
     device_map: DeviceMap = None,
     family: Family = None,
@@ -101,13 +102,14 @@ def attribute(
             examples, apart = draw(chosen, opened.tokenizer, 200 if n is None and data is None else n, apart_n, seed)
             print_prompts(examples)
             stages, name = Stages(folder), "scores.safetensors"
+            claim(stages, {"model": opened}, examples)
             decoded = stages.value("decoded.json", lambda: chosen.accuracy(opened, examples))
             console.print(f"Accuracy, decoded freely: {decoded:.3f} (n = {len(examples)})")
             made = stages.draft("readouts.safetensors", Readouts.load, lambda: readouts(opened, examples, seed=seed))
             means = means_over(opened, apart, intervention, seed, stages)
             asked = partial(attribute_edges, opened, made, **settings, means=means, keep_per_example=keep_per_example)
             scores: EdgeScores = stages.result(name, EdgeScores.load, lambda: asked(journal=stages.journal(name)))
-            circuit = Circuit.from_scores(scores, edges, **selection)
+            circuit = found_on(Circuit.from_scores(scores, edges, **selection), examples)
             if folder is not None:
                 Processes.here().once(lambda: _save(folder, scores, circuit, examples, opened.cfg.d_model))
         _print_scores(scores, circuit, top)

@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from io import TextIOWrapper
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-console = Console(markup=False)  # what is printed may hold brackets of its own
+
+class PatientConsole(Console):
+    """A console whose reader may go (`mechshift … | head`): the work goes on, and what is left to say is said to nobody."""
+
+    def on_broken_pipe(self) -> None:
+        """Send what comes to nowhere. rich would end the program, and with it work whose results go to a folder."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+console = PatientConsole(markup=False)  # what is printed may hold brackets of its own
+
+
+def settle_streams() -> None:
+    """Make standard output take whatever is printed: it may be closed, or not know the characters that tables are drawn with."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it is open as long as the program runs)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def print_frame(title: str, frame: pd.DataFrame) -> None:
@@ -31,7 +54,7 @@ def print_notes(notes: Iterable[str]) -> None:
         console.print(f"Note: {note}")
 
 
-def print_stage(status: Any, stage: str) -> None:
+def print_stage(status: Status, stage: str) -> None:
     """Print a stage of a long job as it starts, and show it beside the spinner."""
     console.print(f"· {stage}", style="dim")
     status.update(stage)

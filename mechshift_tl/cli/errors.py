@@ -1,8 +1,19 @@
-"""How a command ends: with its results, or with one line that says what to mend."""
+"""How a command ends: with its results, or with one line that says what to mend.
+
+What a checkpoint, a tokenizer, a file, a device or another process raises becomes that line, and exit status 2:
+
+1. Errors that this library and Python raise for what a user can mend: ValueError, OSError, … (`MENDABLE`).
+2. Whatever is raised while a file or checkpoint is opened (`opening`): other libraries raise anything there, even KeyError.
+3. RuntimeErrors that say that memory ran out, that a device is absent, or that another process of the job is lost.
+
+Everything else is a bug, and shows itself with its traceback. MECHSHIFT_DEBUG=1 shows the traceback of all of them.
+"""
 
 from __future__ import annotations
 
+import os
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +25,26 @@ from rich.text import Text
 
 from mechshift_tl.cli.console import console, print_notes
 
+DEBUG = "MECHSHIFT_DEBUG"
 #: How long a failed process leaves its launcher to end it, before it speaks for itself.
 LAUNCHER_SECONDS = 3
+#: Errors of which a user can mend the cause. ImportError: an extra that is not installed.
+MENDABLE = (ValueError, TypeError, OSError, FloatingPointError, MemoryError, ImportError)
+#: How RuntimeErrors of PyTorch begin, or what they hold, where a device or another process is the cause.
+OF_DEVICES = ("CUDA", "HIP error", "MPS", "No available", "Torch not compiled", "Invalid device", "Expected one of cpu, cuda")
+OF_PROCESSES = ("gloo", "NCCL", "Connection closed by peer", "Timed out waiting", "DistNetworkError")
+
+
+class CannotOpen(ValueError):
+    """A file or checkpoint that could not be opened, for a reason that some library gave in its own words."""
 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn the errors that a user can mend into one line and exit status 2, and the end of a run that had ended before into none.
+    """Turn the errors that a user can mend into one line and exit status 2; a run that is already finished exits with 0.
 
     Of processes launched together the first speaks for all; another, failing alone, waits for the launcher to end it first.
     """
-    from mechshift_tl.runs.out_of_memory import is_out_of_memory
     from mechshift_tl.runs.processes import Processes, ProcessFailed
     from mechshift_tl.runs.same_work import AlreadyFinished
 
@@ -37,15 +57,54 @@ def clear_errors() -> Iterator[None]:
         processes.part()
     except AlreadyFinished as finished:
         console.print(str(finished))
-    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        known = not isinstance(error, RuntimeError) or isinstance(error, ProcessFailed) or is_out_of_memory(error)
-        if not known:
+    except (*MENDABLE, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_mendable(error):
             raise
         if not processes.is_first:
             time.sleep(LAUNCHER_SECONDS)
         if processes.is_first or not isinstance(error, ProcessFailed):
-            Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {error or 'out of memory'}"), soft_wrap=True)
+            _say(error)
         raise typer.Exit(2) from error
+
+
+@contextmanager
+def opening(what: str) -> Iterator[None]:
+    """Around the opening of `what`, a file or checkpoint: an error of any type becomes a ValueError that names it.
+
+    Errors that are clear already (`MENDABLE`), lost processes and a lack of memory pass as they are.
+    """
+    try:
+        yield
+    except MENDABLE:
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and _is_mendable(error):
+            raise
+        reason = f"{type(error).__name__}: {_one_line(error)}" if str(error) else type(error).__name__
+        raise CannotOpen(f"{what} cannot be opened ({reason}); check its files, or fetch it again") from error
+
+
+def _is_mendable(error: RuntimeError) -> bool:
+    """Whether a RuntimeError says that memory ran out, or that a device or another process is missing."""
+    from mechshift_tl.runs.out_of_memory import is_out_of_memory
+    from mechshift_tl.runs.processes import ProcessFailed
+
+    said = any(words in str(error) for words in (*OF_DEVICES, *OF_PROCESSES))
+    return isinstance(error, ProcessFailed) or is_out_of_memory(error) or (said and not isinstance(error, RecursionError))
+
+
+def _say(error: BaseException) -> None:
+    """One line on standard error; the traceback before it where it is asked for."""
+    if os.environ.get(DEBUG, "0") not in ("", "0"):
+        traceback.print_exception(error)
+    text = _one_line(error) if isinstance(error, RuntimeError) else str(error)
+    Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {text or 'out of memory'}"), soft_wrap=True)
+
+
+def _one_line(error: BaseException) -> str:
+    """The message without line breaks, cut where it is long: other libraries add pages of advice to theirs."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= 300 else f"{words[:299]}…"
 
 
 @contextmanager
@@ -56,7 +115,7 @@ def _warnings_as_notes() -> Iterator[None]:
     with warnings.catch_warnings():
         shown = warnings.showwarning
 
-        def show(message: Any, *details: Any) -> None:
+        def show(message: Any, *details: Any) -> None:  # as Python hands a warning on
             if isinstance(message, BatchHalved):
                 print_notes([str(message)])
             else:

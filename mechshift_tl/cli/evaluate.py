@@ -7,10 +7,11 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from mechshift_tl.cli import given
+from mechshift_tl.cli import circuit_files
 from mechshift_tl.cli.console import console, print_notes
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
+    MOST_DRAWS,
     ConfigFields,
     Data,
     DeviceMap,
@@ -50,8 +51,10 @@ def evaluate(
     ] = None,
     means_n: MeansN = None,
     parts: Annotated[str, typer.Option(help="What minimality leaves out in turn: components, edges or tenths of them.")] = "components",
-    n_random: Annotated[int, typer.Option(help="Random circuits behind the floors; at most 5 of them at each size of the curve.")] = 10,
-    n_resamples: Annotated[int, typer.Option(help="Circuits of resampled prompts behind stability.")] = 100,
+    n_random: Annotated[
+        int, typer.Option(max=MOST_DRAWS, help="Random circuits behind the floors; at most 5 of them at each size of the curve.")
+    ] = 10,
+    n_resamples: Annotated[int, typer.Option(max=MOST_DRAWS, help="Circuits of resampled prompts behind stability.")] = 100,
     reuse_prompts: Annotated[
         bool, typer.Option("--reuse-prompts", help="Do not leave out the prompts that the circuit was found on, which flatter it.")
     ] = False,
@@ -64,42 +67,46 @@ def evaluate(
     """Evaluate a circuit: sufficiency, necessity, minimality, stability, generalisation, each beside random circuits of its profile."""
     with clear_errors():
         from mechshift_tl.attribution.metrics import resolve
-        from mechshift_tl.cli.evaluation import Work
+        from mechshift_tl.cli.measuring import UNTOLD, Work
         from mechshift_tl.evaluation.evaluate import Parts
         from mechshift_tl.runs.processes import Processes
+        from mechshift_tl.runs.provenance import text_digest
         from mechshift_tl.runs.stages import Stages
 
         for option, value in {"--n": n, "--n-random": n_random, "--n-resamples": n_resamples}.items():
             check_least(option, value, 1)
         check_choice("--parts", parts, get_args(Parts))
-        chosen, found, place = task_of(task, data), given.load_circuit(circuit), placed(device_map) | read_as(family, config)
+        chosen, found, place = task_of(task, data), circuit_files.load_circuit(circuit), placed(device_map) | read_as(family, config)
         name = check_intervention_name(intervention or found.intervention or "counterfactual")
         settings: dict[str, Any] = {"metric": metric or found.metric or "logit_diff", "intervention": name}
         resolve(settings["metric"])
-        elsewhere = given.other_corruptions(task, data, others, name)
+        elsewhere = circuit_files.other_corruptions(task, data, others, name)
         apart_n, asked = means_count(name, means_n), {"parts": parts, "n_random": n_random, "n_resamples": n_resamples}
-        found_scores = given.scores_path(scores, circuit)
+        found_scores = circuit_files.scores_path(scores, circuit)
         if curve and found_scores is None:
             raise ValueError(f"--curve needs the scores of all edges, and none lie beside {circuit}; give them with --scores")
-        all_edges = given.load_scores(found_scores, found)
-        left_out = set() if reuse_prompts else given.found_on(circuit)
+        all_edges = circuit_files.load_scores(found_scores, found)
+        told = circuit_files.prompts_of(found, circuit)
+        left_out = set() if reuse_prompts else told or set()
         job = {"command": "evaluate", "model": model, "task": task, "n": n, "means_n": apart_n, "seed": seed, "curve": curve}
         files = {
             "circuit": circuit,
             "scores": found_scores,
             "data": data,
-            "found_on": circuit.with_name("prompts.csv") if left_out else None,
         }
+        job["left_out"] = text_digest(repr(sorted(left_out)))
         job |= {**settings, **asked, "others": list(elsewhere), **{key: told_apart(path) for key, path in files.items()}}
         job |= read_as(family, config)
         with results_in(out, fresh, **job) as folder:
             opened = open_model(model, place)
+            if told is None:
+                print_notes([f"nothing beside {circuit} tells {UNTOLD}"])
             if all_edges is None or all_edges.per_example is None:
                 print_notes(["no stability: it needs scores that mechshift attribute wrote with --keep-per-example, beside the circuit"])
-            tasks = {name: given.apart(one, left_out) for name, one in elsewhere.items()}
+            tasks = {name: circuit_files.apart(one, left_out) for name, one in elsewhere.items()}
             work = Work(
-                given.fitted(found, circuit, opened), all_edges, given.apart(chosen, left_out), tasks,
-                100 if n is None and data is None else n, apart_n, settings, asked, curve, seed,
+                circuit_files.fitted(found, circuit, opened), all_edges, circuit_files.apart(chosen, left_out), tasks,
+                100 if n is None and data is None else n, apart_n, settings, asked, curve, seed, UNTOLD if told is None else "",
             )  # fmt: skip
             measured = work.run(opened, Stages(folder))
             if folder is not None:

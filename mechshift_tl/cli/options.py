@@ -9,27 +9,47 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mechshift_tl.cli.console import console, print_notes
+from mechshift_tl.cli.errors import opening
 
 if TYPE_CHECKING:
     from mechshift_tl.tasks import Task
 
-PairName = Annotated[str, typer.Option("--pair", help="Name of a bundled pair, or a folder that holds arm, mdm and tokenizer.")]
-ModelName = Annotated[str, typer.Option("--model", help="Checkpoint folder, GGUF file, or hub id (org/name@revision).")]
-TaskName = Annotated[str, typer.Option("--task", help="ioi or countdown.")]
+#: The seeds that fit 64 bits, as PyTorch takes them.
+SEEDS: Any = {"min": -(2**63), "max": 2**64 - 1}
+#: More points, random circuits or draws than anybody needs: a number above is a slip of the hand, and would fill the memory.
+MOST_POINTS, MOST_DRAWS = 10_000, 1_000_000
+
+
+def not_empty(value: Any) -> Any:
+    """The value of an option, for typer to check before a verb runs. Raises BadParameter on a text or path of spaces, or of nothing."""
+    if value is not None and str(value).strip() in ("", "."):
+        raise typer.BadParameter("it is empty; leave the option out, or give it a value")
+    return value
+
+
+PairName = Annotated[
+    str, typer.Option("--pair", callback=not_empty, help="Name of a bundled pair, or a folder that holds arm, mdm and tokenizer.")
+]
+ModelName = Annotated[str, typer.Option("--model", callback=not_empty, help="Checkpoint folder, GGUF file, or hub id (org/name@revision).")]
+TaskName = Annotated[str, typer.Option("--task", callback=not_empty, help="ioi or countdown.")]
 TaskNames = Annotated[str, typer.Option("--tasks", help="Tasks, separated by commas.")]
-Data = Annotated[Path | None, typer.Option("--data", help="CSV (ioi) or JSON lines (countdown) to take prompts from.")]
+Data = Annotated[Path | None, typer.Option("--data", callback=not_empty, help="CSV (ioi) or JSON lines (countdown) to take prompts from.")]
 Out = Annotated[Path | None, typer.Option("--out", help="New or empty folder for the results.")]
-Seed = Annotated[int, typer.Option(help="Seed of prompts, floors and intervals.")]
-Steps = Annotated[int, typer.Option(help="Points on the integration path.")]
+Seed = Annotated[int, typer.Option(help="Seed of prompts, floors and intervals.", **SEEDS)]
+Steps = Annotated[int, typer.Option(help="Points on the integration path.", max=MOST_POINTS)]
 Rule = Annotated[str, typer.Option(help="Where they lie: midpoint, gauss-legendre, right or left.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Discard what a stopped run into the same folder has finished.")]
 KV = Annotated[str, typer.Option(help="K and V readers per KV head (grouped) or per query head (ungrouped).")]
 
 DeviceMap = Annotated[
-    str | None, typer.Option("--device-map", help='Where layers go: "auto", …, or JSON, {"module": "cpu" | "disk" | 0, …}.')
+    str | None,
+    typer.Option("--device-map", callback=not_empty, help='Where layers go: "auto", …, or JSON, {"module": "cpu" | "disk" | 0, …}.'),
 ]
 Family = Annotated[
-    str | None, typer.Option("--family", help="Family of the checkpoint, of a pair that of its MDM, where its config does not tell it.")
+    str | None,
+    typer.Option(
+        "--family", callback=not_empty, help="Family of the checkpoint, of a pair that of its MDM, where its config does not tell it."
+    ),
 ]
 ConfigFields = Annotated[
     list[str] | None,
@@ -42,10 +62,13 @@ ConfigFields = Annotated[
 
 
 def tasks_of(names: str) -> list[Task]:
-    """The tasks of those names, separated by commas. Raises ValueError on an unknown one."""
+    """The tasks of those names, separated by commas. Raises ValueError on an unknown one, on one given twice, and on none."""
     from mechshift_tl.tasks import task_class
 
-    return [task_class(name)() for name in words_of(names)]
+    wanted = words_of(names)
+    if not wanted or len(set(wanted)) != len(wanted):
+        raise ValueError(f"--tasks is {names!r}; name at least one task, each once")
+    return [task_class(name)() for name in wanted]
 
 
 def task_of(name: str, data: Path | None) -> Task:
@@ -57,7 +80,8 @@ def task_of(name: str, data: Path | None) -> Task:
         return chosen()
     if not data.is_file():
         raise ValueError(f"data file {data} does not exist")
-    return IOI.from_csv(data) if chosen is IOI else Countdown.from_jsonl(data)
+    with opening(f"data file {data}"):
+        return IOI.from_csv(data) if chosen is IOI else Countdown.from_jsonl(data)
 
 
 def words_of(text: str) -> list[str]:
@@ -115,7 +139,7 @@ def open_pair(name: str, place: dict[str, Any] | None = None) -> Any:
     """
     from hooked_diffusion import load_pair
 
-    with console.status(f"opening {name}"):
+    with console.status(f"opening {name}"), opening(f"the pair {name}"):
         pair = load_pair(name, **(place or placed(None)))
     print_notes(f"{role}: {note}" for role, model in pair.models.items() for note in model.source.get("notes", []))
     return pair
@@ -125,7 +149,7 @@ def open_model(name: str, place: dict[str, Any]) -> Any:
     """The model of that name, `placed` and `read_as` asked; what was noted when its checkpoint was read is printed."""
     from hooked_diffusion import HookedDiffusionTransformer
 
-    with console.status(f"opening {name}"):
+    with console.status(f"opening {name}"), opening(f"the model {name}"):
         model = HookedDiffusionTransformer.from_pretrained(name, **place)
     print_notes(model.source.get("notes", []))
     return model

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, overload
 
 from mechshift_tl.cli.console import console
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mechshift_tl.bridge.protocol import HookedModel
+    from mechshift_tl.runs.stages import Stages
+    from mechshift_tl.tasks.examples import Examples
+
+
+@overload
+def results_in(out: Path, fresh: bool, **settings: object) -> AbstractContextManager[Path]: ...
+
+
+@overload
+def results_in(out: None, fresh: bool, **settings: object) -> AbstractContextManager[None]: ...
+
+
+@overload
+def results_in(out: Path | None, fresh: bool, **settings: object) -> AbstractContextManager[Path | None]: ...
+
 
 @contextmanager
-def results_in(out: Path | None, fresh: bool, **settings: Any) -> Iterator[Any]:
-    """The folder that becomes `out`, of a command that can be stopped and continued (`workplace`); None stays None."""
+def results_in(out: Path | None, fresh: bool, **settings: object) -> Iterator[Path | None]:
+    """The folder that becomes `out`, of a command that can be stopped and continued (`output_folder`); None stays None."""
     if out is None:
         yield None
         return
@@ -28,3 +47,14 @@ def told_apart(path: Path | None) -> str | None:
     from hooked_diffusion.checkpoints.files import sha256_of
 
     return None if path is None else f"{path.name} {sha256_of([path])}"
+
+
+def claim(stages: Stages, models: Mapping[str, HookedModel], examples: Examples) -> None:
+    """Say which models and prompts a command's folder belongs to: weights that were changed since are other work.
+
+    Raises ValueError where the folder belongs to others, AlreadyFinished where its results are there already.
+    """
+    from mechshift_tl.runs.provenance import identity, text_digest
+
+    if stages.folder is not None:  # the digests read all weights
+        stages.claim({"models": {role: identity(one) for role, one in models.items()}, "prompts": text_digest(repr(examples.rows))})

@@ -7,15 +7,20 @@ from typing import Annotated, Any, cast, get_args
 
 import typer
 
+from mechshift_tl.cli.options import MOST_DRAWS, MOST_POINTS
+
 MethodName = Annotated[str, typer.Option("--method", help="EAP-IG-inputs, EAP, EAP-IG-activations, clean-corrupted or exact.")]
 MetricName = Annotated[str, typer.Option("--metric", help="logit_diff, prob_diff, log_prob or kl.")]
 InterventionName = Annotated[
     str, typer.Option("--intervention", help="What a writer is held against: counterfactual, zero, mean or mean_positional.")
 ]
-StepsGiven = Annotated[int | None, typer.Option("--ig-steps", help="Points on the integration path; default 5.")]
+StepsGiven = Annotated[int | None, typer.Option("--ig-steps", max=MOST_POINTS, help="Points on the integration path; default 5.")]
 RuleGiven = Annotated[str | None, typer.Option("--rule", help="Where they lie: midpoint (default), gauss-legendre, right or left.")]
 MeansN = Annotated[
-    int | None, typer.Option("--means-n", help="Further prompts of the task that means are taken over, none of them scored; default 100.")
+    int | None,
+    typer.Option(
+        "--means-n", max=MOST_DRAWS, help="Further prompts of the task that means are taken over, none of them scored; default 100."
+    ),
 ]
 DEFAULT_MEANS_N = 100
 

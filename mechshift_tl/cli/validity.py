@@ -14,6 +14,7 @@ from mechshift_tl.cli.console import console, print_frame
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
     KV,
+    MOST_POINTS,
     ConfigFields,
     Data,
     DeviceMap,
@@ -30,12 +31,13 @@ from mechshift_tl.cli.options import (
     words_of,
 )
 from mechshift_tl.cli.prompts import print_prompts
-from mechshift_tl.cli.results import results_in, told_apart
+from mechshift_tl.cli.results import claim, results_in, told_apart
 from mechshift_tl.cli.scoring import MetricName, check_least, scoring
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from hooked_diffusion.pairs import Pair
     from mechshift_tl.evaluation.validity import Validity
     from mechshift_tl.readouts import Readouts
     from mechshift_tl.runs.stages import Stages
@@ -53,7 +55,7 @@ def validity(
     methods: Annotated[str | None, typer.Option(help="Names in the table, separated by commas; default all.")] = None,
     top: Annotated[int, typer.Option(help="Strongest edges that are patched exactly.")] = 200,
     random: Annotated[int, typer.Option(help="Further edges, drawn at random.")] = 200,
-    ig_steps: Annotated[int, typer.Option(help="Points on the path of the methods that integrate.")] = 5,
+    ig_steps: Annotated[int, typer.Option(max=MOST_POINTS, help="Points on the path of the methods that integrate.")] = 5,
     metric: MetricName = "logit_diff",
     kv: KV = "grouped",
     seed: Seed = 0,
@@ -84,7 +86,7 @@ def validity(
             if model is None:
                 models, rows, examples = _of_pair(open_pair(str(pair), place | how), chosen, n, seed, stages)
             else:
-                models, rows, examples = _of_model(open_model(model, place | how), chosen, n, seed)
+                models, rows, examples = _of_model(open_model(model, place | how), chosen, n, seed, stages)
             found = {
                 role: stages.result(
                     f"{role}.validity.safetensors", Validity.load,
@@ -121,21 +123,27 @@ def _plain(name: str) -> str:
     return name.replace("–", "-").lower()
 
 
-def _of_model(model: HookedModel, task: Task, n: int, seed: int) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
+def _of_model(model: HookedModel, task: Task, n: int, seed: int, stages: Stages) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
     """One model, and its readouts of the task's first `n` prompts."""
     from mechshift_tl.readouts import readouts
 
     examples = task.examples(model.tokenizer, n, seed)
     print_prompts(examples)
+    claim(stages, {"model": model}, examples)
     return {"model": model}, {"model": readouts(model, examples, seed=seed)}, examples
 
 
-def _of_pair(pair: Any, task: Task, n: int, seed: int, stages: Stages) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
+def _of_pair(pair: Pair, task: Task, n: int, seed: int, stages: Stages) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
     """ARM and MDM, and their readouts of `n` prompts that both read correctly."""
     from mechshift_tl.readouts.pool import common_correct
+    from mechshift_tl.tasks.task import ExampleStream
 
     models = {role: model for role, model in pair.models.items() if role != "control"}
-    pool = common_correct(models, task, n, seed=seed, tokenizer=pair.tokenizer, stages=stages)
+    if pair.tokenizer is None:
+        raise ValueError(f"the pair {pair.name} has no tokenizer, which prompts need; add its files to the pair's folder")
+    stream = ExampleStream(task, pair.tokenizer, seed)
+    claim(stages, models, stream.exactly(n))
+    pool = common_correct(models, task, n, seed=seed, drawn=stream, stages=stages)
     return models, pool.readouts, pool.examples
 
 

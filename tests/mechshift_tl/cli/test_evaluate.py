@@ -99,7 +99,7 @@ def test_prompts_of_a_file_that_the_circuit_was_not_found_on(invoke, refused, mo
 
 
 def test_a_corruption_without_meaning_is_left_out_and_said(invoke, model, attributed, monkeypatch) -> None:
-    monkeypatch.setattr("mechshift_tl.cli.evaluation._meaningless", lambda run: "no gap")
+    monkeypatch.setattr("mechshift_tl.cli.measuring._meaningless", lambda run: "no gap")
     result = invoke(*ASKED, "--model", model, "--circuit", attributed / "circuit.safetensors", "--others", "s2_to_io")
     assert result.exit_code == 0 and "Note: corruption s2_to_io is left out: no gap" in result.output
     assert "generalisation" not in result.output
@@ -113,11 +113,11 @@ def test_a_stopped_evaluation_goes_on_with_what_it_finished(invoke, model, attri
         raise MemoryError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mechshift_tl.cli.evaluation.faithfulness_curve", stopped)
+        patch.setattr("mechshift_tl.cli.measuring.faithfulness_curve", stopped)
         assert invoke(*asked).exit_code == 2 and (tmp_path / ".out.partial").is_dir()
-    monkeypatch.setattr("mechshift_tl.cli.evaluation.evaluate_circuit", lambda *_, **__: pytest.fail("done again"))
+    monkeypatch.setattr("mechshift_tl.cli.measuring.evaluate_circuit", lambda *_, **__: pytest.fail("done again"))
     drawn = FaithfulnessCurve.load(evaluated / "curve.safetensors")
-    monkeypatch.setattr("mechshift_tl.cli.evaluation.faithfulness_curve", lambda *_, **__: drawn)
+    monkeypatch.setattr("mechshift_tl.cli.measuring.faithfulness_curve", lambda *_, **__: drawn)
     result = invoke(*asked)
     assert result.exit_code == 0 and "Going on from" in result.output, result.output
     assert {path.name: path.read_bytes() for path in out.iterdir()} == {path.name: path.read_bytes() for path in evaluated.iterdir()}
@@ -164,7 +164,7 @@ def test_bad_input_is_refused_before_the_model_is_opened(refused, attributed, tm
 
 
 def test_a_circuit_of_another_model_is_refused_before_it_works(refused, model, attributed, native, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("mechshift_tl.cli.evaluation.Work.run", lambda *_: pytest.fail("work was started"))
+    monkeypatch.setattr("mechshift_tl.cli.measuring.Work.run", lambda *_: pytest.fail("work was started"))
     native(vocab_size=256).save_pretrained(tmp_path / "other")
     for path in model.parent.joinpath("tokenizer").iterdir():
         shutil.copy(path, tmp_path / "other")

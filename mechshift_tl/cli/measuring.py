@@ -15,6 +15,7 @@ from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.cli.console import console, print_frame, print_notes
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
+from mechshift_tl.cli.results import claim
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness_curve, run_circuit
 from mechshift_tl.evaluation.curve import FaithfulnessCurve
 from mechshift_tl.evaluation.evaluate import CircuitEvaluation
@@ -29,6 +30,8 @@ from mechshift_tl.tasks.examples import Examples
 CURVE_COLUMNS = ["rank", "requested", "kept", "faithfulness", "low", "high", "random", "accuracy"]
 #: The most random circuits beside each of the curve's: there are twenty of these.
 CURVE_RANDOM = 5
+#: What is said with every table where nothing tells the prompts that the circuit was found on.
+UNTOLD = "on which prompts the circuit was found: where some of these are among them, they flatter it"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Work:
 
     - `others`: the task under other corruptions; `n`: prompts, None for all of a file; `means_n`: further ones for means, 0 for none.
     - `settings`: of `run_circuit`; `asked`: `parts`, `n_random`, `n_resamples` of `evaluate_circuit`; `curve`: whether to measure it, too.
+    - `note`: what must be said with every table.
     """
 
     circuit: Circuit
@@ -49,11 +53,13 @@ class Work:
     asked: Mapping[str, Any]
     curve: bool
     seed: int
+    note: str = ""
 
     def run(self, model: HookedModel, stages: Stages) -> Found:
         """Measure it in `model`."""
         examples, apart = draw(self.task, model.tokenizer, self.n, self.means_n, self.seed)
         print_prompts(examples)
+        claim(stages, {"model": model}, examples)
         means = means_over(model, apart, self.settings["intervention"], self.seed, stages)
         settings: dict[str, Any] = {**self.settings, "means": means}
         made = stages.draft("readouts.safetensors", Readouts.load, lambda: readouts(model, examples, seed=self.seed))
@@ -65,7 +71,7 @@ class Work:
             n_random = min(CURVE_RANDOM, self.asked["n_random"])
             drawing = partial(faithfulness_curve, model, made, self.scores, n_random=n_random, seed=self.seed, **settings)
             curve = stages.result("curve.safetensors", FaithfulnessCurve.load, drawing)
-        return Found(evaluation, curve, examples)
+        return Found(evaluation, curve, examples, self.note)
 
     def _elsewhere(self, model: HookedModel, n: int, settings: Mapping[str, Any], stages: Stages) -> dict[str, Readouts]:
         """Readouts under the other corruptions, but for those on which faithfulness has no meaning, which is said."""
@@ -81,35 +87,45 @@ class Work:
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured, and the prompts."""
+    """What was measured, on which prompts, and what must be said with every table."""
 
     evaluation: CircuitEvaluation
     curve: FaithfulnessCurve | None
     examples: Examples
+    note: str
 
     def save(self, folder: Path) -> None:
         """Write tables and figures beside the artefacts."""
-        title = f"A circuit of {self.evaluation.kept} edges on {len(self.examples)} prompts of {self.examples.task}"
-        self.evaluation.to_dataframe().to_csv(folder / "evaluation.csv", index=False)
-        self.evaluation.parts.to_csv(folder / "parts.csv", index=False)
+        title = f"A circuit of {self.evaluation.kept} edges on {len(self.examples)} prompts of {self.examples.task}{self._noted}"
+        self._noting(self.evaluation.to_dataframe()).to_csv(folder / "evaluation.csv", index=False)
+        self._noting(self.evaluation.parts).to_csv(folder / "parts.csv", index=False)
         write_page(self.evaluation.figure(), folder / "evaluation.html", title)
         self.examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
         if self.curve is not None:
-            self.curve.to_dataframe().to_csv(folder / "curve.csv", index=False)
+            self._noting(self.curve.to_dataframe()).to_csv(folder / "curve.csv", index=False)
             write_page(self.curve.figure(), folder / "curve.html", title.replace("A circuit of", "Faithfulness over size, beside"))
+
+    @property
+    def _noted(self) -> str:
+        return f" (it is not known {self.note})" if self.note else ""
+
+    def _noting(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table, with the note in a column of its own where there is one."""
+        return table.assign(note=f"it is not known {self.note}") if self.note else table
 
     def print(self) -> None:
         """Print the table, and the curve's areas."""
         one = self.evaluation
         print_frame(
-            f"Circuit of {one.kept} of {one.n_edges} edges, {one.metric}, {one.intervention}: 95 % over prompts, floor of random circuits",
+            f"Circuit of {one.kept} of {one.n_edges} edges, {one.metric}, {one.intervention}: 95 % over prompts, floor of random circuits"
+            + self._noted,
             one.to_dataframe(),
         )
         if self.curve is None:
             return
         areas = {"CPR": self.curve.cpr, "CMD": self.curve.cmd}
         said = [f"{name} {a.value:.3f} [{a.low:.3f}, {a.high:.3f}], random {a.random:.3f}" for name, a in areas.items()]
-        print_frame("Faithfulness over circuit size", pd.DataFrame(self.curve.table, columns=CURVE_COLUMNS))
+        print_frame(f"Faithfulness over circuit size{self._noted}", pd.DataFrame(self.curve.table, columns=CURVE_COLUMNS))
         console.print("; ".join(said))
 
 

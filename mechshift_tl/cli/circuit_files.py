@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from mechshift_tl.bridge.protocol import HookedModel
-from mechshift_tl.cli.console import print_notes
+from mechshift_tl.cli.errors import opening
 from mechshift_tl.cli.options import words_of
 
 if TYPE_CHECKING:
     from mechshift_tl.attribution import EdgeScores
     from mechshift_tl.circuits import Circuit
     from mechshift_tl.tasks import Task
+    from mechshift_tl.tasks.examples import Examples
 
 GRAPH_FILES = (".json", ".pt")
+#: The entry of a circuit's provenance that holds the prompts it was found on.
+PROMPTS = "prompts"
 FOUND = "the circuit was found on them (--reuse-prompts keeps them)"
 
 
@@ -27,7 +31,8 @@ def load_circuit(path: Path, n_kv_heads: int | None = None) -> Circuit:
     from mechshift_tl.circuits import Circuit, read_graph
 
     _check_file("--circuit", path)
-    circuit = read_graph(path, n_kv_heads) if path.suffix in GRAPH_FILES else Circuit.load(path)
+    with opening(str(path)):
+        circuit = read_graph(path, n_kv_heads) if path.suffix in GRAPH_FILES else Circuit.load(path)
     if not circuit.kept:
         raise ValueError(f"{path} holds a circuit without edges, of which there is nothing to evaluate; select more")
     return circuit
@@ -63,19 +68,37 @@ def load_scores(path: Path | None, circuit: Circuit) -> EdgeScores | None:
     if path is None:
         return None
     _check_file("--scores", path)
-    scores = read_graph_scores(path, circuit.graph.n_kv_heads) if path.suffix in GRAPH_FILES else EdgeScores.load(path)
+    with opening(str(path)):
+        scores = read_graph_scores(path, circuit.graph.n_kv_heads) if path.suffix in GRAPH_FILES else EdgeScores.load(path)
     check_same_graph(circuit.graph, scores.graph)
     return scores
 
 
-def found_on(circuit: Path) -> set[str]:
-    """The prompts in `prompts.csv` beside the circuit; none, with a note, where there is no such file."""
-    path = circuit.with_name("prompts.csv")
-    if not path.is_file():
-        print_notes([f"no prompts.csv lies beside {circuit}: where it was found on some of these prompts, they flatter it"])
-        return set()
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["prompt"] for row in csv.DictReader(file) if "prompt" in row}
+def found_on(circuit: Circuit, examples: Examples) -> Circuit:
+    """`circuit`, with the prompts that it was found on in its provenance: `evaluate` leaves these out."""
+    return replace(circuit, provenance=circuit.provenance | {PROMPTS: sorted({example.pair.prompt for example in examples})})
+
+
+def prompts_of(circuit: Circuit, path: Path) -> set[str] | None:
+    """The prompts that a circuit was found on; None where nothing says so.
+
+    The artefact says so itself. A graph file cannot: for it, `circuit.safetensors` of the same name or `prompts.csv` beside it is asked.
+    """
+    from mechshift_tl.circuits import Circuit
+
+    beside = path.with_suffix(".safetensors")
+    if path.suffix in GRAPH_FILES and beside.is_file():
+        circuit = Circuit.load(beside)
+    told = circuit.provenance.get(PROMPTS)
+    if isinstance(told, list):
+        return {str(prompt) for prompt in told}
+    table = path.with_name("prompts.csv")
+    if not table.is_file():
+        return None
+    with opening(str(table)), table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    # A spreadsheet may have saved the table with another separator or header: then it does not tell the prompts.
+    return {row["prompt"] for row in rows if row["prompt"]} if rows and "prompt" in rows[0] else None
 
 
 def apart(task: Task, prompts: set[str]) -> Task:
