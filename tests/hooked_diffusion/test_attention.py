@@ -10,7 +10,8 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
-from hooked_diffusion.attention import attention_mask_4d, position_ids
+from hooked_diffusion.attention import Direction, attention_mask_4d, position_ids
+from hooked_diffusion.gradients import NamedHooks
 
 ROWS = [[7, 3, 9, 12, 30, 8], [5, 6, 41], [22, 9, 17, 40]]
 PAD = 1
@@ -184,7 +185,7 @@ def test_hooks_act_under_a_switched_direction(native):
     def silence(activation: torch.Tensor, hook: Any) -> torch.Tensor:
         return torch.zeros_like(activation)
 
-    hooks = [("blocks.0.attn.hook_z", silence)]
+    hooks: NamedHooks = [("blocks.0.attn.hook_z", silence)]
     tokens = torch.tensor([ROWS[0]])
     with model.attention("causal"):
         found = model.run_with_hooks(tokens, fwd_hooks=hooks)
@@ -217,7 +218,8 @@ def test_lists_of_text_are_padded_under_every_direction(native, word_tokenizer, 
     word_tokenizer.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     text = ["w7 w9 w12 w30", "w5 w6"]
-    for own, switched in (("causal", None), ("full", None), ("causal", "full"), ("full", "causal")):
+    cases: tuple[tuple[Direction, Direction | None], ...] = (("causal", None), ("full", None), ("causal", "full"), ("full", "causal"))
+    for own, switched in cases:
         spec = DiffusionSpec(own, 1, 2 if own == "full" else None)
         model = HookedDiffusionTransformer.from_hf(native(), tokenizer, spec)
         with model.attention(switched or own):
@@ -244,7 +246,8 @@ def test_an_impossible_mask_is_refused(native, mask, message):
 def test_what_a_switched_direction_does_not_allow_is_refused(native):
     model = model_of(native, "llama", "causal")
     tokens = torch.tensor([ROWS[0]])
-    with pytest.raises(ValueError, match="direction 'sideways' is unknown"), model.attention("sideways"):
+    unknown: Any = "sideways"
+    with pytest.raises(ValueError, match="direction 'sideways' is unknown"), model.attention(unknown):
         pass
     with pytest.raises(ValueError, match="needs block_length"), model.attention("block"):
         pass

@@ -13,6 +13,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from hooked_diffusion.architectures import direct_attention
+from hooked_diffusion.spec import BosPolicy
 
 Native = Callable[..., Any]
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
@@ -66,7 +67,8 @@ def test_a_block_causal_model_needs_no_mask_from_its_caller(native: Native, fami
 
 
 def test_bos_is_put_in_front_as_the_spec_says(native: Native, word_tokenizer: Any):
-    for bos, expected in (("tokenizer", [0, 5, 6]), ("required", [0, 5, 6]), ("none", [5, 6])):
+    cases: tuple[tuple[BosPolicy, list[int]], ...] = (("tokenizer", [0, 5, 6]), ("required", [0, 5, 6]), ("none", [5, 6]))
+    for bos, expected in cases:
         model = HookedDiffusionTransformer.from_hf(native("llama"), word_tokenizer, DiffusionSpec("full", 1, 2, bos=bos))
         assert model.to_tokens("w5 w6")[0].tolist() == expected, bos
 

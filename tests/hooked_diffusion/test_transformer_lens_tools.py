@@ -12,14 +12,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
-from transformer_lens import patching
-from transformer_lens.benchmarks import main_benchmark as suite
+from transformer_lens import ActivationCache, patching
+from transformer_lens.benchmarks import main_benchmark
 from transformer_lens.benchmarks.utils import BenchmarkResult, PhaseReferenceData
 from transformer_lens.tools.analysis import (
     EdgeAttributionConfig,
@@ -38,6 +38,8 @@ from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from hooked_diffusion.checkpoints import save_checkpoint
 
 Native = Callable[..., Any]
+#: TransformerLens' benchmarks by name; the module does not export them.
+suite: Any = main_benchmark
 Site = tuple[Any, ...]
 FAMILIES = ("llama", "qwen2", "qwen3", "gpt2")
 #: Two layers of two query heads that share one key/value head; GPT-2 shares none.
@@ -127,7 +129,8 @@ class ByHand:
     def weight(self, kind: str, layer: int, head: int | None = None) -> Tensor:
         """What multiplies the value at a site from the right."""
         module, _, columns = self.at(kind, layer, head)
-        return (module.weight if self.gpt2 else module.weight.T)[columns]
+        weight = module.get_parameter("weight")
+        return (weight if self.gpt2 else weight.T)[columns]
 
     @torch.no_grad()
     def patterns(self, tokens: Tensor) -> tuple[Tensor, ...]:
@@ -197,9 +200,17 @@ class Opened:
         return [*(self.hand.read(CLEAN, "resid_pre", layer) for layer in (0, 1)), self.hand.read(CLEAN, "final")]
 
 
+def parts_of(cache: ActivationCache) -> Tensor:
+    """The parts that the residual stream is the sum of, `(part, …)`."""
+    parts = cache.decompose_resid()
+    assert isinstance(parts, Tensor)
+    return parts
+
+
 @pytest.fixture(scope="module", params=[(family, way) for family in FAMILIES for way in ("causal", "full")], ids="-".join)
 def case(request: pytest.FixtureRequest, native: Native) -> Opened:
-    return Opened(*request.param, native)
+    family, way = request.param
+    return Opened(family, way, native)
 
 
 @covers("logit_lens", "ActivationCache.logit_lens")
@@ -220,8 +231,8 @@ def test_a_readout_is_norm_and_head(case: Opened):
     expected = hf.lm_head(norm(vectors))
     close(logit_readout(case.model, vectors).values, expected)
     close(logit_readout(case.model, vectors, apply_ln=False).values, hf.lm_head(vectors))
-    ranks = logit_readout(case.model, vectors, targets=[ANSWER]).target_ranks[..., 0]
-    assert torch.equal(ranks, expected.argsort(-1, descending=True).argsort(-1)[..., ANSWER])
+    ranks = logit_readout(case.model, vectors, targets=[ANSWER]).target_ranks
+    assert ranks is not None and torch.equal(ranks[..., 0], expected.argsort(-1, descending=True).argsort(-1)[..., ANSWER])
 
 
 @covers("direct_logit_attribution", "ActivationCache.logit_attrs")
@@ -311,7 +322,8 @@ def test_activation_patching_is_the_native_edit(case: Opened, capfd: pytest.Capt
 def test_direct_paths_are_the_native_edit(case: Opened):
     """A head of layer 0 moved to its clean output for one query input of layer 1 alone; keys and values too where they have no groups."""
     corrupt = case.model.run_with_cache(CORRUPT)[1]
-    for component in "qkv" if case.hand.n_kv == 2 else "q":
+    components: tuple[Literal["q", "k", "v"], ...] = ("q", "k", "v") if case.hand.n_kv == 2 else ("q",)
+    for component in components:
         all_sources = patching.get_act_patch_direct_path_all_sources(case.model, CORRUPT, case.cache, corrupt, metric, component, False)
         for source, reader in itertools.product((0, 1), repeat=2):
             z = [case.hand.read(tokens, "z", 0, source) for tokens in (CLEAN, CORRUPT)]
@@ -445,7 +457,7 @@ def test_the_cache_stacks_and_norms_the_native_values(case: Opened):
     close(cache.stack_activation("mlp_out"), torch.stack([hand.read(CLEAN, "mlp_out", layer) for layer in (0, 1)]))
     close(cache.stack_activation("pattern"), torch.stack(hand.patterns(CLEAN)))
     normed = case.folded.run_with_cache(CLEAN)[1]
-    shares = normed.apply_ln_to_stack(normed.decompose_resid()).sum(0)
+    shares = normed.apply_ln_to_stack(parts_of(normed)).sum(0)
     final = case.stream[-1] - case.stream[-1].mean(-1, keepdim=True) if hand.gpt2 else case.stream[-1]
     close(shares, final / (final.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt())
 
@@ -455,8 +467,8 @@ def test_the_cache_stacks_and_norms_the_native_values(case: Opened):
 def test_the_cache_slices_rows(case: Opened):
     final = case.stream[-1]
     _, cache = case.model.run_with_cache(CLEAN)
-    close(cache.apply_slice_to_batch_dim(1).decompose_resid().sum(0), final[1])
-    close(case.model.run_with_cache(CLEAN[:1])[1].remove_batch_dim().decompose_resid().sum(0), final[0])
+    close(parts_of(cache.apply_slice_to_batch_dim(1)).sum(0), final[1])
+    close(parts_of(case.model.run_with_cache(CLEAN[:1])[1].remove_batch_dim()).sum(0), final[0])
     close(cache.to("cpu").accumulated_resid()[-1], final)
     cache.toggle_autodiff(True)
     assert torch.is_grad_enabled()
@@ -498,7 +510,7 @@ def test_only_an_arm_writes_from_left_to_right(case: Opened):
     for _ in range(2):
         tokens = torch.cat([tokens, case.hand(tokens)[:, -1:].argmax(-1)], dim=1)
     found = case.model.generate(CLEAN[:1], max_new_tokens=2, temperature=0.0, stop_at_eos=False, verbose=False, return_type="tokens")
-    assert torch.equal(found, tokens)
+    assert isinstance(found, Tensor) and torch.equal(found, tokens)
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,9 @@ class Golden:
         self.samples = json.loads((folder / "reference.json").read_text())["samples"]
 
     def canvas(self, new_tokens: int) -> torch.Tensor:
-        prompt = self.tensors["prompt"]
-        return torch.cat([prompt, prompt.new_full((1, new_tokens), self.model.spec.mask_token_id)], 1)
+        prompt, mask = self.tensors["prompt"], self.model.spec.mask_token_id
+        assert mask is not None
+        return torch.cat([prompt, prompt.new_full((1, new_tokens), mask)], 1)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -206,7 +207,7 @@ def test_mask_positions_are_written_with_the_mask_id(mdm):
     assert torch.equal(trajectory.canvases, mdm.denoise(trajectory.canvases[0]).canvases)
 
 
-def made_up_model(*answers: list[int]):
+def made_up_model(*answers: list[int]) -> Any:
     """A stand-in whose n-th forward predicts `answers[n]`, the more surely the further left."""
     calls = iter(answers)
 

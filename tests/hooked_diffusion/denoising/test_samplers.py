@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from hooked_diffusion.attention import attention_mask_4d
-from hooked_diffusion.denoising.job import Job
+from hooked_diffusion.denoising.job import DenoisingArguments, Job
 from hooked_diffusion.denoising.loop import Denoiser, Forward
 from hooked_diffusion.denoising.settings import make_settings
 
@@ -235,7 +235,8 @@ def test_positions_are_drawn_by_their_confidence(full):
     first = (trajectory.commit_step[:, 5:] == 0).sum(1)
     assert (first == 2).all()  # even: two of three in the first step
     w = (probability.double() / 0.5).softmax(-1)
-    left_out = torch.stack([sum(w[i] * w[j] / (1 - w[i]) for i, j in permutations({0, 1, 2} - {o})) for o in range(3)])
+    orders = [list(permutations({0, 1, 2} - {o})) for o in range(3)]
+    left_out = torch.stack([torch.stack([w[i] * w[j] / (1 - w[i]) for i, j in order]).sum() for order in orders])
     counts = (trajectory.commit_step[:, 5:] == 1).sum(0).double()
     assert chisquare(counts, left_out * 3000).pvalue > 1e-3
 
@@ -265,9 +266,9 @@ def test_remasking_reopens_with_the_given_probability(full):
 def test_an_arm_has_no_mask_to_write(native):
     arm = HookedDiffusionTransformer.from_hf(native())
     canvas = canvas_of(3, 2)
-    for refused in ({"cfg_scale": 1.0}, {"remask": 0.1}):
+    for refused in (DenoisingArguments(cfg_scale=1.0), DenoisingArguments(remask=0.1)):
         with pytest.raises(ValueError, match="no mask token, which cfg_scale and remask write"):
-            arm.denoise(canvas, mask_positions=canvas == MASK, **refused)
+            arm.denoise(canvas, **{**refused, "mask_positions": canvas == MASK})
     with pytest.raises(ValueError, match="leave out threshold"):
         arm.denoise(canvas, mask_positions=canvas == MASK, threshold=0.5)
 

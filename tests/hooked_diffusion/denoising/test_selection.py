@@ -131,8 +131,9 @@ def test_positions_are_drawn_without_replacement_with_the_exact_probabilities(al
     settings = DenoisingSettings(alg_temp=alg_temp)
     chosen = choose(proposed(score.expand(n, 4)), (score > float("-inf")).expand(n, 4), [2] * n, settings, generator())
     w = (score[:3] / alg_temp).softmax(-1)
-    left_out = [sum(w[i] * w[j] / (1 - w[i]) for i, j in permutations([i for i in range(3) if i != out])) for out in range(3)]
-    assert chi_square((~chosen[:, :3]).sum(0), torch.stack(left_out)) > 1e-3
+    orders = [list(permutations([i for i in range(3) if i != out])) for out in range(3)]
+    left_out = torch.stack([torch.stack([w[i] * w[j] / (1 - w[i]) for i, j in order]).sum() for order in orders])
+    assert chi_square((~chosen[:, :3]).sum(0), left_out) > 1e-3
     assert not chosen[:, 3].any()
 
 

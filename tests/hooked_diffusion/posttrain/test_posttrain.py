@@ -16,8 +16,10 @@ MASK = 19
 
 def make_model() -> LlamaForCausalLM:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(**sizes, num_key_value_heads=2))
+    config = LlamaConfig(
+        vocab_size=20, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+    )
+    return LlamaForCausalLM(config)
 
 
 def rows(n: int = 64, pos: int = 8) -> Rows:
