@@ -32,7 +32,7 @@ class Malformed(ValueError):
     """A value of a file that does not fit the field it is for; the message names field, value and what fits."""
 
     def __init__(self, place: str, value: object, wanted: str):
-        super().__init__(f"{place or 'the file'} is {_shown(value)}, not {wanted}")
+        super().__init__(f"{place or 'the file'} is {shown(value)}, not {wanted}")
 
 
 def encode(value: object) -> object:
@@ -212,8 +212,11 @@ def _inside(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value in a message: its `repr` in one line of at most 60 characters; of a tensor its type and shape."""
     if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    text = repr(value)
+    if isinstance(value, int) and abs(value) > 10**60:
+        return "a number of over 60 digits"  # which Python may refuse to spell
+    text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}…"

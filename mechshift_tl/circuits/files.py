@@ -26,6 +26,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hooked_diffusion.artefact import shown
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.pt_file import MalformedFile, load_pt
@@ -168,7 +169,10 @@ def _part(data: dict[str, object], name: str) -> dict[str, object]:
 
 def _graph(cfg: dict[str, object], n_kv_heads: int | None) -> Graph:
     layers, heads = (_count(cfg, name) for name in ("n_layers", "n_heads"))
-    if cfg.get("parallel_attn_mlp"):
+    parallel = cfg.get("parallel_attn_mlp")
+    if parallel is not None and not isinstance(parallel, int):
+        raise MalformedFile(f"says that parallel_attn_mlp is {shown(parallel)}")
+    if parallel:
         raise MalformedFile("is of a model whose attention and MLP run in parallel; only MLPs that read their layer's heads are known")
     n_kv = n_kv_heads or (_count(cfg, "n_key_value_heads") if "n_key_value_heads" in cfg else heads)
     try:
@@ -182,7 +186,7 @@ def _graph(cfg: dict[str, object], n_kv_heads: int | None) -> Graph:
 def _count(cfg: dict[str, object], name: str) -> int:
     value = cfg.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise MalformedFile(f"says that {name} is {value!r}")
+        raise MalformedFile(f"says that {name} is {shown(value)}")
     return value
 
 
@@ -216,7 +220,7 @@ def _places(names: Iterable[str], graph: Graph) -> list[tuple[int, int]]:
         writer, _, reader = name.partition("->")
         place = (rows.get(writer, -1), columns.get(reader, -1))
         if min(place) < 0 or not graph.possible[place]:
-            raise MalformedFile(f"has an edge {name!r}, which a model of {graph.n_layers} layers and {graph.n_heads} heads has not")
+            raise MalformedFile(f"has an edge {shown(name)}, which a model of {graph.n_layers} layers and {graph.n_heads} heads has not")
         places.append(place)
     return places
 
@@ -224,7 +228,7 @@ def _places(names: Iterable[str], graph: Graph) -> list[tuple[int, int]]:
 def _inside(name: str, edge: object) -> bool:
     value = edge.get("in_graph") if isinstance(edge, dict) else None
     if not isinstance(value, int) or value not in (0, 1):
-        raise MalformedFile(f"says that in_graph of {name!r} is {value!r}")
+        raise MalformedFile(f"says that in_graph of {shown(name)} is {shown(value)}")
     return bool(value)
 
 
@@ -234,7 +238,7 @@ def _score(name: str, edge: object) -> float:
     if value is None:
         return 0.0
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not _is_finite(value):
-        raise MalformedFile(f"says that score of {name!r} is {value!r}")
+        raise MalformedFile(f"says that score of {shown(name)} is {shown(value)}")
     return float(value)
 
 
@@ -249,7 +253,8 @@ def _from_pt(data: dict[str, object], graph: Graph) -> tuple[Tensor, Tensor]:
     if data.get("neurons_in_graph") is not None:
         raise MalformedFile("is of neurons; only circuits of edges are read")
     for key, names in (("src_nodes", graph.writers), ("dst_nodes", graph.readers)):
-        if data.get(key, names) != names:
+        held = data.get(key, names)
+        if not isinstance(held, list) or not all(isinstance(name, str) for name in held) or held != names:
             raise MalformedFile(f"has other {key} than a model of {graph.n_layers} layers and {graph.n_heads} heads")
     edges = _matrix(data, "edges_in_graph", graph)
     return edges.bool(), _matrix(data, "edges_scores", graph) if "edges_scores" in data else torch.zeros(graph.shape)
@@ -258,7 +263,7 @@ def _from_pt(data: dict[str, object], graph: Graph) -> tuple[Tensor, Tensor]:
 def _matrix(data: dict[str, object], key: str, graph: Graph) -> Tensor:
     tensor, shape = data.get(key), graph.shape
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
-        held = tuple(tensor.shape) if isinstance(tensor, Tensor) else tensor
+        held = tuple(tensor.shape) if isinstance(tensor, Tensor) else shown(tensor)
         raise MalformedFile(f"holds {key} {held}; its graph is {shape} writers × readers")
     if tensor.is_complex() or tensor.layout != torch.strided or tensor.is_meta:
         raise MalformedFile(f"holds {key} as {tensor.dtype}, {tensor.layout}, on {tensor.device}; give plain numbers")
