@@ -1,7 +1,7 @@
 """A resumable training loop.
 
-Every random draw of step s comes from a generator seeded by (recipe seed, s), so a run that was killed and started again from its last
-checkpoint takes the same steps as one that was not.
+Every random draw of step s comes from a generator seeded by (recipe seed, s). So a run that was killed, and started again from its last
+checkpoint, takes the same steps as one that was not killed.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from hooked_diffusion.posttrain.bf16 import bf16_products
 from hooked_diffusion.posttrain.objectives import loss
 from hooked_diffusion.posttrain.recipe import Recipe, Rows
+from hooked_diffusion.seeds import step_generator
 
 RowSource = Callable[[torch.Generator], Sequence[Rows]]
 
 
 def train(
-    model: nn.Module,
+    model: PreTrainedModel,
     rows: RowSource,
     recipe: Recipe,
     *,
@@ -33,11 +36,11 @@ def train(
     mask_token_id: int | None = None,
     save_every: int = 200,
     log: Callable[[str], None] = print,
-) -> nn.Module:
+) -> PreTrainedModel:
     """Train `model` in place by `recipe`; `rows(generator)` gives one step's batches, each of one length.
 
-    A checkpoint (weights, optimiser state, step) is written to `folder` every `save_every` steps and picked up when the call is repeated.
-    Raises ValueError when `folder` holds a run of another recipe, FloatingPointError when the loss is not finite.
+    A checkpoint (weights, optimiser state, step) is written to `folder` every `save_every` steps; the same call goes on from it. Raises
+    ValueError when the checkpoint in `folder` is another recipe's or damaged, FloatingPointError when the loss is not finite.
     """
     folder = Path(folder)
     optimizers = make_optimizers(model, recipe)
@@ -46,7 +49,7 @@ def train(
     clock, running = time.perf_counter(), 0.0
     with bf16_products(model):
         for step in range(start, recipe.last_step):
-            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+            generator = step_generator(recipe.seed, step)
             batches = rows(generator)
             total = sum(b.tokens.shape[0] for b in batches)
             value = 0.0
@@ -67,7 +70,8 @@ def train(
                 log(f"step {step + 1}/{recipe.steps}  loss {running:.4f} nats  lr {rate:.2e}  {time.perf_counter() - clock:.0f} s")
             if (step + 1) % save_every == 0 or step + 1 == recipe.last_step:
                 _save(model, optimizers, recipe, folder, step + 1)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -104,13 +108,14 @@ def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], recipe: R
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return 0
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    if json.loads(metadata["recipe"]) != recipe.to_dict():
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        step, stored, tensors = int(metadata["step"]), json.loads(metadata["recipe"]), load_file(path)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or no checkpoint of a training run ({error}); choose another folder, or delete it") from error
+    if stored != recipe.to_dict():
         raise ValueError(f"{path} belongs to another recipe: {metadata['recipe']}. Choose another folder, or delete it.")
-    tensors = load_file(path)
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
     for i, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
@@ -119,4 +124,4 @@ def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], recipe: R
                 _, _, index, key = name.split(".")
                 state.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(metadata["step"])
+    return step

@@ -1,10 +1,12 @@
-"""The two losses, and the attention mask that opens between them (CHECKPOINTS: DiffuGPT / DiffuLLaMA recipe).
+"""The two losses, and the attention mask that opens from causal to full between them (the recipe of DiffuGPT and DiffuLLaMA).
 
-Masked diffusion, per batch of rows x:
-1. draw t in (t_min, 1) per row, stratified over the batch so that every noise level is seen in every batch;
-2. replace each candidate position by the mask token with probability t;
-3. loss = Σ over masked positions of CE / t, divided by the number of candidates: an unbiased estimate of the bound on −log p(x) per token;
-4. logits are read one position earlier than the token they predict (shift 1).
+Masked diffusion, for a batch of rows x:
+
+1. Draw a noise level t in (t_min, 1) for each row, spread evenly over the batch, so that every batch has low and high levels.
+2. Replace each candidate position by the mask token with probability t.
+3. The loss is Σ CE / t over the masked positions, divided by the number of candidates. It is an unbiased estimate of the bound on
+   −log p(x) per token; CE is the cross-entropy.
+4. A token is predicted from the logits one position earlier (logit shift 1).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
+from transformers import PreTrainedModel
 
 from hooked_diffusion.posttrain.recipe import Recipe, Rows
 
@@ -20,7 +23,7 @@ from hooked_diffusion.posttrain.recipe import Recipe, Rows
 def mask_rows(
     rows: Rows, mask_token_id: int, recipe: Recipe, generator: Generator
 ) -> tuple[Int[Tensor, "batch pos"], Float[Tensor, "batch pos"]]:
-    """Noised tokens and the weight of each position in the loss (1/t where masked, 0 elsewhere, divided by the row's candidates).
+    """`(batch, pos)` twice: noised tokens, and each position's weight in the loss (1/t at masks, else 0, over the row's candidates).
 
     Position 0 is never masked: a shifted model cannot predict it.
     """
@@ -36,9 +39,9 @@ def mask_rows(
 
 
 def annealed_attention(step: int, anneal_steps: int, pos: int, generator: Generator) -> Bool[Tensor, "1 1 pos pos"] | None:
-    """True where a query may look: the causal triangle, and each future position with probability (step + 1) / anneal_steps.
+    """`(1, 1, pos, pos)`: True where a query sees a key; None once every position sees all others.
 
-    None once all is open.
+    A query sees the keys up to its own position, and each later key with probability (step + 1) / anneal_steps.
     """
     openness = min(1.0, (step + 1) / anneal_steps) if anneal_steps else 1.0
     if openness >= 1.0:
@@ -50,19 +53,22 @@ def annealed_attention(step: int, anneal_steps: int, pos: int, generator: Genera
 def shifted_cross_entropy(
     logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"], weight: Float[Tensor, "batch pos"]
 ) -> Float[Tensor, ""]:
-    """Σ weight · CE of the token at p given the logits at p − 1, divided by the batch size; in nats."""
+    """A scalar in nats: Σ weight · CE of the token at p, predicted from the logits at p − 1, divided by the batch size."""
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), tokens[:, 1:], reduction="none")
     return (losses * weight[:, 1:]).sum() / tokens.shape[0]
 
 
-def loss(model, rows: Rows, recipe: Recipe, step: int, mask_token_id: int | None, generator: Generator) -> Float[Tensor, ""]:
-    """The recipe's loss on one batch, in nats per answer token."""
+def loss(
+    model: PreTrainedModel, rows: Rows, recipe: Recipe, step: int, mask_token_id: int | None, generator: Generator
+) -> Float[Tensor, ""]:
+    """A scalar: the recipe's loss on one batch, in nats per answer token. Raises ValueError when masks are wanted without a mask id."""
     if recipe.objective == "next_token":
         weight = torch.where(rows.is_answer, 1.0, recipe.prompt_weight)
         weight = weight / rows.is_answer.sum(1, keepdim=True)
         inputs, attention = rows.tokens, None
     else:
-        assert mask_token_id is not None
+        if mask_token_id is None:
+            raise ValueError("the objective masked_diffusion writes masks; pass mask_token_id")
         inputs, weight = mask_rows(rows, mask_token_id, recipe, generator)
         attention = annealed_attention(step, recipe.anneal_steps, rows.tokens.shape[1], generator)
         attention = None if attention is None else attention.expand(rows.tokens.shape[0], -1, -1, -1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from hooked_diffusion.seeds import check_seed
+
 
 @dataclass(frozen=True)
 class Rows:
-    """Token rows of one length: `tokens (batch, pos)` and `is_answer (batch, pos)`, the part a task asks for."""
+    """Token rows of one length: `tokens (batch, pos)`, and `is_answer (batch, pos)`, True at the part that a task asks for."""
 
     tokens: Int[Tensor, "batch pos"]
     is_answer: Bool[Tensor, "batch pos"]
@@ -19,15 +21,19 @@ class Rows:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained; everything a run needs beside its weights and its data.
+    """How a model is trained: all that a run needs beside its weights and its data.
 
-    `objective` "next_token" is the ordinary causal loss; "masked_diffusion" is DiffuLLaMA's: mask with probability t ~ U(t_min, 1),
-    cross-entropy on the masked tokens weighted 1/t, read one position earlier (shift 1), while attention opens from causal to full.
+    - `objective`: "next_token" is the ordinary causal loss. "masked_diffusion" is DiffuLLaMA's: masks with probability t ~ U(t_min, 1),
+      cross-entropy on the masked tokens weighted by 1/t, read one position earlier (shift 1), while attention opens from causal to full.
+    - `steps`, `warmup`: in optimiser steps. `stop`: the step to end at, when that is before the schedule's end.
+    - `learning_rate`: of the matrices (Muon) and of all else (AdamW). `weight_decay`: of the matrices, per unit of learning rate.
+    - `seed`: of all draws; step s draws from (seed, s).
+    - `anneal_steps`: the steps over which later positions become visible, with rising probability.
+    - `answer_only`: the share of rows in [0, 1] whose masks fall on the answer alone.
+    - `t_min`: the lowest noise level, in (0, 1).
+    - `prompt_weight`: the weight of prompt tokens in the causal loss.
 
-    Units: `steps` and `warmup` in optimiser steps, `learning_rate` of the matrices (Muon) and of the rest (AdamW),
-    `anneal_steps` over which a future position becomes visible with rising probability, `answer_only` the share of rows whose
-    masks fall on the answer alone, `prompt_weight` the weight of prompt tokens in the causal loss, `weight_decay` that of the matrices
-    per unit of learning rate, `stop` the step to end at when that is before the schedule's end.
+    Raises ValueError, naming the field, on an impossible value.
     """
 
     objective: Literal["next_token", "masked_diffusion"]
@@ -51,12 +57,13 @@ class Recipe:
             raise ValueError(f"Recipe: answer_only is a share in [0, 1], got {self.answer_only}")
         if not 0 < self.t_min < 1:
             raise ValueError(f"Recipe: t_min lies in (0, 1), got {self.t_min}")
+        check_seed(self.seed, "Recipe: seed")
 
     @property
     def last_step(self) -> int:
-        """How many steps are taken."""
+        """The step that the run ends at: `stop`, or the schedule's end."""
         return min(self.steps, self.stop or self.steps)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, for a JSON side file."""
         return asdict(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hooked_diffusion.posttrain import Recipe, Rows, train
@@ -105,6 +106,20 @@ def test_another_recipe_does_not_continue_a_run(tmp_path):
         train(make_model(), source, Recipe("next_token", 3), folder=tmp_path)
 
 
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    source = lambda g: [rows(4)]  # noqa: E731
+    path = tmp_path / "checkpoint.safetensors"
+    for content in (b"", b"nothing", save({"model.x": torch.ones(1)})):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors is damaged, or no checkpoint of a training run"):
+            train(make_model(), source, Recipe("next_token", 2), folder=tmp_path)
+
+
+def test_masks_need_a_mask_id():
+    with pytest.raises(ValueError, match="pass mask_token_id"):
+        loss(make_model(), rows(4), Recipe("masked_diffusion", 1), 0, None, generator())
+
+
 def test_training_learns(tmp_path):
     batch = rows(32)
     model = make_model()
@@ -125,7 +140,9 @@ def test_bf16_products_are_close_and_undone():
     assert 0 < (near - exact).abs().max() < 0.02 and near.dtype == torch.float32
 
 
-@pytest.mark.parametrize("values", [{"objective": "x"}, {"steps": 0}, {"answer_only": 2.0}, {"t_min": 0.0}])
+@pytest.mark.parametrize(
+    "values", [{"objective": "x"}, {"steps": 0}, {"answer_only": 2.0}, {"t_min": 0.0}, {"seed": None}, {"seed": 2**64}]
+)
 def test_a_recipe_refuses(values):
     with pytest.raises(ValueError, match="Recipe"):
         Recipe(**{"objective": "next_token", "steps": 1, **values})
