@@ -127,6 +127,7 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
             )
         if isinstance(input, Tensor):
             self._check_length(input, attention_mask)
+        # The bridge was built for the spec's own direction: without padding it needs no mask, and can use TransformerLens' own paths.
         mine = self._switched is None and self.spec.attention != "block"
         if cached or wants_loss or (mine and attention_mask is None):
             return super().forward(input, return_type, *args, attention_mask=attention_mask, **kwargs)
@@ -224,6 +225,7 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         In a causal model no earlier position sees the last token, in a full model all do, in a block model the rest of its block. Raises
         ValueError, naming the model and the change.
         """
+        # Long enough for two blocks, if they are short; one block that is not full tests a long one as well.
         length = self.spec.block_length or 6
         tokens = torch.arange(length + 2 if length < 6 else 6, device=self.cfg.device).remainder(self.cfg.d_vocab)[None]
         edited = tokens.clone()

@@ -51,6 +51,7 @@ class Forward:
         if not self.scale:
             return logits
         self.count += 1
+        # Guidance compares with a prompt that is masked too. A model without a mask token is refused before: `Job.make`.
         unprompted = torch.where(self.prompt, self.model.spec.mask_token_id or 0, step.canvas)
         alone = self.model.token_logits(unprompted, **self.padding)
         return alone + (self.scale + 1) * (logits - alone)
@@ -172,7 +173,7 @@ class Denoiser:
             return reopened
         coins = torch.rand(reopened.shape, generator=generator).to(reopened.device)
         done = self.job.canvas.masked & ~step.masked & (self.job.plan.blocks.number <= step.block[:, None])
-        coins = coins.masked_fill(~done, 1.0)
+        coins = coins.masked_fill(~done, 1.0)  # no coin that can be masked again is as high
         for row, left in enumerate(open_.sum(1).tolist()):
             room = min(left - quotas[row], int((coins[row] < self.settings.remask).sum()))
             reopened[row, coins[row].argsort()[:room]] = True

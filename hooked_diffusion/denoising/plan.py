@@ -105,6 +105,7 @@ class Plan:
         """How many different canvases `at_steps` start from, if nothing is forced; an upper bound where the number of commits is drawn."""
         if self.settings.schedule == "bernoulli" or self.settings.remask:
             return len(at_steps)
+        # Follow the plan, as if it committed the leftmost positions: which ones they are does not change how many canvases there are.
         seen, fresh = 0, True
         for step in range(self.steps):
             seen, fresh = seen + (fresh and step in at_steps), fresh and step not in at_steps

@@ -1,14 +1,15 @@
 """How many positions a step commits.
 
-With n masks when the (block's) steps begin, `left` still masked and steps 0 … S − 1:
+n positions are masked when the steps of a block begin, `left` are still masked, and the steps are 0 … S − 1. The numbers are those of ten
+masks in four steps:
 
-- "even" (LLaDA): n // S per step, plus 1 in the first n mod S steps. Ten masks in four steps: 3, 3, 2, 2.
-- "time_grid" (Dream): times fall linearly from 1 to eps; the step from t to s commits ⌊left · (1 − s/t)⌋, the last one all that is left:
-  2, 2, 2, 4. With S = n step 0 commits nothing and the last step two.
-- "rounded" (dllm): times fall linearly from 1 to 0; round(left · (1 − s/t)), half to even; steps that would commit nothing are moved to the
-  end: 2, 3, 2, 3.
-- "bernoulli" (Dream's `origin`, DiffuLLaMA with eps = 0, dllm's stochastic transfer): a coin of probability 1 − s/t for each one left, the
-  last step all of them. With `select="random"` that is a coin for each position.
+- "even" (LLaDA): n // S per step, plus 1 in the first n mod S steps: 3, 3, 2, 2.
+- "time_grid" (Dream): times fall linearly from 1 to eps. The step from time t to s commits ⌊left · (1 − s/t)⌋, the last step all that is
+  left: 2, 2, 2, 4. With S = n the first step commits nothing and the last step two.
+- "rounded" (dllm): times fall linearly from 1 to 0. A step commits round(left · (1 − s/t)), half to even. Steps that would commit nothing
+  are moved to the end: 2, 3, 2, 3.
+- "bernoulli" (Dream's `origin`, DiffuLLaMA with eps = 0, dllm's stochastic transfer): as many as come up of `left` coins of probability
+  1 − s/t; the last step commits all. With `select="random"` every position has a coin of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hooked_diffusion.denoising.settings import Schedule
 
 
 def quota(schedule: Schedule, n: int, left: int, step: int, steps: int, eps: float = 1e-3, generator: Generator | None = None) -> int:
-    """Positions that `step` of `steps` commits, in [0, left], when n were masked at the start and `left` are masked now.
+    """How many positions `step` of `steps` commits, in [0, left]; n were masked at the start, `left` are masked now.
 
     Only "bernoulli" draws from `generator`.
     """
@@ -41,7 +42,7 @@ def quota(schedule: Schedule, n: int, left: int, step: int, steps: int, eps: flo
 
 
 def commits_per_step(schedule: Schedule, n: int, steps: int, eps: float = 1e-3) -> list[int]:
-    """The whole plan for n masks, `(steps,)`; it sums to n. A draw of it when the schedule is "bernoulli"."""
+    """`[steps]`: how many each step commits of n masks; they sum to n. With "bernoulli" it is one draw."""
     plan: list[int] = []
     for step in range(steps):
         plan.append(quota(schedule, n, n - sum(plan), step, steps, eps))

@@ -1,12 +1,12 @@
 """What a step predicts, and which positions it commits.
 
-1. At every position that is open, a token: the most probable, or at temperature T a draw from softmax(logits / T), cut to `top_p` and then
-   to `top_k`, by the Gumbel-max rule in double precision, as LLaDA draws it.
-2. A score per position, higher is committed first: the token's probability, Σ p log p (−entropy, nats), p₁ − p₂, a uniform draw, or the
-   negated position. `tempered_scores` takes p from the distribution that tokens are drawn from (Dream), else p is the model's own (LLaDA).
-3. Per row, the positions of the highest scores, and all whose token's p exceeds the threshold. `torch.topk` over the whole row, closed
-   positions at −∞, resolves ties as both samplers do. With `alg_temp` Gumbel noise on score / alg_temp makes the top k a draw of k
-   positions without replacement from its softmax (Dream's multinomial).
+1. Every open position gets a token: the most probable one, or, at temperature T, a draw from softmax(logits / T), cut to `top_p` and then
+   to `top_k`. The draw is the Gumbel-max rule in double precision, as in LLaDA's sampler.
+2. Every open position gets a score; the highest are committed first. By `select`, the score is the token's probability, Σ p log p (minus
+   the entropy, in nats), p₁ − p₂, a uniform draw, or minus the position. With `tempered_scores` p is the distribution that tokens are drawn
+   from (Dream's sampler), else the model's own (LLaDA's).
+3. Each row commits the positions of the highest scores, and all positions whose token has a p above the threshold. With `alg_temp`, Gumbel
+   noise is added to score / alg_temp: the top k are then a draw of k positions without replacement from its softmax (Dream's multinomial).
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ from hooked_diffusion.denoising.settings import DenoisingSettings
 
 @dataclass(frozen=True)
 class Proposal:
-    """What would be committed where, all `(batch, pos)`.
+    """What a step would commit at each position, all `(batch, pos)`.
 
-    `tokens`; their `probability` by the model at temperature 1, in [0, 1]; their `ranked` probability, by the distribution that ranks
-    positions; `score`, −∞ where closed.
+    - `tokens`: token ids.
+    - `probability`: of the token, by the model at temperature 1, in [0, 1].
+    - `ranked`: the token's probability by the distribution that ranks positions, in [0, 1].
+    - `score`: how early the position is committed, higher is earlier; −∞ where it is not open.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -55,11 +57,11 @@ def propose(
 
 
 def restrict(logits: Float[Tensor, "n d_vocab"], top_p: float, top_k: int | None) -> Float[Tensor, "n d_vocab"]:
-    """Logits at −∞ outside the smallest set of tokens whose probabilities reach `top_p`, then outside the `top_k` likeliest."""
+    """`(n, d_vocab)`: logits, −∞ outside the smallest set of tokens of total probability `top_p`, then outside the `top_k` likeliest."""
     if top_p < 1:
         ordered, order = logits.sort(-1, descending=True)
         mass_before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
-        mass_before[..., 0] = 0
+        mass_before[..., 0] = 0  # the likeliest token always stays
         logits = logits.masked_fill((mass_before > top_p).scatter(-1, order, mass_before > top_p), float("-inf"))
     if top_k is not None and top_k < logits.shape[-1]:
         logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], float("-inf"))
@@ -67,12 +69,13 @@ def restrict(logits: Float[Tensor, "n d_vocab"], top_p: float, top_k: int | None
 
 
 def sample(logits: Float[Tensor, "n d_vocab"], generator: Generator) -> Int[Tensor, " n"]:
-    """One token id per row from softmax(logits)."""
+    """`(n,)`: one token id per row, drawn from softmax(logits)."""
     return (logits.double() + gumbel(logits, generator)).argmax(-1)
 
 
 def gumbel(like: Tensor, generator: Generator) -> Float[Tensor, ...]:
-    """Standard Gumbel noise of this shape, in double precision: x + noise is largest at i with probability softmax(x)[i]."""
+    """Standard Gumbel noise shaped like `like`, in double precision: x + noise is largest at i with probability softmax(x)[i]."""
+    # Drawn on the CPU, so that every device gets the same numbers.
     uniform = torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like.device)
     return -(-uniform.log()).log()
 
@@ -80,11 +83,11 @@ def gumbel(like: Tensor, generator: Generator) -> Float[Tensor, ...]:
 def score(
     probs: Float[Tensor, "n d_vocab"], tokens: Int[Tensor, " n"], open_: Bool[Tensor, "batch pos"], select: str, generator: Generator
 ) -> Float[Tensor, " n"]:
-    """How early each open position is to be committed: higher is earlier. Range by `select`, see the module docstring."""
+    """`(n,)`: the score of each open position; higher is committed earlier. Its range depends on `select`, see the module docstring."""
     if select == "confidence":
         return _at(probs, tokens)
     if select == "entropy":
-        return (probs * (probs + 1e-10).log()).sum(-1)
+        return (probs * (probs + 1e-10).log()).sum(-1)  # Dream's own offset, so that near-ties fall as in its sampler
     if select == "margin":
         best = probs.topk(2).values
         return best[:, 0] - best[:, 1]
@@ -96,13 +99,14 @@ def score(
 def choose(
     proposal: Proposal, open_: Bool[Tensor, "batch pos"], quotas: Sequence[int], settings: DenoisingSettings, generator: Generator
 ) -> Bool[Tensor, "batch pos"]:
-    """True at the `quotas[row]` positions of highest score in each row, and at the open ones above the threshold."""
+    """`(batch, pos)`: True at the `quotas[row]` positions of highest score in each row, and at the open ones above the threshold."""
     scores = proposal.score
     if settings.alg_temp > 0:
         scores = scores.double() / settings.alg_temp + gumbel(scores, generator)
     chosen = torch.zeros_like(open_)
     for row, k in enumerate(quotas):
         if k:
+            # Over the whole row, closed positions at −∞: so ties go to the same position as in Dream's and LLaDA's samplers.
             chosen[row, scores[row].topk(k).indices] = True
     return chosen if settings.threshold is None else chosen | (open_ & (proposal.ranked > settings.threshold))
 

@@ -42,7 +42,7 @@ class TrajectoryStatistics(JsonArtefact):
         return self.positions.merge(self.orders[["row", "tau"]], on="row")
 
     def order_figure(self) -> go.Figure:
-        """Commit step of every masked position, one trace per row, τ in its name; below it the step at which the token was settled."""
+        """Position (x) and step of commit (y) of every mask, one trace per row, named by τ. Lines mark the step at which it was settled."""
         figure = go.Figure()
         for (row, at), tau in zip(self.positions.groupby("row"), self.orders["tau"], strict=True):
             name = f"row {row}, τ = {tau:.2f}"
@@ -63,7 +63,7 @@ class TrajectoryStatistics(JsonArtefact):
         return figure.update_layout(title="Confidence", xaxis_title="step", yaxis_title="probability", yaxis_range=[0, 1])
 
     def attention_figure(self, quantity: Quantity = "sink", queries: Group = "masked") -> go.Figure:
-        """A heat map, layer × step. Raises ValueError on an unknown quantity or group, and when attention was not measured."""
+        """A heat map of layer × step, shares in [0, 1]. Raises ValueError on an unknown quantity or group, and without attention."""
         if quantity not in SAID or queries not in get_args(Group):
             raise ValueError(
                 f"attention_figure: {quantity!r} of {queries!r}; choose from {', '.join(SAID)} and {', '.join(get_args(Group))}"

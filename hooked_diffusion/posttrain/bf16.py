@@ -34,6 +34,7 @@ class _Bf16Linear(nn.Linear):
 @contextmanager
 def bf16_products(model: nn.Module) -> Iterator[nn.Module]:
     """While open, every `nn.Linear` of `model` multiplies in bfloat16; their classes are restored on leaving."""
+    # By class, not by a wrapper: names, optimiser state and checkpoints stay those of the model.
     linears = [m for m in model.modules() if type(m) is nn.Linear]
     for module in linears:
         module.__class__ = _Bf16Linear
