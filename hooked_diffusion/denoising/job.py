@@ -14,6 +14,9 @@ from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.settings import DenoisingSettings, Preset, Select, SettingArguments, make_settings
 from hooked_diffusion.denoising.steering import NOT_STEERED, Force, Freeze, Steering
 
+#: The most memory that the canvases of one trajectory may take.
+MAX_RECORD_BYTES = 16 * 2**30
+
 
 class DenoisingArguments(SettingArguments, total=False):
     """What `denoise` and its siblings take by name, beside canvas, steps and select.
@@ -90,6 +93,13 @@ class Job:
             raise ValueError(f"{name} has no mask token, which cfg_scale and remask write; leave them out")
         warn_of_idle_steps(int(checked.masked.sum(1).max()), settings.steps, settings.schedule)
         plan = Plan.make(checked.masked, settings, spec, checked.visible)
+        # A trajectory keeps the canvas and the masks of every step.
+        needed = (plan.steps + 1) * sum(tensor.nbytes for tensor in (checked.tokens, checked.masked))
+        if needed > MAX_RECORD_BYTES:
+            raise ValueError(
+                f"{plan.steps} steps of {len(canvas)} rows keep {needed / 2**30:.1f} GiB of canvases, more than "
+                f"{MAX_RECORD_BYTES / 2**30:.0f} GiB; take fewer steps, or denoise the rows in parts"
+            )
         if not spec.is_mdm:
             plan.check_causal()
         return cls(checked, plan, steering)

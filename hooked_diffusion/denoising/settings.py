@@ -33,6 +33,8 @@ Select = Literal["confidence", "entropy", "margin", "random", "left_to_right", "
 Schedule = Literal["even", "time_grid", "rounded", "bernoulli"]
 Preset = Literal["dream", "llada", "diffullama", "dllm", "threshold"]
 DEFAULT_THRESHOLD = 0.9
+#: No canvas needs more steps; a schedule is a list of as many numbers.
+MAX_STEPS = 1_000_000
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -104,6 +106,8 @@ class DenoisingSettings:
         for name, count in (("steps", self.steps), ("block_length", self.block_length), ("top_k", self.top_k)):
             if count is not None and (not isinstance(count, int) or count < 1):
                 raise ValueError(f"denoising: {name} is a whole number of at least 1, got {count!r}")
+        if self.steps is not None and self.steps > MAX_STEPS:
+            raise ValueError(f"denoising: steps is at most {MAX_STEPS}, got {self.steps}")
         for name, value in (("temperature", self.temperature), ("alg_temp", self.alg_temp), ("cfg_scale", self.cfg_scale)):
             if not (isfinite(value) and value >= 0):
                 raise ValueError(f"denoising: {name} is finite and at least 0, got {value}")

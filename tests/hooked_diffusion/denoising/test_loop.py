@@ -258,6 +258,8 @@ def test_a_position_that_commits_the_mask_id_stays_open_when_masks_go_by_token(m
         (canvas_of(".._"), {"schedule": "cosine"}, "unknown schedule 'cosine'"),
         (canvas_of(".._"), {"preset": "bert"}, "unknown preset 'bert'"),
         (canvas_of(".._"), {"steps": 0}, "steps is a whole number"),
+        (canvas_of(".._"), {"steps": 10**9, "schedule": "time_grid"}, "steps is at most 1000000"),
+        (canvas_of(".._").expand(4000, -1), {"steps": 10**6, "schedule": "time_grid"}, r"1000000 steps of 4000 rows keep 100\.6 GiB"),
     ],
 )
 def test_bad_input_is_refused_before_any_forward(mdm, monkeypatch, canvas, chosen, message):
