@@ -63,10 +63,10 @@ def draw_counts(n: int, n_boot: int, seed: int = 0) -> Float[Tensor, "n_boot n"]
     return torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(n_boot, n, dtype=torch.float64))
 
 
-def check_draws(n_boot: int) -> None:
-    """Raise ValueError unless `n_boot` is a whole number of at least 1."""
+def check_draws(n_boot: int, name: str = "n_boot") -> None:
+    """Raise ValueError unless `n_boot`, which the caller knows as `name`, is a whole number of at least 1."""
     if not isinstance(n_boot, Integral) or n_boot < 1:
-        raise ValueError(f"n_boot is {n_boot}; an interval needs at least 1 draw of the examples, and some 1000 for its ends")
+        raise ValueError(f"{name} is {n_boot}; an interval needs at least 1 draw of the examples, and some 1000 for its ends")
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -20,6 +20,9 @@ from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.graph import Graph
 from mechshift_tl.intervals import MAX_DRAWN, seeded
 
+#: The most cells that the masks of random circuits may have together: a cell takes one byte.
+MAX_MASKED = 4 * 2**30
+
 
 def random_circuit(circuit: Circuit, seed: int = 0) -> Circuit:
     """One random circuit with as many edges in every (writer layer, reader layer) cell as `circuit`."""
@@ -48,6 +51,19 @@ def random_circuits(circuit: Circuit, n_draws: int, seed: int | torch.Generator 
         edges.view(-1)[index] = True
         scores.view(-1)[index] = values
         yield replace(circuit, edges=edges, scores=scores, settings=circuit.settings | {"random": True})
+
+
+def random_edges(circuit: Circuit, n_random: int, seed: int = 0) -> list[Bool[Tensor, "n_writers n_readers"]]:
+    """The edges of `n_random` random circuits, all in memory at once, for callers that run them together.
+
+    Raises ValueError unless `n_random` is a whole number of at least 1 whose masks fit in memory.
+    """
+    if not isinstance(n_random, Integral) or n_random < 1:
+        raise ValueError(f"n_random is {n_random}; give a whole number of random circuits, at least 1")
+    if n_random * circuit.edges.numel() > MAX_MASKED:
+        most = MAX_MASKED // circuit.edges.numel()
+        raise ValueError(f"n_random is {n_random}; of this graph, at most {most} random circuits fit in memory")
+    return [other.edges for other in random_circuits(circuit, n_random, seed)]
 
 
 def cell_counts(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph) -> Int[Tensor, " n_cells"]:

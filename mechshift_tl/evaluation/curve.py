@@ -30,7 +30,7 @@ from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
-from mechshift_tl.circuits.random import full_cell_share, random_circuits
+from mechshift_tl.circuits.random import full_cell_share, random_edges
 from mechshift_tl.circuits.select import Rank
 from mechshift_tl.evaluation.faithfulness import N_BOOT, check_gap, recovered, share, spread_of
 from mechshift_tl.evaluation.run import CircuitRun, RunSettings, run_edges
@@ -142,8 +142,8 @@ def faithfulness_curve(
     ValueError) where clean and base metric do not differ beyond chance.
     """
     sizes = sorted(sizes)
-    if len(sizes) < 2 or not 0 < sizes[0] <= sizes[-1] <= 1 or n_random < 1:
-        raise ValueError(f"sizes are {sizes}, n_random {n_random}; give at least two shares of the edges in (0, 1], and one random circuit")
+    if len(sizes) < 2 or not 0 < sizes[0] <= sizes[-1] <= 1:
+        raise ValueError(f"sizes are {sizes}; give at least two shares of the edges in (0, 1]")
     check_draws(n_boot)
     circuits = [Circuit.from_scores(scores, fraction=size, by=rank, zeros=size == 1, prune=prune) for rank in RANKS for size in sizes]
     chance = [_random(circuit, n_random, seed) for circuit in circuits]
@@ -164,7 +164,7 @@ def faithfulness_curve(
 
 def _random(circuit: Circuit, n_random: int, seed: int) -> list[Tensor]:
     """Edges of random circuits with the same profile; none where every cell of the circuit is full, so that no edge can move."""
-    return [other.edges for other in random_circuits(circuit, n_random, seed)] if full_cell_share(circuit) < 1 else []
+    return random_edges(circuit, n_random, seed) if full_cell_share(circuit) < 1 else []
 
 
 def _row(run: CircuitRun, chance: list[CircuitRun], counts: Tensor) -> dict[str, float]:

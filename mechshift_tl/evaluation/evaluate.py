@@ -33,7 +33,7 @@ from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.overlap import expected_jaccard, stability
-from mechshift_tl.circuits.random import random_circuits
+from mechshift_tl.circuits.random import random_edges
 from mechshift_tl.evaluation.faithfulness import N_BOOT, check_gap, recovered, spread_of
 from mechshift_tl.evaluation.run import CircuitRun, RunSettings, run_edges
 from mechshift_tl.graph import check_same_graph
@@ -137,14 +137,15 @@ def evaluate_circuit(
     scores of another model or task; `NoGap` (a ValueError) where clean and base metric do not differ beyond chance.
     """
     check_draws(n_boot)
+    check_draws(n_resamples, "n_resamples")
     if parts not in get_args(Parts):
         raise ValueError(f"evaluate_circuit: parts is {parts!r}; choose one of {', '.join(get_args(Parts))}")
-    if not circuit.kept or n_random < 1:
-        raise ValueError(f"a circuit of {circuit.kept} edges cannot be evaluated with n_random {n_random}; both must be at least 1")
+    if not circuit.kept:
+        raise ValueError("a circuit of 0 edges cannot be evaluated; select at least 1")
     if scores is not None:
         check_same_graph(circuit.graph, scores.graph)
         check_same_origin({"the circuit": circuit.provenance, "the scores": scores.provenance})
-    random = [other.edges for other in random_circuits(circuit, n_random, seed)]
+    random = random_edges(circuit, n_random, seed)
     counts = draw_counts(readouts.n_examples, n_boot, seed)
     checks, losses, run = _on_its_readouts(model, readouts, circuit, random, _parts(circuit, parts), counts, settings)
     if scores is not None and scores.per_example is not None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mechshift_tl.circuits import Circuit, random_circuit
-from mechshift_tl.circuits.random import _subsets, cell_counts, full_cell_share, random_circuits
+from mechshift_tl.circuits.random import _subsets, cell_counts, full_cell_share, random_circuits, random_edges
 from mechshift_tl.compare.depth import depth_profile
 from mechshift_tl.graph import Graph
 
@@ -72,3 +72,18 @@ def test_full_cells_cannot_move(scored):
 def test_fewer_than_no_draws_are_refused(circuit):
     with pytest.raises(ValueError, match="n_draws is -1; give a whole number, 0 or more"):
         next(random_circuits(circuit, -1))
+
+
+@pytest.mark.parametrize("n_random", [0, -2, 1.5, None])
+def test_random_edges_need_a_whole_number(circuit, n_random):
+    with pytest.raises(ValueError, match="n_random is .*; give a whole number of random circuits, at least 1"):
+        random_edges(circuit, n_random)
+
+
+def test_random_edges_are_those_of_random_circuits_and_fit_in_memory(circuit):
+    for edges, other in zip(random_edges(circuit, 3, seed=5), random_circuits(circuit, 3, seed=5), strict=True):
+        assert torch.equal(edges, other.edges)
+    with pytest.raises(ValueError, match="n_random is 1000000000000; of this graph, at most"):
+        random_edges(circuit, 10**12)
+    with pytest.raises(ValueError, match="1000000000000 draws of .* edges do not fit in memory"):
+        next(random_circuits(circuit, 10**12))
