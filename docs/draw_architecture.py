@@ -24,12 +24,15 @@ TARGET = ROOT / "docs" / "architecture.svg"
 
 #: What each room holds, in words that fit its box.
 WORDS = {
+    "hooked_diffusion.architectures": "native classes",
+    "hooked_diffusion.gradients": "frozen weights",
     "hooked_diffusion.checkpoints": "formats, families",
     "hooked_diffusion.denoising": "the loop, its caches",
     "hooked_diffusion.model": "one bridge for both",
     "hooked_diffusion.pairs": "ARM, MDM, control",
     "hooked_diffusion.plugin": "TransformerLens",
     "hooked_diffusion.posttrain": "from ARM to MDM",
+    "hooked_diffusion.spec": "how it is read",
     "hooked_diffusion.tokenizers": "checked and safe",
     "mechshift_tl.attribution": "scores of edges",
     "mechshift_tl.bridge": "hooks and weights",
@@ -268,11 +271,9 @@ def _box(node: Node, y: float) -> str:
     box = f'<rect x="{left:.1f}" y="{y:.0f}" width="{node.width:.0f}" height="{HEIGHT}" rx="8" fill="{fill}" stroke="{stroke}"/>\n'
     names = [name.split(".")[1] for name in node.names]
     if len(names) == 1:
-        return (
-            box
-            + _text(node.x, y + 24, names[0], 17, 600, INK, "middle")
-            + _text(node.x, y + 44, WORDS.get(node.names[0], ""), 14, 400, QUIET, "middle")
-        )
+        words = WORDS.get(node.names[0], "")
+        name = _text(node.x, y + (24 if words else 34), names[0], 17, 600, INK, "middle")
+        return box + name + (_text(node.x, y + 44, words, 14, 400, QUIET, "middle") if words else "")
     half = -(-len(names) // 2)
     lines = (" · ".join(names[:half]), " · ".join(names[half:]))
     return box + "".join(_text(node.x, y + 24 + 20 * i, line, 16, 600, INK, "middle") for i, line in enumerate(lines))
