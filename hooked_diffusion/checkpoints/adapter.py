@@ -19,7 +19,7 @@ from typing import Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hooked_diffusion.checkpoints.fields import Config, flag_in, object_in, text_in, texts_in, whole_in
+from hooked_diffusion.checkpoints.fields import Config, WrongField, flag_in, object_in, shown, text_in, texts_in, whole_in
 from hooked_diffusion.spec import BosPolicy, DiffusionSpec
 
 
@@ -119,7 +119,7 @@ class CheckpointAdapter:
         Raises ValueError when `is_causal` contradicts it or the mask token lies outside the vocabulary.
         """
         stated = object_in(config, "diffusion_spec", where)
-        spec = self.read_spec(config) if stated is None else DiffusionSpec.from_dict(dict(stated))
+        spec = self.read_spec(config) if stated is None else _stated_spec(stated, f"{where}: diffusion_spec")
         causal = spec.attention == "causal"
         if flag_in(config, "is_causal", where) not in (None, causal):
             raise ValueError(
@@ -127,7 +127,7 @@ class CheckpointAdapter:
                 "state diffusion_spec there (attention, logit_shift, mask_token_id)"
             )
         if spec.mask_token_id is not None and spec.mask_token_id >= vocabulary:
-            raise ValueError(f"{where}: mask_token_id {spec.mask_token_id} lies outside the vocabulary of {vocabulary}")
+            raise ValueError(f"{where}: mask_token_id {shown(spec.mask_token_id)} lies outside the vocabulary of {vocabulary}")
         return spec
 
     def native_key(self, key: str) -> str | None:
@@ -142,6 +142,24 @@ class CheckpointAdapter:
     def drops(self, key: str) -> bool:
         """Whether a stored key holds no weights."""
         return any(re.fullmatch(pattern, key) for pattern in self.drop)
+
+
+def _stated_spec(stated: Config, where: str) -> DiffusionSpec:
+    """The spec that a config states. Raises ValueError naming the field that is no field of it, or of another type."""
+    for name in ("attention", "bos"):
+        text_in(stated, name, where)
+    for name, least in (("logit_shift", 0), ("mask_token_id", 0), ("block_length", 1)):
+        whole_in(stated, name, where, least)
+    flag_in(stated, "mask_is_reused", where)
+    tail = stated.get("tail", [])
+    if not isinstance(tail, (list, tuple)):
+        raise WrongField(where, "tail", tail, "a list of token ids")
+    for place, token in enumerate(tail):
+        whole_in({"tail": token}, "tail", f"{where}, entry {place} of the tail")
+    try:
+        return DiffusionSpec.from_dict(dict(stated))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def arm_spec(config: Config) -> DiffusionSpec:

@@ -21,7 +21,9 @@ from typing import cast
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.fields import Config, number_in, object_in, shown
+from hooked_diffusion.checkpoints.boundary import reading
+from hooked_diffusion.checkpoints.fields import Config, number_in, object_in, shown, shown_name
+from hooked_diffusion.checkpoints.sizes import check_sizes
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 #: Required and optional fields by the `model_type` of the native config. All but GPT2 share the first row.
@@ -45,6 +47,8 @@ INERT = {
     "max_window_layers", "task_specific_params", "attn_implementation", "_attn_implementation", "tokenizer_class", "model_max_length",
     "unsloth_fixed", "unsloth_version",
 }  # fmt: skip
+#: How many unknown fields a message lists.
+MOST_LISTED = 10
 #: What holds for every family: no layer attends in a window.
 COMMON_FLAGS = {"layer_types": "full_attention"}
 
@@ -71,8 +75,10 @@ def native_config(adapter: CheckpointAdapter, config: Config, where: str) -> Pre
     _check_flags(adapter, config, where)
     optional = OPTIONAL.get(kind, OPTIONAL[""])
     _check_unknown(adapter, config, {*names.values(), *optional}, where)
+    check_sizes(config, {**{name: name for name in optional}, **names}, where)
     values |= {name: config[name] for name in optional if config.get(name) is not None}
-    return make_config(adapter.model_class, {**values, "tie_word_embeddings": False})
+    with reading(f"{where} is no config of {adapter.model_class.__name__}", "mend the field that it names, or fetch the config again"):
+        return make_config(adapter.model_class, {**values, "tie_word_embeddings": False})
 
 
 def make_config(model_class: type[PreTrainedModel], values: Mapping[str, object]) -> PretrainedConfig:
@@ -92,10 +98,11 @@ def _check_unknown(adapter: CheckpointAdapter, config: Config, known: set[str], 
     known = known | INERT | {adapter.tie_flag, *COMMON_FLAGS, *adapter.expects, *adapter.flags, *adapter.ignores}
     unknown = {key: value for key, value in config.items() if key not in known and value}
     if unknown:
-        listed = ", ".join(f"{key} = {shown(value)}" for key, value in unknown.items())
+        listed = ", ".join(f"{shown_name(key)} = {shown(value)}" for key, value in list(unknown.items())[:MOST_LISTED])
+        more = f" and {len(unknown) - MOST_LISTED} fields more" if len(unknown) > MOST_LISTED else ""
         raise ValueError(
-            f"{where} says {listed}, which nothing here knows for {adapter.family} checkpoints; if it does not change what the model "
-            f"computes, take it out there or pass config={{{next(iter(unknown))!r}: None}}"
+            f"{where} says {listed}{more}, which nothing here knows for {adapter.family} checkpoints; if it does not change what the model "
+            f"computes, take it out there or pass config={{{shown(next(iter(unknown)))}: None}}"
         )
 
 

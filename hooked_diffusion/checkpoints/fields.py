@@ -17,13 +17,21 @@ class WrongField(ValueError):
     """A field whose value cannot be used; the message names the config, the field and the value."""
 
     def __init__(self, where: str, name: str, value: object, wanted: str) -> None:
-        super().__init__(f"{where} says {name} = {shown(value)}; give {wanted}")
+        super().__init__(f"{where} says {shown_name(name)} = {shown(value)}; give {wanted}")
 
 
 def shown(value: object, most: int = 200) -> str:
     """A value for a message: its `repr`, cut after `most` characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, or a whole number of more digits than Python writes
+        text = f"a {type(value).__name__} that cannot be written out"
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def shown_name(name: str, most: int = 100) -> str:
+    """The name of a field for a message: as it is, or quoted and cut where it is long or would break the line."""
+    return name if name.isprintable() and len(name) <= most else shown(name, most)
 
 
 def text_in(config: Config, name: str, where: str = "the config") -> str | None:

@@ -18,6 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.boundary import MissingExtra, reading
+from hooked_diffusion.checkpoints.fields import shown, whole_in
+from hooked_diffusion.checkpoints.gguf_header import check_header
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -56,17 +59,17 @@ FIELDS = {
 class GgufReader:
     """An opened GGUF file: a `readers.CheckpointReader`.
 
-    Raises ImportError without the `gguf` package, ValueError on a file that is no whole GGUF, on another architecture, or on scaled RoPE.
+    Raises `MissingExtra` (an ImportError and a ValueError) without the `gguf` package; ValueError on a file that is no whole GGUF, on
+    another architecture, or on scaled RoPE.
     """
 
     def __init__(self, path: Path) -> None:
         self._gguf = _import_gguf()
-        try:
+        with reading(f"{path} is not a whole GGUF file", "fetch it again"):
+            check_header(path)
             reader = self._gguf.GGUFReader(path)
-        except (ValueError, IndexError) as error:
-            raise ValueError(f"{path} is not a whole GGUF file ({error}); fetch it again") from error
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self.shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in self._tensors.items()}
+            self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+            self.shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in self._tensors.items()}
         self.files: tuple[Path, ...] = (path,)
         self.config = _config(reader, self.shapes, path)
         self.notes = _notes([tensor.tensor_type.name for tensor in reader.tensors])
@@ -78,12 +81,14 @@ class GgufReader:
         return torch.float32
 
     def load(self, key: str, fresh: bool = False) -> Float[Tensor, "*shape"]:
-        """One tensor in float32, q and k in Hugging Face's row order; always a copy."""
+        """One tensor in float32, q and k in Hugging Face's row order; always a copy. Raises ValueError where it cannot be dequantised."""
         tensor = self._tensors[key]
-        values = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(self.shapes[key])
         heads = {"attn_q": "num_attention_heads", "attn_k": "num_key_value_heads"}.get(key.split(".")[-2])
-        if self.config["model_type"] == "llama" and heads:
-            values = values.reshape(self.config[heads], -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+        count = whole_in(self.config, heads, str(self.files[0]), least=1) if heads else None
+        with reading(f"{self.files[0]}: {shown(key)} cannot be read", "fetch the file again"):
+            values = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(self.shapes[key])
+            if self.config["model_type"] == "llama" and count:
+                values = values.reshape(count, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
         return torch.from_numpy(np.array(values))
 
     def file_of(self, key: str) -> None:
@@ -98,23 +103,20 @@ def _import_gguf() -> ModuleType:
     try:
         import gguf
     except ImportError as error:
-        raise ImportError("reading a GGUF file needs the gguf package: pip install 'mechshift-tl[gguf]'") from error
+        raise MissingExtra("reading a GGUF file needs the gguf package: pip install 'mechshift-tl[gguf]'") from error
     return gguf
 
 
 def _config(reader: GGUFReader, shapes: dict[str, tuple[int, ...]], path: Path) -> dict[str, object]:
     """The header in the words of a native config; what the header leaves out stays out."""
-    field = reader.get_field("general.architecture")
-    architecture = field.contents() if field else None
+    architecture = _contents(reader, "general.architecture", path)
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"{path} has the GGUF architecture {architecture!r}; {' and '.join(ARCHITECTURES)} are read")
-    scaling = reader.get_field(f"{architecture}.rope.scaling.type")
-    if scaling and scaling.contents() != "none":
-        raise ValueError(
-            f"{path} scales its RoPE ({scaling.contents()}); convert the checkpoint to safetensors with its rope_parameters instead"
-        )
-    fields = {native: reader.get_field(name.format(arch=architecture)) for native, name in FIELDS.items()}
-    config = {native: _value(field.contents()) for native, field in fields.items() if field}
+        raise ValueError(f"{path} has the GGUF architecture {shown(architecture)}; {' and '.join(ARCHITECTURES)} are read")
+    scaling = _contents(reader, f"{architecture}.rope.scaling.type", path)
+    if scaling not in (None, "none"):
+        raise ValueError(f"{path} scales its RoPE ({scaling}); convert the checkpoint to safetensors with its rope_parameters instead")
+    fields = {native: _contents(reader, name.format(arch=architecture), path) for native, name in FIELDS.items()}
+    config = {native: _value(value) for native, value in fields.items() if value is not None}
     return config | {
         "model_type": architecture,
         "vocab_size": shapes.get("token_embd.weight", (None,))[0],
@@ -122,6 +124,13 @@ def _config(reader: GGUFReader, shapes: dict[str, tuple[int, ...]], path: Path) 
         "use_sliding_window": False,
         "tie_word_embeddings": "output.weight" not in shapes,
     }
+
+
+def _contents(reader: GGUFReader, name: str, path: Path) -> object:
+    """What a field of the header holds; None where there is no such field."""
+    with reading(f"{path}: its field {name} cannot be read", "fetch the file again"):
+        field = reader.get_field(name)
+        return field.contents() if field else None
 
 
 def _value(value: object) -> object:

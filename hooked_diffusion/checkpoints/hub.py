@@ -94,7 +94,7 @@ def _clear_failure(repo: str, revision: str | None) -> Iterator[None]:
     """Say in one sentence that the hub did not give a repository."""
     try:
         yield
-    except (HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError, ValueError) as error:  # ValueError: names that the hub does not allow
         at = f" at revision {revision}" if revision else ""
         raise OSError(
             f"{repo} is no folder here, and the hub did not give it{at} ({type(error).__name__}): check the name and the network, "

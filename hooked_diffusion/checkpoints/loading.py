@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.fields import Config
+from hooked_diffusion.checkpoints.boundary import reading
+from hooked_diffusion.checkpoints.fields import Config, shown
 from hooked_diffusion.checkpoints.files import sha256_of
 from hooked_diffusion.checkpoints.gguf import GgufReader
 from hooked_diffusion.checkpoints.hub import locate
@@ -33,6 +34,7 @@ from hooked_diffusion.checkpoints.placement import DeviceMap, Placement
 from hooked_diffusion.checkpoints.readers import CheckpointReader, FolderReader
 from hooked_diffusion.checkpoints.reading import ConfigReading, read_config
 from hooked_diffusion.checkpoints.tokenizer_files import load_tokenizer
+from hooked_diffusion.checkpoints.weights import READ
 from hooked_diffusion.spec import DiffusionSpec
 
 if TYPE_CHECKING:
@@ -89,23 +91,23 @@ class OpenCheckpoint:
 
     name: str
     revision: str | None
-    reading: ConfigReading
+    read: ConfigReading
     reader: CheckpointReader
 
     @property
     def adapter(self) -> CheckpointAdapter:
         """The family's."""
-        return self.reading.adapter
+        return self.read.adapter
 
     @property
     def config(self) -> PretrainedConfig:
         """The native one."""
-        return self.reading.native
+        return self.read.native
 
     @property
     def spec(self) -> DiffusionSpec:
         """How it is read."""
-        return self.reading.spec
+        return self.read.spec
 
     def load(
         self,
@@ -163,8 +165,11 @@ class OpenCheckpoint:
     def _skeleton(self) -> tuple[PreTrainedModel, dict[str, str]]:
         """The native model, parameters on the meta device and buffers computed, and native name → stored key for every tensor it wants."""
         names, extra = rename(self.reader.shapes, self.adapter)
-        self.config.tie_word_embeddings = is_tied(self.reading.tied, names, self.adapter, self.reader, self.name)
-        with init_empty_weights(include_buffers=False):
+        self.config.tie_word_embeddings = is_tied(self.read.tied, names, self.adapter, self.reader, self.name)
+        with (
+            reading(f"no {self.adapter.model_class.__name__} can be built as {self.read.where} says", "mend the field that it names"),
+            init_empty_weights(include_buffers=False),
+        ):
             model = self.adapter.model_class(self.config)
         wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         if self.config.tie_word_embeddings:
@@ -188,7 +193,7 @@ class OpenCheckpoint:
             "family": self.adapter.family,
             "sha256": sha256_of(self.reader.files),
             "dtype": _name(dtype),
-            "notes": [*self.reader.notes, *self.reading.notes, *cast_to],
+            "notes": [*self.reader.notes, *self.read.notes, *cast_to],
         }
 
 
@@ -198,7 +203,7 @@ def open_checkpoint(
     """Read and translate a checkpoint's config, as `OpenSettings` says. Raises what `load_checkpoint` does before it reads weights."""
     path, revision = locate(name_or_path, revision)
     reader: CheckpointReader = GgufReader(path) if path.suffix == ".gguf" else FolderReader(path)
-    reading = read_config(
+    found = read_config(
         reader.config,
         where=str(path if path.suffix == ".gguf" else path / "config.json"),
         name=repository_name(name_or_path),
@@ -207,8 +212,9 @@ def open_checkpoint(
         shapes=reader.shapes,
         adapt=reader.adapt,
     )
-    reading.native.is_causal = reading.spec.attention == "causal"
-    return OpenCheckpoint(str(name_or_path), revision, reading, reader)
+    found.native.is_causal = found.spec.attention == "causal"
+    reader.config = dict(found.config)  # what a GGUF file's tensors are put in order by
+    return OpenCheckpoint(str(name_or_path), revision, found, reader)
 
 
 def load_checkpoint(
@@ -239,6 +245,6 @@ def _name(dtype: torch.dtype) -> str:
 def floating_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A floating torch dtype, by itself or by name; None stays None. Raises ValueError on anything else."""
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise ValueError(f"dtype {dtype!r} is no floating torch dtype; try 'float32' or 'bfloat16'")
+    if dtype is not None and found not in READ:
+        raise ValueError(f"dtype {shown(dtype)} is no floating torch dtype of weights; choose float32, bfloat16, float16 or float64")
     return found

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
+from hooked_diffusion.checkpoints.fields import shown_name
 from hooked_diffusion.checkpoints.readers import CheckpointReader
 
 Shape = tuple[int, ...]
@@ -27,7 +28,7 @@ class CheckpointMismatch(ValueError):
 
 def _listed(kind: str, keys: Sequence[str]) -> str:
     more = f", and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return f"{len(keys)} {kind} key{'s' if len(keys) > 1 else ''} ({', '.join(keys[:SHOWN])}{more})"
+    return f"{len(keys)} {kind} key{'s' if len(keys) > 1 else ''} ({', '.join(shown_name(key, 200) for key in keys[:SHOWN])}{more})"
 
 
 def rename(stored: Iterable[str], adapter: CheckpointAdapter) -> tuple[dict[str, str], list[str]]:
@@ -55,7 +56,8 @@ def is_tied(flag: bool | None, names: Mapping[str, str], adapter: CheckpointAdap
         return False
     if adapter.head not in names:
         return True
-    equal = torch.equal(reader.load(names[adapter.head]), reader.load(names[adapter.embedding]))
+    head, embedding = reader.load(names[adapter.head]), reader.load(names[adapter.embedding])
+    equal = head.dtype == embedding.dtype and torch.equal(head, embedding)
     if flag and not equal:
         raise ValueError(
             f"{where} says {adapter.tie_flag} = true, but its {names[adapter.head]} differs from {names[adapter.embedding]}; "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.fields import Config, text_in
+from hooked_diffusion.checkpoints.fields import Config, shown, text_in
 
 HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
@@ -70,13 +70,13 @@ def told_by_name(config: Config, adapter: CheckpointAdapter, name: str) -> tuple
                 f"{field} = {value}, which the config leaves out: known of {like}, by {known.fixed}" for field, value in absent.items()
             ]
     for field, pattern in adapter.told_by_name.items():
-        if match := re.search(pattern, name):
+        if (match := re.search(pattern, name)) and len(match[1]) < 10:
             number = int(match[1])
             if not _states(config, field):
                 found[field] = number
                 notes.append(f"{field} = {number}, which the config leaves out: told by the name {name}")
             elif config[field] != number:
-                notes.append(f"{field} = {config[field]} by the config, though the name {name} tells {number}: the config counts")
+                notes.append(f"{field} = {shown(config[field])} by the config, though the name {name} tells {number}: the config counts")
     for usual in adapter.usual:
         left_out = usual.field not in found and not _states(config, usual.field)
         if left_out and usual.rows in (None, config.get("vocab_size")):

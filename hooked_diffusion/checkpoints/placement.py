@@ -20,6 +20,9 @@ from accelerate.utils import check_device_map, get_balanced_memory, get_max_memo
 from torch import nn
 from transformers import PreTrainedModel
 
+from hooked_diffusion.checkpoints.boundary import quoted, reading
+from hooked_diffusion.checkpoints.fields import shown
+
 Device = int | str | torch.device
 DeviceMap = str | Mapping[str, Device]
 INFERRED = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -33,8 +36,8 @@ class Placement:
 
     @classmethod
     def of(cls, device: str | torch.device | None) -> Placement:
-        """Everything on one device; None is the CPU."""
-        return cls({"": torch.device(device or "cpu")})
+        """Everything on one device; None is the CPU. Raises ValueError on what is no device, or not here."""
+        return cls({"": _present("cpu" if device is None else device, "device")})
 
     @classmethod
     def from_map(cls, device_map: DeviceMap, model: PreTrainedModel, dtype: torch.dtype) -> Placement:
@@ -43,14 +46,14 @@ class Placement:
         Raises ValueError when the map is no map, or leaves out a weight.
         """
         if isinstance(device_map, str) and device_map not in INFERRED:
-            try:
-                return cls.of(device_map)
-            except RuntimeError as error:
-                message = f"device_map is {device_map!r}; say {', '.join(INFERRED)}, a device, or a dictionary of modules"
-                raise ValueError(message) from error
+            return cls({"": _present(device_map, "device_map", f"{', '.join(INFERRED)}, a device, or a dictionary of modules")})
         module = cast(nn.Module, model)
         if not isinstance(device_map, str):
-            check_device_map(module, dict(device_map))
+            for name, device in device_map.items():
+                if device != "disk":
+                    _present(device, f"device_map[{name!r}]")
+            with reading("device_map does not fit the model", "name a device for every module, by the names of its state dict"):
+                check_device_map(module, dict(device_map))
             return cls(dict(device_map))
         undivided = list(model._no_split_modules or ())
         if device_map == "sequential":
@@ -87,6 +90,21 @@ class Placement:
         # accelerate annotates these two otherwise than it reads them; it compares the main device with the text "cpu".
         main, offloaded = cast(torch.device, main_device(self.modules)), cast(dict[str, str], index)
         dispatch_model(cast(nn.Module, model), dict(self.modules), main_device=main, offload_index=offloaded or None)
+
+
+def _present(device: Device, name: str, wanted: str = "cpu, cuda, cuda:N or mps, where it is here") -> torch.device:
+    """A device that is here. Raises ValueError naming the argument, its value, and what is here."""
+    here = f"here there are cpu and {torch.cuda.device_count()} of cuda"
+    try:
+        found = torch.device(device)
+        if found.type != "meta":  # it has no data
+            torch.empty(1, device=found)
+            return found
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # torch has no one class for it: RuntimeError, AssertionError, TypeError, NotImplementedError
+        raise ValueError(f"{name} is {shown(device)}; say {wanted}; {here} ({quoted(error)})") from error
+    raise ValueError(f"{name} is {shown(device)}, which holds no numbers; say {wanted}; {here}")
 
 
 def main_device(modules: Mapping[str, Device]) -> Device:

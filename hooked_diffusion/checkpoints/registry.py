@@ -14,7 +14,7 @@ import warnings
 from importlib.metadata import EntryPoint, entry_points
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
-from hooked_diffusion.checkpoints.fields import Config, text_in, texts_in
+from hooked_diffusion.checkpoints.fields import Config, shown, shown_name, text_in, texts_in
 from hooked_diffusion.checkpoints.names import saved_from
 from hooked_diffusion.checkpoints.unsupported import unsupported
 
@@ -68,14 +68,13 @@ def adapter_for(config: Config, family: str | None = None, where: str = "config.
 def _no_single_family(config: Config, where: str, found: list[CheckpointAdapter], strange: bool) -> str:
     """Why a config belongs to no family, or to several."""
     stated, classes = text_in(config, "model_type"), texts_in(config, "architectures")
-    said = f"{where} (model_type {stated!r}, architectures {list(classes)})"
+    said = f"{where} (model_type {shown(stated)}, architectures {shown(list(classes))})"
     remedy = f"pass family= one of {', '.join(families())}, or register an adapter"
     if found:
         return f"{said} fits {' and '.join(sorted(adapter.family for adapter in found))}; {remedy}"
     kin = [adapter.family for adapter in _known().values() if strange and stated in adapter.model_types]
-    why = (
-        f", because nothing here knows the class {' or '.join(classes)}, and what it computes may not be what {kin[0]} does" if kin else ""
-    )
+    named = " or ".join(map(shown_name, classes[:3]))
+    why = f", because nothing here knows the class {named}, and what it computes may not be what {kin[0]} does" if kin else ""
     return f"unknown family: {said} fits no known family{why}; if you know what it computes, {remedy}"
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
+from math import prod
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hooked_diffusion.checkpoints.fields import Config, object_in, text_in, whole_in
-from hooked_diffusion.checkpoints.files import read_json
+from hooked_diffusion.checkpoints.boundary import reading
+from hooked_diffusion.checkpoints.fields import Config, object_in, shown, text_in, whole_in
+from hooked_diffusion.checkpoints.files import MIB, MOST_CONFIG, read_json
 
 #: Any of these holds a vocabulary, or says which tokenizer it is.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt")
+MOST_TOKENIZER = 64 * MIB
+#: Of a regular expression, letters; of normalizers, how often they may double a text and more; of JSON, levels that are looked into.
+MOST_PATTERN, MOST_GROWTH, MOST_DEPTH = 10_000, 1024.0, 64
+#: A group that ends with a repetition and is itself repeated without end, such as (a+)+ or (?:a*b*)*.
+NESTED = re.compile(r"[+*}]\??\)(?:[+*]|\{\d*,)")
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -23,9 +32,67 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, or of a GGUF file in it, as the class `native`, or as its own files say. Runs no remote code."""
     kind = native or (PreTrainedTokenizerFast if _is_generic(folder) else AutoTokenizer)
-    if gguf_file is None:
-        return kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    return kind.from_pretrained(str(folder), gguf_file=gguf_file, local_files_only=True, trust_remote_code=False)
+    remedy = "fetch its files again, or pass tokenizer=None to work on token ids"
+    if gguf_file is not None:
+        with reading(f"the tokenizer in {folder / gguf_file} cannot be loaded", remedy):
+            return _tried(kind.from_pretrained(str(folder), gguf_file=gguf_file, local_files_only=True, trust_remote_code=False))
+    check_tokenizer_files(folder)
+    with reading(f"the tokenizer in {folder} cannot be loaded", remedy):
+        return _tried(kind.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False))
+
+
+def _tried(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """The tokenizer, once it has tokenised a letter and named its vocabulary: some settings are not looked at before."""
+    tokenizer.decode(tokenizer.encode("a", add_special_tokens=True))
+    if not tokenizer.get_vocab():
+        raise ValueError("its vocabulary is empty")
+    return tokenizer
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """Refuse tokenizer files that would take the memory or the time of whoever loads them.
+
+    That is a file of more than 64 MiB, and in `tokenizer.json` a regular expression that repeats a repetition, which can take for ever on a
+    short text, or normalizers that make a text many times longer. Raises ValueError naming file and pattern.
+    """
+    for name in (*TOKENIZER_FILES, "merges.txt", "added_tokens.json", "special_tokens_map.json"):
+        path = folder / name
+        if path.is_file() and path.stat().st_size > MOST_TOKENIZER:
+            raise ValueError(f"{path} has {path.stat().st_size / MIB:.0f} MiB; the largest tokenizers have 33: pass tokenizer=None")
+    whole = _read(folder / "tokenizer.json")
+    remedy = "pass tokenizer=None to work on token ids, or a tokenizer of your own"
+    for pattern in _patterns(whole):
+        if len(pattern) > MOST_PATTERN or NESTED.search(pattern):
+            raise ValueError(f"{folder / 'tokenizer.json'} holds the pattern {shown(pattern)}, which may take for ever on a text; {remedy}")
+    if (growth := _growth(whole.get("normalizer"))) > MOST_GROWTH:
+        raise ValueError(f"{folder / 'tokenizer.json'} has normalizers that make a text {growth:.0g} times as long; {remedy}")
+
+
+def _patterns(part: object, depth: int = 0) -> Iterator[str]:
+    """The regular expressions in normalizers, pre-tokenizers and decoders."""
+    if depth > MOST_DEPTH:
+        return
+    if isinstance(part, dict):
+        if isinstance(pattern := part.get("Regex"), str):
+            yield pattern
+        for name in part.keys() - {"model", "added_tokens"}:
+            yield from _patterns(part[name], depth + 1)
+    elif isinstance(part, list):
+        for one in part:
+            yield from _patterns(one, depth + 1)
+
+
+def _growth(part: object, depth: int = 0) -> float:
+    """How many times longer the replacements of a normalizer can make a text."""
+    if not isinstance(part, dict) or depth > MOST_DEPTH:
+        return 1.0
+    if isinstance(steps := part.get("normalizers"), list):
+        return prod(min(_growth(step, depth + 1), MOST_GROWTH * 2) for step in steps[:MOST_DEPTH])
+    pattern, content = part.get("pattern"), part.get("content")
+    if part.get("type") != "Replace" or not isinstance(content, str):
+        return 1.0
+    replaced = pattern.get("String") if isinstance(pattern, dict) else None
+    return max(1.0, len(content) / max(1, len(replaced) if isinstance(replaced, str) else 1))
 
 
 def _is_generic(folder: Path) -> bool:
@@ -37,22 +104,22 @@ def _is_generic(folder: Path) -> bool:
 def mask_of_tokenizer(folder: Path) -> int | None:
     """The id of the mask token that the folder's tokenizer files name; None where they name none.
 
-    The token is named in `tokenizer_config.json`. Its id may be in any of four files; where they differ, the last of these counts:
-    `vocab.json`, `tokenizer.json`, `added_tokens.json`, `tokenizer_config.json`.
+    The token is named in `tokenizer_config.json`. Its id may be in any of four files; where they differ, the first of these counts:
+    `tokenizer_config.json`, `added_tokens.json`, `tokenizer.json`, `vocab.json`. None is read that need not be: they can be large.
     """
     settings = _read(folder / "tokenizer_config.json")
     named = settings.get("mask_token")
     mask = text_in(named, "content") if isinstance(named, dict) else text_in(settings, "mask_token", str(folder / "tokenizer_config.json"))
     if mask is None:
         return None
-    found = (
-        _read(folder / "vocab.json").get(mask),
-        _listed(_read(folder / "tokenizer.json"), mask, folder),
-        _read(folder / "added_tokens.json").get(mask),
-        _stated(settings, mask, folder),
+    sources: tuple[Callable[[], object], ...] = (
+        lambda: _stated(settings, mask, folder),
+        lambda: _read(folder / "added_tokens.json").get(mask),
+        lambda: _listed(_read(folder / "tokenizer.json"), mask, folder),
+        lambda: _read(folder / "vocab.json").get(mask),
     )
-    ids = [whole_in({mask: one}, mask, f"a tokenizer file of {folder}") for one in found if one is not None]
-    return ids[-1] if ids else None
+    found = next((one for source in sources if (one := source()) is not None), None)
+    return whole_in({mask: found}, mask, f"a tokenizer file of {folder}")
 
 
 def config_of(path: Path) -> dict[str, object]:
@@ -60,14 +127,14 @@ def config_of(path: Path) -> dict[str, object]:
 
     A config by another file name stands alone: tokenizer files beside it may be of another checkpoint.
     """
-    config = read_json(path)
+    config = read_json(path, MOST_CONFIG)
     if path.name == "config.json" and config.get("mask_token_id") is None and (mask := mask_of_tokenizer(path.parent)) is not None:
         config["mask_token_id"] = mask
     return config
 
 
 def _read(path: Path) -> Config:
-    return read_json(path) if path.is_file() else {}
+    return read_json(path, MOST_TOKENIZER) if path.is_file() else {}
 
 
 def _listed(tokenizer: Config, mask: str, folder: Path) -> object:

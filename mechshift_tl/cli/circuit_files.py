@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.cli.errors import opening
 from mechshift_tl.cli.options import words_of
 
 if TYPE_CHECKING:
     from mechshift_tl.attribution import EdgeScores
+    from mechshift_tl.bridge.protocol import HookedModel
     from mechshift_tl.circuits import Circuit
     from mechshift_tl.tasks import Task
     from mechshift_tl.tasks.examples import Examples

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.cli.console import console
 
 if TYPE_CHECKING:
+    from mechshift_tl.bridge.protocol import HookedModel
     from mechshift_tl.interventions.replaced import WriterMeans
     from mechshift_tl.runs.stages import Stages
     from mechshift_tl.tasks import Task

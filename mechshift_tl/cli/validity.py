@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.cli.console import console, print_frame
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hooked_diffusion.pairs import Pair
+    from mechshift_tl.bridge.protocol import HookedModel
     from mechshift_tl.evaluation.validity import Validity
     from mechshift_tl.readouts import Readouts
     from mechshift_tl.runs.stages import Stages

@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Change, dict[str, Any], str]] = {
     "a missing key": (lambda t: t.pop(NORM), {}, r"1 missing key \(model.norm.weight\)"),
     "an extra key": (lambda t: t.update({"base.x": torch.ones(1)}), {}, r"1 extra key \(base.x\)"),
     "a misshaped key": (lambda t: t.update({NORM: torch.ones(31)}), {}, r"model.norm.weight: stored \(31,\), native \(32,\)"),
-    "no theta": (lambda t: None, {"rope_parameters": None}, r"leaves out rope_theta; state it there or pass config=\{'rope_theta': …\}"),
+    "no theta": (lambda t: None, {"rope_parameters": None, "rope_theta": None}, r"leaves out rope_theta; .* config=\{'rope_theta': …\}"),
     "an unknown flag": (lambda t: None, {"use_mup": True}, "says use_mup = True, which nothing here knows for llama"),
     "a flag of the wrong kind": (lambda t: None, {"layer_types": ["sliding_attention"] * 2}, "says layer_types = "),
     "a tied flag with an untied head": (

@@ -120,8 +120,8 @@ def test_a_name_tells_family_and_block(
             load_checkpoint(plain, tokenizer=None)
     else:
         assert (load_checkpoint(plain, tokenizer=None).source["family"] == family) == (family in ("sdar", "coda"))
-    block = {} if spec.block_length is None else {"config": {"block_size": spec.block_length}}
-    assert load_checkpoint(plain, family=family, tokenizer=None, **block).spec == spec
+    block = None if spec.block_length is None else {"block_size": spec.block_length}
+    assert load_checkpoint(plain, family=family, tokenizer=None, config=block).spec == spec
 
 
 @pytest.mark.parametrize(

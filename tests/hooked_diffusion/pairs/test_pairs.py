@@ -216,8 +216,10 @@ def test_configs_of_a_pair_are_completed_role_by_role(folder: Path) -> None:
         values = json.loads(path.read_text())
         del values["rope_parameters"], values["diffusion_spec"]
         path.write_text(json.dumps({key: value for key, value in values.items() if key not in ("rope_theta", "is_causal")}))
-    spec, theta = {"diffusion_spec": MDM.to_dict()}, {"rope_theta": 5e5}
-    for how in ({}, {"config": theta | spec}, {"arm_config": theta}):
+    spec: dict[str, Any] = {"diffusion_spec": MDM.to_dict()}
+    theta: dict[str, Any] = {"rope_theta": 5e5}
+    hows: tuple[dict[str, Any], ...] = ({}, {"config": theta | spec}, {"arm_config": theta})
+    for how in hows:
         with pytest.raises(ValueError, match="config.json leaves out rope_theta"):
             load_pair(folder, **how)
     for pair in (

@@ -1,0 +1,52 @@
+"""Where errors of other libraries become one sentence.
+
+Checkpoints are read by other libraries: json, safetensors, torch, gguf, tokenizers, transformers, accelerate, huggingface_hub. On a file
+that is damaged or made to do harm each of them raises whatever comes, a KeyError, a ZeroDivisionError, a class of its own, and that is no
+bug of theirs or ours. So a call that hands them what a file holds stands within `reading`, which turns their errors into `Unreadable`.
+
+Nothing else stands there. An error that this package's own code raises, other than the ValueErrors that it means to raise, is a bug, and
+shows itself as what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+#: How much of another library's message is quoted.
+QUOTED = 300
+
+
+class Unreadable(ValueError):
+    """What another library could not read; the message names the file or field, that library's error, and a remedy."""
+
+
+class MissingExtra(ImportError, Unreadable):
+    """A file that needs a package which is not installed."""
+
+
+@contextmanager
+def reading(what: str, remedy: str) -> Iterator[None]:
+    """Inside, another library reads `what`: its errors become `Unreadable`, with the `remedy`.
+
+    A lack of memory passes as it is: it says nothing of what was read. So do errors that are `Unreadable` already.
+    """
+    try:
+        yield
+    except (Unreadable, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        raise Unreadable(f"{what} ({quoted(error)}); {remedy}") from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # Rust's, which is no Exception
+            raise
+        raise Unreadable(f"{what} ({quoted(error)}); {remedy}") from error
+
+
+def quoted(error: BaseException) -> str:
+    """Another library's error on one line: its class, and its message as far as it is printable, cut."""
+    text = " ".join(str(error).split())
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return f"{type(error).__name__}: {text[:QUOTED]}" + ("…" if len(text) > QUOTED else "")
