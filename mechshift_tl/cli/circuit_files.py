@@ -41,14 +41,16 @@ def load_circuit(path: Path, n_kv_heads: int | None = None) -> Circuit:
 def fitted(circuit: Circuit, path: Path, model: HookedModel) -> Circuit:
     """`circuit`, read again where its graph file did not say how many KV heads there are.
 
-    Raises ValueError when the model's graph is another.
+    Raises ValueError when the model's graph is another, and when the circuit was found in a model of other weights or read otherwise.
     """
     from mechshift_tl.graph import Graph, check_same_graph
+    from mechshift_tl.runs.provenance import check_same_origin, provenance
 
     n_kv_heads = Graph.of(model).n_kv_heads
     if path.suffix in GRAPH_FILES and circuit.graph.n_kv_heads != n_kv_heads:
         circuit = load_circuit(path, n_kv_heads)
     check_same_graph(circuit.graph, Graph.of(model, circuit.graph.kv))
+    check_same_origin({"--model": provenance(model, {}), "--circuit": circuit.provenance}, same=("weights", "spec"))
     return circuit
 
 
@@ -60,10 +62,11 @@ def scores_path(asked: Path | None, circuit: Path) -> Path | None:
 
 
 def load_scores(path: Path | None, circuit: Circuit) -> EdgeScores | None:
-    """The scores of all edges in a file; None for None. Raises ValueError when they are not of the circuit's graph."""
+    """The scores of all edges in a file; None for None. Raises ValueError when they are not of the circuit's graph, model or task."""
     from mechshift_tl.attribution import EdgeScores
     from mechshift_tl.circuits import read_graph_scores
     from mechshift_tl.graph import check_same_graph
+    from mechshift_tl.runs.provenance import check_same_origin
 
     if path is None:
         return None
@@ -71,6 +74,7 @@ def load_scores(path: Path | None, circuit: Circuit) -> EdgeScores | None:
     with opening(str(path)):
         scores = read_graph_scores(path, circuit.graph.n_kv_heads) if path.suffix in GRAPH_FILES else EdgeScores.load(path)
     check_same_graph(circuit.graph, scores.graph)
+    check_same_origin({"--circuit": circuit.provenance, "--scores": scores.provenance})
     return scores
 
 

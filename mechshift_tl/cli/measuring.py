@@ -23,6 +23,7 @@ from mechshift_tl.evaluation.faithfulness import Faithfulness, NoGap
 from mechshift_tl.evaluation.run import CircuitRun
 from mechshift_tl.readouts import Readouts, readouts
 from mechshift_tl.report.page import write_page
+from mechshift_tl.runs.provenance import check_same_origin
 from mechshift_tl.runs.stages import Stages
 from mechshift_tl.tasks import Task
 from mechshift_tl.tasks.examples import Examples
@@ -59,6 +60,7 @@ class Work:
         """Measure it in `model`."""
         examples, apart = draw(self.task, model.tokenizer, self.n, self.means_n, self.seed)
         print_prompts(examples)
+        check_same_origin({"--task": {"readouts": {"task": examples.task}}, "--circuit": self.circuit.provenance}, same=("task",))
         claim(stages, {"model": model}, examples)
         means = means_over(model, apart, self.settings["intervention"], self.seed, stages)
         settings: dict[str, Any] = {**self.settings, "means": means}

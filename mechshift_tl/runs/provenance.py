@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import version
@@ -49,7 +50,7 @@ def check_same_origin(provenances: Mapping[str, Mapping[str, object]], *, same: 
         for (first, ours), (second, theirs) in combinations(origins.items(), 2):
             if _differ(ours[kind], theirs[kind]):
                 raise OtherOrigin(
-                    f"{second} and {first} are of different {kind}: {_said(theirs, kind)} and {_said(ours, kind)}; "
+                    f"{second} and {first} differ in {kind}: {_said(theirs, kind)} and {_said(ours, kind)}; "
                     "give results of one model and one task"
                 )
 
@@ -66,7 +67,7 @@ def _origin(provenance: Mapping[str, object]) -> dict[str, Any]:
     sha256, name = model.get("sha256"), model.get("name")
     return {
         "weights": None if sha256 is None and name is None else ("sha256", sha256) if sha256 else ("name", name),
-        "spec": provenance.get("spec"),
+        "spec": json.loads(json.dumps(provenance.get("spec"), default=str)),  # as a file holds it: lists for tuples
         "attention": provenance.get("attention"),
         "task": readouts.get("task"),
         "name": name,

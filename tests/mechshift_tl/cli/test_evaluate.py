@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -132,6 +134,11 @@ def bad_files(attributed: Path, tmp_path: Path) -> dict[str, tuple[object, ...]]
     shutil.copy(whole, tmp_path / "alone.safetensors")
     circuit = Circuit.load(whole)
     (circuit & ~circuit).save(tmp_path / "empty.safetensors")
+    scores = EdgeScores.load(attributed / "scores.safetensors")
+    other = scores.provenance | {"model": scores.provenance["model"] | {"sha256": "0" * 64}}
+    replace(scores, provenance=other).save(tmp_path / "other-model.safetensors")
+    other = scores.provenance | {"readouts": scores.provenance["readouts"] | {"task": "countdown"}}
+    replace(scores, provenance=other).save(tmp_path / "other-task.safetensors")
     return {
         "none.pt does not exist": ("--circuit", tmp_path / "none.pt"),
         "broken.safetensors is damaged": ("--circuit", tmp_path / "broken.safetensors"),
@@ -141,6 +148,8 @@ def bad_files(attributed: Path, tmp_path: Path) -> dict[str, tuple[object, ...]]
         "--curve needs the scores": ("--circuit", tmp_path / "alone.safetensors", "--curve"),
         "holds no edge scores": ("--circuit", whole, "--scores", whole),
         "--scores none.safetensors does not exist": ("--circuit", whole, "--scores", "none.safetensors"),
+        "--scores and --circuit differ in weights": ("--circuit", whole, "--scores", tmp_path / "other-model.safetensors"),
+        "--scores and --circuit differ in task": ("--circuit", whole, "--scores", tmp_path / "other-task.safetensors"),
         "unknown metric 'loss'": ("--circuit", whole, "--metric", "loss"),
         "--intervention is 'noise'": ("--circuit", whole, "--intervention", "noise"),
         "uses no means": ("--circuit", whole, "--means-n", 3),
@@ -169,3 +178,20 @@ def test_a_circuit_of_another_model_is_refused_before_it_works(refused, model, a
     for path in model.parent.joinpath("tokenizer").iterdir():
         shutil.copy(path, tmp_path / "other")
     refused("n_layers", *ASKED, "--model", tmp_path / "other", "--circuit", attributed / "circuit.safetensors")
+
+
+def test_a_circuit_of_other_weights_is_refused_before_it_works(refused, model, attributed, tmp_path, monkeypatch) -> None:
+    """The graph is the same, so only the provenance tells that the circuit was found in another model."""
+    monkeypatch.setattr("mechshift_tl.cli.measuring.Work.run", lambda *_: pytest.fail("work was started"))
+    circuit = Circuit.load(attributed / "circuit.safetensors")
+    source: Any = circuit.provenance["model"]
+    replace(circuit, provenance=circuit.provenance | {"model": source | {"sha256": "0" * 64}}).save(tmp_path / "other.safetensors")
+    refused("--circuit and --model differ in weights", *ASKED, "--model", model, "--circuit", tmp_path / "other.safetensors")
+
+
+def test_a_circuit_of_another_task_is_refused_before_it_works(refused, model, attributed, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("mechshift_tl.cli.measuring.readouts", lambda *_, **__: pytest.fail("work was started"))
+    circuit = Circuit.load(attributed / "circuit.safetensors")
+    made_on: Any = circuit.provenance["readouts"]
+    replace(circuit, provenance=circuit.provenance | {"readouts": made_on | {"task": "countdown"}}).save(tmp_path / "other.safetensors")
+    refused("--circuit and --task differ in task", *ASKED, "--model", model, "--circuit", tmp_path / "other.safetensors")

@@ -162,7 +162,7 @@ def test_scores_of_another_origin_are_refused_before_any_run(made) -> None:
         known = circuit.provenance | {"readouts": {"task": "ioi"}}
         mine = dataclasses.replace(circuit, provenance=known)
         others = dataclasses.replace(scores, provenance=known | changed)
-        with pytest.raises(OtherOrigin, match=f"the scores and the circuit are of different {what}"):
+        with pytest.raises(OtherOrigin, match=f"the scores and the circuit differ in {what}"):
             evaluate_circuit(never_run, readouts, mine, scores=others)
 
 

@@ -17,14 +17,14 @@ def made(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"model": {"name": "m", "sha256": "b" * 64}}, r"different weights: m \(sha256 bbbbbbbbbbbb…\) and m \(sha256 aaaaaaaaaaaa…\)"),
-        ({"spec": {"logit_shift": 0}}, "different spec: {'logit_shift': 0} and {'logit_shift': 1}"),
-        ({"attention": "full"}, "different attention: full and causal"),
-        ({"readouts": {"task": "countdown"}}, "different task: countdown and ioi"),
+        ({"model": {"name": "m", "sha256": "b" * 64}}, r"weights: m \(sha256 bbbbbbbbbbbb…\) and m \(sha256 aaaaaaaaaaaa…\)"),
+        ({"spec": {"logit_shift": 0}}, "spec: {'logit_shift': 0} and {'logit_shift': 1}"),
+        ({"attention": "full"}, "attention: full and causal"),
+        ({"readouts": {"task": "countdown"}}, "task: countdown and ioi"),
     ],
 )
 def test_what_differs_is_named(changed, message) -> None:
-    with pytest.raises(OtherOrigin, match=f"the scores and the circuit are of {message}; give results of one model and one task"):
+    with pytest.raises(OtherOrigin, match=f"the scores and the circuit differ in {message}; give results of one model and one task"):
         check_same_origin({"the circuit": made(), "the scores": made(**changed)})
 
 
@@ -35,7 +35,7 @@ def test_the_same_origin_and_what_is_not_said_pass() -> None:
 
 
 def test_names_are_held_against_each_other_only_without_checksums() -> None:
-    with pytest.raises(OtherOrigin, match="different weights: gpt2-medium and gpt2"):
+    with pytest.raises(OtherOrigin, match="differ in weights: gpt2-medium and gpt2"):
         check_same_origin({"a": made(model={"name": "gpt2"}), "b": made(model={"name": "gpt2-medium"})})
     check_same_origin({"a": made(model={"name": "gpt2"}), "b": made()})
     check_same_origin({"a": made(), "b": made(model={"name": "runs/m", "sha256": "a" * 64})})
@@ -43,5 +43,5 @@ def test_names_are_held_against_each_other_only_without_checksums() -> None:
 
 def test_a_caller_chooses_what_must_agree() -> None:
     check_same_origin({"a": made(), "b": made(readouts={"task": "countdown"})}, same=("weights", "spec"))
-    with pytest.raises(OtherOrigin, match="c and a are of different weights"):
+    with pytest.raises(OtherOrigin, match="c and a differ in weights"):
         check_same_origin({"a": made(), "b": made(), "c": made(model={"name": "n", "sha256": "c"})}, same=("weights",))
