@@ -10,6 +10,7 @@ Time is operations over a stated rate. It leaves out what no formula knows: load
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from hooked_diffusion.html import card
 from mechshift_tl.attribution.attribute import attribute
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.graph import KV, Graph
@@ -111,9 +113,7 @@ class Plan:
         return pd.DataFrame(rows, columns=["one model", "value", "unit"])
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<br>{note}" for note in self.notes)
-        tables = self.summary().to_html(index=False) + self.to_dataframe().to_html(index=False, float_format="%.2f")
-        return f"<b>Plan</b>: {self.name}{notes}{tables}"
+        return card("Plan", "; ".join((self.name, *self.notes)), self.summary(), self.to_dataframe(), decimals=2)
 
 
 def plan(
@@ -187,7 +187,7 @@ def _weight_bytes(model: HookedModel) -> int:
 
 
 def _check(rate: float, dtypes: Sequence[str], batches: Sequence[int]) -> None:
-    if not rate > 0:
+    if not 0 < rate < math.inf:
         raise ValueError(f"plan: the rate is {rate}; give operations per second, such as 1e14")
     if not dtypes or not batches:
         raise ValueError("plan: name at least one dtype and one batch")

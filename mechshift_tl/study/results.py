@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from hooked_diffusion import artefact
+from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.result import CircuitComparison, Statistic
@@ -161,7 +162,7 @@ class Study:
         return cls(side["pair"], StudyConfig(**side["config"]), tasks, side["provenance"])
 
     def _repr_html_(self) -> str:
-        return f"<b>Study</b> of {self.pair}" + self.table().to_html(index=False, float_format="%.3f")
+        return card("Study", self.pair, self.table())
 
 
 def _cell(edges: Statistic) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, overload
 import pandas as pd
 
 from hooked_diffusion import artefact
+from hooked_diffusion.html import card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -115,9 +116,7 @@ class Examples(Sequence[Example]):
         return artefact.rebuilt(path, cls, lambda: artefact.build(cls, values | {"tokenizer": tokenizer}))
 
     def _repr_html_(self) -> str:
-        return f"<b>{self.task}</b>: {len(self)} examples, dropped {self.dropped or 'none'}" + (
-            self.to_dataframe().head(5).to_html(index=False)
-        )
+        return card(self.task, f"{len(self)} examples, dropped {self.dropped or 'none'}", self.to_dataframe().head(5))
 
 
 class CannotAlign(ValueError):

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_diffusion.artefact import Artefact
+from hooked_diffusion.html import card
 from mechshift_tl.graph import Graph
 
 Norm = Literal["run", "own"]
@@ -153,5 +154,4 @@ class ComponentLens(Artefact):
         return f"ComponentLens: {len(self.components)} components, {len(self.step)} reads, {len(self.steps)} steps"
 
     def _repr_html_(self) -> str:
-        head = f"<b>{self}</b>, norm {self.settings.norm}, gap {self.gap:.1e}"
-        return head + self.top(10).to_html(index=False, float_format="%.3f")
+        return card(str(self), f"norm {self.settings.norm}, gap {self.gap:.1e}", self.top(10))

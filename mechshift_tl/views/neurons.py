@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hooked_diffusion.artefact import Artefact
+from hooked_diffusion.html import card
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import ABSENT, Readouts
 from mechshift_tl.runs.provenance import provenance
@@ -123,8 +124,7 @@ class NeuronActivations(Artefact):
 
     def _repr_html_(self) -> str:
         null = f"{self.share_selective:.0%} above their own 95 % null (5 % by chance); η² by chance {self.null_mean:.3f}"
-        head = f"<b>{self}</b>; {null}, largest neuron {self.null_max_95:.3f}"
-        return head + self.top(10).to_html(index=False, float_format="%.3f")
+        return card(str(self), f"{null}, largest neuron {self.null_max_95:.3f}", self.top(10))
 
 
 def neuron_activations(

@@ -1,0 +1,114 @@
+"""No string of any result runs in a notebook: each field in turn is filled with markup, and shown."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import hooked_diffusion
+import mechshift_tl
+from hooked_diffusion import load_pair
+from hooked_diffusion.pairs.known import KNOWN_PAIRS
+from mechshift_tl.attribution import attribute
+from mechshift_tl.evaluation import evaluate_circuit, faithfulness
+from mechshift_tl.planning import plan
+from mechshift_tl.planning.estimate import Workload
+from mechshift_tl.study import StudyConfig, run_study
+from mechshift_tl.tasks import IOI
+from mechshift_tl.views import neuron_activations
+from mechshift_tl.views.specialisation import specialisation
+
+MARKUP = "<img src=x onerror=alert(1)>"
+
+
+def classes() -> set[str]:
+    """The names of all classes of both packages that show themselves in a notebook, and that have instances of their own."""
+    found = set()
+    for package in (hooked_diffusion, mechshift_tl):
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if info.name.endswith("__main__"):
+                continue
+            module = importlib.import_module(info.name)
+            own = [one for one in vars(module).values() if isinstance(one, type) and one.__module__ == info.name]
+            found |= {one.__name__ for one in own if hasattr(one, "_repr_html_") and not one.__subclasses__()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    """One result of every class, by its name."""
+    pair = load_pair("tiny")
+    config = StudyConfig(n=4, ig_steps=1, n_boot=4, n_random=4, held_out=4, validity_n=2, validity_edges=4)
+    study = run_study(pair, [IOI()], config)
+    (task,) = study.tasks.values()
+    assert task.evidence is not None
+    rows, circuit = task.pool.readouts["arm"], task.circuits["arm"]
+    grouped = replace(rows, groups=("x", "y", "x", "y"))
+    config = KNOWN_PAIRS["diffullama-7b"].config()
+    config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads = 1, 64, 64, 2
+    config.num_key_value_heads, config.head_dim, config.vocab_size = 2, 32, 64
+    canvas, mask = rows.clean[:1].clone(), pair.mdm.spec.mask_token_id
+    assert mask is not None
+    canvas[:, -3:] = mask
+    trajectory = pair.mdm.denoise(canvas, 2)
+    made = [
+        study, task.pool.examples, rows, task.scores["arm"], circuit, task.comparisons["mdm"], task.lenses["mdm"],
+        neuron_activations(pair.arm, grouped, 0, shuffles=20), task.evidence.curves["arm"], task.evidence.validity["arm"],
+        specialisation(task.lenses["arm"]),
+        evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
+        attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
+        trajectory, trajectory.statistics(pair.mdm),
+    ]  # fmt: skip
+    return {type(one).__name__: one for one in made}
+
+
+def spoiled(value: Any) -> Iterator[Any]:
+    """`value` with one string after another replaced by markup; of a table or a long list, those of the first row."""
+    if isinstance(value, str):
+        yield MARKUP
+    elif is_dataclass(value) and not isinstance(value, type):
+        for one in fields(value):
+            for part in spoiled(getattr(value, one.name)):
+                changed = copy(value)
+                object.__setattr__(changed, one.name, part)  # a forged file need not pass by the checks
+                changed.__dict__.pop("table", None)
+                yield changed
+    elif isinstance(value, pd.DataFrame):
+        for name in value.columns:
+            yield value.rename(columns={name: MARKUP})
+            if len(value) and isinstance(value[name].iloc[0], str):
+                yield value.assign(**{name: MARKUP})
+    elif isinstance(value, Mapping):
+        for key, one in value.items():
+            yield {MARKUP: one, **value}
+            yield from ({**value, key: part} for part in spoiled(one))
+    elif isinstance(value, (list, tuple)) and value:
+        yield from (type(value)([part, *value[1:]]) for part in spoiled(value[0]))
+        if isinstance(value[-1], str):
+            yield type(value)([MARKUP] * len(value))
+
+
+def test_every_class_that_shows_itself_is_tried(results: dict[str, Any]) -> None:
+    assert set(results) == classes()
+
+
+def test_no_string_of_a_result_is_markup(results: dict[str, Any]) -> None:
+    shown = 0
+    for name, result in results.items():
+        page: Callable[[Any], str] = type(result)._repr_html_
+        assert MARKUP not in page(result)
+        for changed in spoiled(result):
+            try:
+                html = page(changed)
+            except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+                continue  # a value that cannot be there shows nothing
+            shown += 1
+            assert "<img" not in html, name
+    assert shown > 100
