@@ -127,7 +127,7 @@ _ROWS = (
     KnownPair("wedlm-8b", "Qwen/Qwen3-8B-Base", "tencent/WeDLM-8B-Base", "wedlm-qwen3", QWEN3,
               36, 4096, 32, 8, 128, 12288, 151936, False, APACHE, "T", control=True),
     KnownPair("i-dlm-8b", "Qwen/Qwen3-8B", "yifanyu/I-DLM-8B", "i-dlm", QWEN3,
-              36, 4096, 32, 8, 128, 12288, 151936, False, APACHE, "U", control=True),
+              36, 4096, 32, 8, 128, 12288, 151936, False, "BSD-3-Clause; " + APACHE, "U", control=True),
     KnownPair("illada-8b", None, "GSAI-ML/iLLaDA-8B-Base", "illada", LLAMA,
               32, 4096, 32, 8, 128, 14336, 155136, True, APACHE, "U"),
     KnownPair("diffullama-7b", "meta-llama/Llama-2-7b-hf", "diffusionfamily/diffullama", "diffullama", LLAMA,

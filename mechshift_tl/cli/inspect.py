@@ -29,9 +29,9 @@ def inspect(
     try:
         reading = _read(name, family, config)
     except (ValueError, TypeError, OSError) as error:
-        print(json.dumps({"error": str(error)}, ensure_ascii=False))
+        print(json.dumps({"error": str(error)}))
         raise typer.Exit(2) from error
-    print(json.dumps(_record(reading), ensure_ascii=False))
+    print(json.dumps(_record(reading)))
 
 
 def _read(name: str, family: str | None, config: list[str] | None) -> ConfigReading:
