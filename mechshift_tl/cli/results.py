@@ -57,4 +57,4 @@ def claim(stages: Stages, models: Mapping[str, HookedModel], examples: Examples)
     from mechshift_tl.runs.provenance import identity, text_digest
 
     if stages.folder is not None:  # the digests read all weights
-        stages.claim({"models": {role: identity(one) for role, one in models.items()}, "prompts": text_digest(repr(examples.rows))})
+        stages.claim({**identity(models), "prompts": text_digest(repr(examples.rows))})

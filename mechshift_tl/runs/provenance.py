@@ -111,10 +111,13 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def identity(model: HookedModel) -> dict[str, object]:
-    """What tells a model from every other, as JSON values: where its weights came from, what they are now, and how it is read.
+def identity(models: Mapping[str, HookedModel]) -> dict[str, object]:
+    """What tells models, by role, from all others, as JSON values: where weights came from, what they are now, how each model is read.
 
     The digest of the weights reads all of them: they may have been changed since they were opened.
     """
-    known = provenance(model, {})
-    return {"source": known["model"], "weights": digest(named_weights(model)), "spec": known["spec"]}
+    told = {}
+    for role, model in models.items():
+        known = provenance(model, {})
+        told |= {f"{role} source": known["model"], f"{role} weights": digest(named_weights(model)), f"{role} spec": known["spec"]}
+    return told

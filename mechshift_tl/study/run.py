@@ -66,8 +66,7 @@ def run_study(
     prompts = {name: text_digest(repr(stream.exactly(config.n + config.held_out).rows)) for name, stream in streams.items()}
     stages = Stages(folder)
     if folder is not None:
-        who = {role: identity(model) for role, model in models.items()}
-        stages.claim({**config.to_dict(), "models": who, "prompts": prompts, "versions": versions()})
+        stages.claim({**config.to_dict(), **identity(models), "prompts": prompts, "versions": versions()})
     found = {}
     for task in tasks:
         place = stages.of(files.folder_name(task.name))
