@@ -21,6 +21,7 @@ def test_fewer_edges_than_the_control_only_when_intervals_are_apart(task_study, 
     bounds = {"mdm": mdm, "control": control}
     comparisons = {role: with_interval(c, "edge_jaccard", *bounds[role]) for role, c in task_study.comparisons.items()}
     claim = claims.overlap_claim(dataclasses.replace(task_study, comparisons=comparisons))
+    assert claim is not None
     assert claim.supported is supported and claim.head == ("Supported" if supported else "Not supported")
     assert f"{mdm[0]:.3f} to {mdm[1]:.3f}" in claim.evidence
 
@@ -31,7 +32,8 @@ def test_nothing_is_claimed_without_intervals_or_control(without_control, task_s
     (depth,) = claims.depth_claims(alone)
     assert not depth.supported and "no interval over prompts" in depth.evidence
     bare = dict.fromkeys(("mdm", "control"), alone.comparisons["mdm"])
-    assert not claims.overlap_claim(dataclasses.replace(task_study, comparisons=bare)).supported
+    unbounded = claims.overlap_claim(dataclasses.replace(task_study, comparisons=bare))
+    assert unbounded is not None and not unbounded.supported
 
 
 @pytest.mark.parametrize(("low", "high", "supported"), [(0.01, 0.2, True), (-0.2, -0.01, True), (-0.1, 0.1, False)])

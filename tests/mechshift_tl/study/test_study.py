@@ -99,7 +99,8 @@ def test_a_loaded_study_says_the_same(study, tmp_path):
         assert getattr(loaded, table)().equals(getattr(study, table)())
     assert loaded.config == study.config and loaded.tasks["ioi"].pool.examples == study.tasks["ioi"].pool.examples
     for name, one in study.tasks.items():
-        assert loaded.tasks[name].evidence.grid().equals(one.evidence.grid())
+        evidence = loaded.tasks[name].evidence
+        assert evidence is not None and evidence.grid().equals(one.evidence.grid())
         assert loaded.tasks[name].step_stability("mdm").equals(one.step_stability("mdm"))
     loaded.save(tmp_path / "second")
     for path in (tmp_path / "first").rglob("*"):
