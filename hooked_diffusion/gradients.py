@@ -13,7 +13,7 @@ from transformer_lens.hook_points import HookPoint
 from hooked_diffusion.threads import in_one_thread
 
 #: The token embeddings, just before the residual stream. Backward hooks see a gradient from here on.
-EMBED = "embed.hook_out"
+EMBEDDINGS = "embed.hook_out"
 
 
 #: A TransformerLens hook: it gets what passes and the hook point, and returns what goes on in its place, or None.
@@ -76,5 +76,5 @@ def from_embeddings(model: HookedModule) -> Iterator[list[Tensor]]:
         leaves.append(embeddings.detach().requires_grad_())
         return leaves[-1]
 
-    with torch.enable_grad(), frozen(model), model.hooks(fwd_hooks=[(EMBED, cut)]):
+    with torch.enable_grad(), frozen(model), model.hooks(fwd_hooks=[(EMBEDDINGS, cut)]):
         yield leaves

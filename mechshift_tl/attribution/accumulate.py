@@ -34,13 +34,15 @@ def accumulate(
     batch_tokens: int,
     *,
     label: str,
+    per_row: bool,
     journal: Path | None,
     work: Mapping[str, Any],
 ) -> list[Totals]:
     """Totals of all rows, one per metric, the same in every process; `totals(readouts)` makes empty ones.
 
-    `journal` is a folder that belongs to `work` (JSON values that decide the outcome). Raises ValueError when it belongs to other work or
-    to another number of processes, and when the processes were given different work; MemoryError when a single row does not fit.
+    `per_row`: a batch's scores keep its rows apart. `journal` is a folder that belongs to `work` (JSON values that decide the outcome).
+    Raises ValueError when it belongs to other work or to another number of processes, and when the processes were given different work;
+    MemoryError when a single row does not fit.
     """
     processes, whole = Processes.here(), totals(readouts)
     if len({str(one) for one in processes.gather(work)}) > 1:
@@ -50,27 +52,24 @@ def accumulate(
     rows = readouts if processes.count == 1 else readouts.select(mine)
     sums = whole if processes.count == 1 else totals(rows)
     with tqdm(total=len(rows), desc=label, unit="row", delay=2, leave=False, disable=not processes.is_first) as bar:
-        for done in processes.in_step(_batches(Halving(run, bool(whole[0].keep)), sums, batch_tokens, kept)):
+        for done in processes.in_step(_batches(Halving(run, per_row), rows, sums, batch_tokens, kept)):
             bar.update(done)
     if processes.count == 1:
         return sums
     return [total.join(part, mine, processes) for total, part in zip(whole, sums, strict=True)]
 
 
-def _batches(run: Run, totals: Sequence[Totals], batch_tokens: int, journal: Journal | None) -> Iterator[int]:
-    """Add batch after batch to the totals; yields how many rows each had."""
-    number = 0
-    for blocks in zip(*(total.blocks() for total in totals), strict=True):
-        for batch in blocks[0].batches(batch_tokens):
-            parts = _replayed(journal, number)
-            if parts is None:
-                parts = run(batch)
-                if journal is not None:
-                    journal.write(number, {f"{i}.{name}": value for i, part in enumerate(parts) for name, value in vars(part).items()})
-            for total, part in zip(totals, parts, strict=True):
-                total.add(batch, part)
-            number += 1
-            yield len(batch)
+def _batches(run: Run, rows: Readouts, totals: Sequence[Totals], batch_tokens: int, journal: Journal | None) -> Iterator[int]:
+    """Run `rows` and add batch after batch to the totals; yields how many rows each had."""
+    for number, batch in enumerate(rows.batches(batch_tokens)):
+        parts = _replayed(journal, number)
+        if parts is None:
+            parts = run(batch)
+            if journal is not None:
+                journal.write(number, {f"{i}.{name}": value for i, part in enumerate(parts) for name, value in vars(part).items()})
+        for total, part in zip(totals, parts, strict=True):
+            total.add(batch, part)
+        yield len(batch)
 
 
 def _journal(folder: Path | None, processes: Processes, work: Mapping[str, Any]) -> Journal | None:

@@ -14,26 +14,61 @@ layer's heads and each MLP. Linear in rows and in `ig_steps`. Exact patching tak
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, overload
 
 from jaxtyping import Bool
 from torch import Tensor
+from typing_extensions import Unpack
 
 from hooked_diffusion.gradients import frozen
 from mechshift_tl.attribution.accumulate import accumulate
-from mechshift_tl.attribution.engine import Engine, Level
-from mechshift_tl.attribution.metrics import resolve_all
-from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Rule, path_points
+from mechshift_tl.attribution.engine import Engine
+from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve_all
+from mechshift_tl.attribution.path import Method, Rule
 from mechshift_tl.attribution.scores import EdgeScores, NodeScores
-from mechshift_tl.attribution.totals import Keep, Totals
+from mechshift_tl.attribution.settings import AttributionSettings, Level
+from mechshift_tl.attribution.totals import Totals
 from mechshift_tl.bridge.protocol import HookedModel
-from mechshift_tl.graph import KV, Graph
+from mechshift_tl.graph import KV
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.runs.provenance import provenance
 
 
+class Options(TypedDict, total=False):
+    """The arguments of `attribute` that do not change the type of its result."""
+
+    method: Method
+    ig_steps: int | None
+    rule: Rule | None
+    kv: KV
+    intervention: Intervention
+    means: WriterMeans | None
+    edges: Bool[Tensor, "n_writers n_readers"] | None
+    per_position: bool
+    batch_tokens: int | None
+    keep_per_example: bool
+    journal: Path | None
+
+
+@overload
+def attribute(
+    model: HookedModel, readouts: Readouts, *, level: Literal["edges"] = ..., metric: MetricLike = ..., **options: Unpack[Options]
+) -> EdgeScores: ...
+@overload
+def attribute(
+    model: HookedModel, readouts: Readouts, *, level: Literal["nodes", "neurons"], metric: MetricLike = ..., **options: Unpack[Options]
+) -> NodeScores: ...
+@overload
+def attribute(
+    model: HookedModel, readouts: Readouts, *, level: Literal["edges"] = ..., metric: Sequence[MetricLike], **options: Unpack[Options]
+) -> dict[str, EdgeScores]: ...
+@overload
+def attribute(
+    model: HookedModel, readouts: Readouts, *, level: Literal["nodes", "neurons"], metric: Sequence[MetricLike], **options: Unpack[Options]
+) -> dict[str, NodeScores]: ...
 def attribute(
     model: HookedModel,
     readouts: Readouts,
@@ -43,22 +78,22 @@ def attribute(
     ig_steps: int | None = None,
     rule: Rule | None = None,
     kv: KV = "grouped",
-    metric: Any = "logit_diff",
+    metric: MetricLike | Sequence[MetricLike] = "logit_diff",
     intervention: Intervention = "counterfactual",
     means: WriterMeans | None = None,
     edges: Bool[Tensor, "n_writers n_readers"] | None = None,
     per_position: bool = False,
     batch_tokens: int | None = None,
-    keep_per_example: Keep = False,
+    keep_per_example: bool = False,
     journal: Path | None = None,
-) -> Any:
+) -> EdgeScores | NodeScores | dict[str, EdgeScores] | dict[str, NodeScores]:
     """Scores of every edge `(n_writers, n_readers)`, node `(n_writers,)` or neuron `(n_layers · d_mlp,)` of `model` on `readouts`.
 
     Returns `EdgeScores`, or `NodeScores` for nodes and neurons; a dict of them by name when given several metrics.
 
     - `method`: "EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted" (the mean of both ends' gradients), or "exact" patching.
     - `ig_steps`, `rule`: points on an integrated path (default 5, midpoint; `path.quadrature`); "left" is the reference's grid.
-    - `of`: "edges", "nodes" (input, heads, MLPs) or "neurons" (of the MLPs).
+    - `level`: "edges", "nodes" (input, heads, MLPs) or "neurons" (of the MLPs).
     - `kv`: K/V readers per KV head ("grouped") or per query head ("ungrouped", as the paper counts edges).
     - `metric`: a name or callable of `metrics`; several, in one pass, give a dict by name.
     - `intervention`: what a writer's output is held against: its "counterfactual" on the corrupt row, "zero", or its "mean" or
@@ -66,8 +101,7 @@ def attribute(
     - `edges`: which edges exact patching measures, by default all that can exist; the others score 0.
     - `per_position`: keep also the share of each of the readouts' named spans (exact patching: the effect of patching that span alone).
     - `batch_tokens`: tokens per batch, at least one row; by default what keeps a batch's activations within 1 GiB.
-    - `keep_per_example`: True keeps each example's own scores, for intervals over prompts: 4 · examples · scores bytes, at most 2 GiB;
-      "moments" streams what standard errors need.
+    - `keep_per_example`: keep each example's own scores, for intervals over prompts: 4 · examples · scores bytes, at most 2 GiB.
     - `journal`: a folder that keeps every finished batch, so that a killed call made again goes on from there and ends bit-equal
       (`journal`; a batch takes 4 · scores bytes, or that per row under `keep_per_example`). Delete it when the scores are saved.
 
@@ -79,34 +113,66 @@ def attribute(
     architecture whose writers or readers are not known; FloatingPointError, naming layer and hook, when a run or a metric is not finite;
     MemoryError when one row alone does not fit; OSError when the journal cannot be written.
     """
-    steps, rule = path_settings(method, ig_steps, rule)
-    engine = Engine(
-        model, Graph.of(model, kv), level, method, path_points(method, rule, steps), resolve_all(metric), intervention, means,
-        len(readouts.spans) if per_position else None, bool(keep_per_example), edges, batch_tokens,
+    metrics = resolve_all(metric)
+    several = isinstance(metric, Sequence) and not isinstance(metric, str)
+    settings = AttributionSettings(
+        method=method, level=level, ig_steps=ig_steps, rule=rule, kv=kv, intervention=intervention,
+        metric=tuple(one.name for one in metrics) if several else metrics[0].name,
+        keep_per_example=keep_per_example, per_position=per_position, batch_tokens=batch_tokens,
     )  # fmt: skip
+    totals = _totals(model, readouts, settings, metrics, means=means, edges=edges, journal=journal)
+    if level == "edges":
+        found = {name: EdgeScores(**fields) for name, fields in totals.items()}
+        return found if several else found[metrics[0].name]
+    found = {name: NodeScores(**fields) for name, fields in totals.items()}
+    return found if several else found[metrics[0].name]
+
+
+def attribute_edges(
+    model: HookedModel,
+    readouts: Readouts,
+    settings: AttributionSettings,
+    *,
+    metric: MetricLike | None = None,
+    means: WriterMeans | None = None,
+    edges: Bool[Tensor, "n_writers n_readers"] | None = None,
+    journal: Path | None = None,
+) -> EdgeScores:
+    """`attribute` for settings that are an object already: the scores of every edge by one metric.
+
+    `metric` is the one that `settings` names; only a metric of your own has to be given. Raises ValueError on settings of nodes or neurons,
+    on several metrics, and where `attribute` does.
+    """
+    chosen = resolve_all(settings.metrics if metric is None else metric)
+    if settings.level != "edges" or settings.metrics != tuple(one.name for one in chosen) or len(chosen) > 1:
+        raise ValueError(f"attribute_edges: level is {settings.level!r}, metric is {settings.metric!r}; give level 'edges' and one metric")
+    (fields,) = _totals(model, readouts, settings, chosen, means=means, edges=edges, journal=journal).values()
+    return EdgeScores(**fields)
+
+
+def _totals(
+    model: HookedModel,
+    readouts: Readouts,
+    settings: AttributionSettings,
+    metrics: list[Metric],
+    *,
+    means: WriterMeans | None,
+    edges: Bool[Tensor, "n_writers n_readers"] | None,
+    journal: Path | None,
+) -> dict[str, dict[str, Any]]:  # the fields of `Scores`, by the metric's name
+    """Check everything, then run every batch: what the scores of each metric consist of."""
+    engine = Engine(model, settings, metrics, len(readouts.spans) if settings.per_position else None, means, edges)
     engine.check(readouts)
-    integral = {"ig_steps": steps, "rule": rule} if method in INTEGRATED else {}
-    settings = {"method": method, "level": level, **integral, "kv": kv, "intervention": intervention}
     made_from = provenance(model, readouts.info)
-    work = {**settings, "keep_per_example": keep_per_example, **made_from, **engine.digests(readouts, weights=journal is not None)}
+    work = {**settings.to_dict(), **made_from, **engine.digests(readouts, weights=journal is not None)}
     with frozen(model):
         totals = accumulate(
-            engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, keep_per_example) for _ in engine.metrics],
-            engine.tokens, label=f"attribute {level}", journal=None if journal is None else Path(journal), work=work,
+            engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, settings.keep_per_example) for _ in metrics], engine.tokens,
+            label=f"attribute {settings.level}", per_row=settings.keep_per_example,
+            journal=None if journal is None else Path(journal), work=work,
         )  # fmt: skip
-    kind = EdgeScores if level == "edges" else NodeScores
-    results = {
-        one.name: kind(
-            graph=engine.graph, settings={**settings, "metric": one.name}, provenance=made_from, **total.fields(per_position=per_position)
-        )
-        for one, total in zip(engine.metrics, totals, strict=True)
+    return {
+        one.name: {"graph": engine.graph, "settings": replace(settings, metric=one.name), "provenance": made_from}
+        | total.fields(per_position=settings.per_position)
+        for one, total in zip(metrics, totals, strict=True)
     }
-    return results if isinstance(metric, Sequence) and not isinstance(metric, str) else next(iter(results.values()))
-
-
-def path_settings(method: str, ig_steps: int | None, rule: Rule | None) -> tuple[int, Rule]:
-    """Points and rule of an integrated path, by default where they are None. Raises ValueError on them for a method without one."""
-    for name, given in {"ig_steps": ig_steps, "rule": rule}.items():
-        if given is not None and method not in INTEGRATED:
-            raise ValueError(f"attribute: method {method!r} takes no {name} (got {given}); leave it out, or choose an EAP-IG method")
-    return DEFAULT_STEPS if ig_steps is None else ig_steps, rule or "midpoint"

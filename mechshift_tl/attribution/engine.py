@@ -6,23 +6,23 @@ keeps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
 from mechshift_tl.attribution.check import check_neurons, check_readers_sum, check_writers_sum
-from mechshift_tl.attribution.exact import check_edges, patched_scores
+from mechshift_tl.attribution.exact import check_patched_edges, patched_scores
 from mechshift_tl.attribution.gradients import Source, sources, walk
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.nodes import neuron_sites, node_scores, node_sites
-from mechshift_tl.attribution.path import Method, Points
 from mechshift_tl.attribution.readers import ReaderPath
 from mechshift_tl.attribution.scoring import TokenGroups, edge_scores
+from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.attribution.shared_prefix import SharedPrefix
 from mechshift_tl.attribution.totals import BatchScores
 from mechshift_tl.bridge.hooks import EMBED, inject
@@ -31,87 +31,63 @@ from mechshift_tl.bridge.weights import named_weights
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions.not_finite import locate_not_finite
 from mechshift_tl.interventions.outputs import WriterOutputs, run_both_sides, run_writers
-from mechshift_tl.interventions.replaced import Intervention, WriterMeans, check_intervention, replaced
+from mechshift_tl.interventions.replaced import WriterMeans, check_intervention, replaced
 from mechshift_tl.readouts import Batch, Readouts
 from mechshift_tl.runs.provenance import digest
 
-Level = Literal["edges", "nodes", "neurons"]
 #: Default bound on what one batch keeps: its activations and what the path adds to them. `batch_tokens` follows from it.
 ACTIVATION_BYTES = 2**30
 
 
-def check_settings(method: Method, points: Points, metrics: Sequence[Metric], blank: bool) -> None:
-    """Raise ValueError on settings that no model can be attributed by: gradients asked for where there are none.
-
-    `blank`: the corrupt end of the path is an embedding of zero.
-    """
-    if method != "exact" and blank and any(alpha == 0 for alpha, _ in points):
-        raise ValueError(
-            "attribute: at an embedding of zero norms have no direction and gradients no meaning; with intervention 'zero', or tokens "
-            "that the corrupt mask alone hides, choose EAP, or an EAP-IG rule that leaves out the corrupt end: 'midpoint', "
-            "'gauss-legendre' or 'right'"
-        )
-    if method != "exact" and all(alpha == 1 for alpha, _ in points):
-        for metric in metrics:
-            if metric.needs_clean:
-                raise ValueError(f"attribute: {metric.name!r} has no gradient at the clean run, the only point that EAP takes; use EAP-IG")
-
-
 @dataclass(frozen=True)
 class Engine:
-    """One attribution's settings, and what it makes of a batch."""
+    """One attribution's model and settings, and what it makes of a batch."""
 
     model: HookedModel
-    graph: Graph
-    level: Level
-    method: Method
-    points: Points
+    settings: AttributionSettings
     metrics: list[Metric]
-    intervention: Intervention
-    means: WriterMeans | None
-    n_spans: int | None
-    per_row: bool
-    edges: Bool[Tensor, "n_writers n_readers"] | None
-    batch_tokens: int | None
+    n_spans: int | None = None
+    means: WriterMeans | None = None
+    edges: Bool[Tensor, "n_writers n_readers"] | None = None
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The model's graph."""
+        return Graph.of(self.model, self.settings.kv)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one set of scores."""
-        if self.level == "edges":
+        if self.settings.level == "edges":
             return len(self.graph.writers), len(self.graph.readers)
-        return (len(self.graph.writers),) if self.level == "nodes" else (self.graph.n_layers * (self.model.cfg.d_mlp or 0),)
+        return (len(self.graph.writers),) if self.settings.level == "nodes" else (self.graph.n_layers * (self.model.cfg.d_mlp or 0),)
 
     @property
     def tokens(self) -> int:
         """Tokens per batch: as asked, or of which a batch keeps about `ACTIVATION_BYTES`."""
-        if self.batch_tokens:
-            return self.batch_tokens
+        if self.settings.batch_tokens:
+            return self.settings.batch_tokens
         cfg = self.model.cfg
-        per_layer = (16 + len(self.points)) * cfg.d_model + 4 * (cfg.d_mlp or 4 * cfg.d_model)
+        per_layer = (16 + len(self.settings.points)) * cfg.d_model + 4 * (cfg.d_mlp or 4 * cfg.d_model)
         return max(1, ACTIVATION_BYTES // (4 * cfg.n_layers * per_layer))
 
     def check(self, readouts: Readouts) -> None:
         """Everything that can be wrong is said before any long work."""
-        if self.level not in ("edges", "nodes", "neurons"):
-            raise ValueError(f"attribute: level is {self.level!r}; choose 'edges', 'nodes' or 'neurons'")
         if self.n_spans == 0:
             raise ValueError("attribute: per_position=True needs readouts with named spans; give them as Readouts.from_tokens(spans=…)")
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ValueError(f"attribute: batch_tokens must be at least 1, got {self.batch_tokens}; leave it out to be chosen")
-        if self.level == "neurons" and self.intervention.startswith("mean"):
-            raise ValueError(f"attribute: neurons have no means; choose 'counterfactual' or 'zero', not {self.intervention!r}")
-        blank = self.intervention == "zero" or (self.intervention == "counterfactual" and readouts.hides_from_corrupt)
-        check_settings(self.method, self.points, self.metrics, blank)
+        if readouts.hides_from_corrupt and self.settings.intervention == "counterfactual":
+            self.settings.check_start()
+        self.settings.check_metrics(self.metrics)
         if self.edges is not None:
-            check_edges(self.edges, self.graph, self.method, self.level)
+            check_patched_edges(self.edges, self.graph, self.settings.method, self.settings.level)
         readouts.check(self.model)
         visible = (readouts.clean >= 0) if readouts.clean_mask is None else readouts.clean_mask
-        check_intervention(self.model, self.intervention, self.means, visible)
+        check_intervention(self.model, self.settings.intervention, self.means, visible)
         row = next(iter(readouts.batches(1))).to(self.model.cfg.device)
         check_writers_sum(self.model, row)
-        if self.level == "neurons":
+        if self.settings.level == "neurons":
             check_neurons(self.model, row)
-        if self.level == "edges" and self.method != "exact":
+        if self.settings.level == "edges" and self.settings.method != "exact":
             check_readers_sum(self.model, row, self.graph)
 
     def digests(self, readouts: Readouts, *, weights: bool) -> dict[str, Any]:
@@ -131,27 +107,28 @@ class Engine:
         try:
             parts = self._parts(batch)
             if not all(part.scores.isfinite().all() for part in parts):
-                raise FloatingPointError(f"{self.level} scores are not finite")
+                raise FloatingPointError(f"{self.settings.level} scores are not finite")
             return parts
         except FloatingPointError as error:
             raise FloatingPointError(f"{error}; {locate_not_finite(self.model, batch)}") from error
 
     def _parts(self, batch: Batch) -> list[BatchScores]:
-        scores, logits, corrupt_logits = self._edges(batch) if self.level == "edges" else self._nodes(batch)
+        scores, logits, corrupt_logits = self._edges(batch) if self.settings.level == "edges" else self._nodes(batch)
         ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
         return [BatchScores(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
 
     def _shared_prefix(self, batch: Batch) -> SharedPrefix:
         """What the path leaves alone: nothing where it starts elsewhere than the corrupt run, or where MLPs are looked into."""
-        along_a_path = self.method != "exact" or self.level == "nodes"
-        return SharedPrefix(self.model, batch, wanted=along_a_path and self.intervention == "counterfactual" and self.level != "neurons")
+        asked = self.settings
+        along_a_path = asked.method != "exact" or asked.level == "nodes"
+        return SharedPrefix(self.model, batch, wanted=along_a_path and asked.intervention == "counterfactual" and asked.level != "neurons")
 
     @torch.no_grad()
     def _ends(self, batch: Batch, prefix: SharedPrefix) -> tuple[tuple[WriterOutputs, Tensor], tuple[WriterOutputs, Tensor]]:
         """Both ends of the path: the writers' outputs and the logits `(b, k, d_vocab)`, clean and what clean is held against."""
-        if self.intervention == "counterfactual":
+        if self.settings.intervention == "counterfactual":
             return run_both_sides(self.model, batch, prefix.hooks())
-        outputs = replaced(self.model, batch, self.intervention, self.means)
+        outputs = replaced(self.model, batch, self.settings.intervention, self.means)
         with self.model.hooks(fwd_hooks=inject(EMBED, {EMBED: outputs.input})):
             corrupt = outputs, batch.logits(self.model)
         return run_writers(self.model, batch, "clean"), corrupt
@@ -160,12 +137,12 @@ class Engine:
         """Per metric the scores of every edge; and the logits at both ends."""
         prefix = self._shared_prefix(batch)
         (clean, logits), (corrupt, corrupt_logits) = self._ends(batch, prefix)
-        groups, deltas = TokenGroups(batch, self.per_row, self.n_spans), clean - corrupt
-        if self.method == "exact":
+        groups, deltas = TokenGroups(batch, self.settings.keep_per_example, self.n_spans), clean - corrupt
+        if self.settings.method == "exact":
             edges = self.graph.possible if self.edges is None else self.edges
             found = patched_scores(self.model, self.graph, batch, self.metrics, logits, deltas, edges, groups, self.tokens)
             return found, logits, corrupt_logits
-        walks = sources(clean, corrupt, self.graph, activations=self.method == "EAP-IG-activations")
+        walks = sources(clean, corrupt, self.graph, activations=self.settings.method == "EAP-IG-activations")
         del clean, corrupt  # from here on the differences, and the two ends of what is walked, are enough
         totals: list[Tensor] = []
         for source in walks:
@@ -178,7 +155,7 @@ class Engine:
         """The readers of each metric over one path."""
         paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
         hooks = paths[0].wanted, paths[0].watched, paths[0].splits
-        along = walk(self.model, batch, self.metrics, logits, source, self.points, *hooks)
+        along = walk(self.model, batch, self.metrics, logits, source, self.settings.points, *hooks)
         with prefix.left_out(), closing(along) as points:
             for weight, seen, gradients in points:
                 for path, found in zip(paths, gradients, strict=True):
@@ -189,12 +166,13 @@ class Engine:
         """Per metric the scores of every node or neuron; and the logits at both ends."""
         prefix = self._shared_prefix(batch)
         (clean, logits), (corrupt, corrupt_logits) = self._ends(batch, prefix)
-        if self.level == "nodes":
+        if self.settings.level == "nodes":
             sites = node_sites(self.model, clean, corrupt)
         else:
-            sites = neuron_sites(self.model, batch, zero=self.intervention == "zero")
+            sites = neuron_sites(self.model, batch, zero=self.settings.intervention == "zero")
         embeddings = sources(clean, corrupt, self.graph, activations=False)[0]
-        groups = TokenGroups(batch, self.per_row, self.n_spans)
+        groups = TokenGroups(batch, self.settings.keep_per_example, self.n_spans)
         with prefix.left_out():
-            found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, self.points, self.method, groups)
+            path = self.settings.points, self.settings.method
+            found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, *path, groups)
         return found, logits, corrupt_logits

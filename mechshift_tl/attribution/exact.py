@@ -41,7 +41,7 @@ from mechshift_tl.readouts import Batch
 Hook = Callable[[Tensor, Any], Tensor]
 
 
-def check_edges(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph, method: str, level: str) -> None:
+def check_patched_edges(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph, method: str, level: str) -> None:
     """Raise ValueError unless `edges` is a mask of edges that can exist and are to be patched."""
     if method != "exact" or level != "edges":
         raise ValueError(f"attribute: edges= chooses what exact patching measures; method {method!r} of {level} scores all of them")

@@ -14,15 +14,15 @@ Method = Literal["EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted"
 Points = list[tuple[float, float]]
 INTEGRATED = ("EAP-IG-inputs", "EAP-IG-activations")
 DEFAULT_STEPS = 5
+#: Far beyond what any path needs. A Gauss–Legendre rule of `m` points takes a matrix of m² numbers to find.
+MOST_STEPS = 1000
 
 
 def path_points(method: Method, rule: Rule, steps: int) -> Points:
     """Points α and weights of a gradient method; α = 0 is the corrupt end, 1 the clean one.
 
-    Raises ValueError on an unknown method or rule, or fewer than one step.
+    Raises ValueError on an unknown rule, or a number of steps that `quadrature` refuses.
     """
-    if method not in get_args(Method):
-        raise ValueError(f"attribute: unknown method {method!r}; choose one of {', '.join(get_args(Method))}")
     integral = quadrature(rule, steps)
     return {"EAP": [(1.0, 1.0)], "clean-corrupted": [(0.0, 0.5), (1.0, 0.5)]}.get(method, integral)
 
@@ -34,14 +34,21 @@ def quadrature(rule: Rule, steps: int) -> Points:
     - "right": α = (k + 1)/m, so one step is plain EAP at the clean input;
     - "left": α = k/m, the grid of the reference EAP-IG code.
 
-    Raises ValueError on an unknown rule or fewer than one step.
+    Raises ValueError on an unknown rule, or a number of steps that is not whole or not in 1 … 1000.
     """
     if rule not in get_args(Rule):
         raise ValueError(f"attribute: unknown rule {rule!r}; choose one of {', '.join(get_args(Rule))}")
-    if not isinstance(steps, Integral) or steps < 1:
+    if not is_whole(steps) or steps < 1:
         raise ValueError(f"attribute: ig_steps must be a whole number of at least 1, got {steps}")
+    if steps > MOST_STEPS:
+        raise ValueError(f"attribute: ig_steps is {steps}; a path takes at most {MOST_STEPS} points, of which 5 to 50 are usual")
     if rule == "gauss-legendre":
         nodes, weights = np.polynomial.legendre.leggauss(steps)
         return [((x + 1) / 2, w / 2) for x, w in zip(nodes.tolist(), weights.tolist(), strict=True)]
     offset = {"left": 0.0, "midpoint": 0.5, "right": 1.0}[rule]
     return [((k + offset) / steps, 1 / steps) for k in range(steps)]
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number. A bool is one to Python, but nobody means it as a number."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

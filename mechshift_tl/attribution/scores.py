@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from hooked_diffusion.artefact import Artefact
+from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.graph import Graph
 
 
@@ -27,7 +28,8 @@ class Scores(Artefact):
     - `clean`, `corrupt`: the metric's means over the same positions.
     - `per_example (n_examples, …)`, where kept: each example's *sums* over its `read_per_example` positions, and `ends_per_example
       (2, n_examples)` the metric's clean and corrupt sums; any resample of prompts follows from them.
-    - `moments (2, …)`, where streamed: Σ s² and Σ r·s over examples of sums s and positions read r, for standard errors.
+    - `settings`: what was asked; None where a file of another tool does not say. `only_step`, `only_span`: the step or span that these
+      scores were cut down to.
     - `per_span (spans, …)`, where asked: the share of `matrix` that passes at the positions of each of `spans`; with exact
       patching, the effect of that span alone, which need not add up.
     """
@@ -40,14 +42,15 @@ class Scores(Artefact):
     clean: float
     corrupt: float
     n_examples: int
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: AttributionSettings | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     per_example: Float[Tensor, " n_examples *scores"] | None = None
     ends_per_example: Float[Tensor, "2 n_examples"] | None = None
     read_per_example: Int[Tensor, " n_examples"] | None = None
-    moments: Float[Tensor, " 2 *scores"] | None = None
     per_span: Float[Tensor, " spans *scores"] | None = None
     spans: list[str] = field(default_factory=list)
+    only_step: int | None = None
+    only_span: str | None = None
 
     KIND: ClassVar[str] = "scores"
 
@@ -56,22 +59,11 @@ class Scores(Artefact):
         """metric(clean) − metric(corrupt): what the scores together explain."""
         return self.clean - self.corrupt
 
-    @property
-    def standard_error(self) -> Float[Tensor, "*scores"]:
-        """Of each score over prompts, in its unit: the linearised error of a ratio of sums, √Σ(s − r·mean)² / Σr.
-
-        Raises ValueError unless attributed with `keep_per_example` True or "moments".
-        """
-        if self.read_per_example is None or (self.per_example is None and self.moments is None):
-            raise ValueError("these scores hold no parts per example; attribute with keep_per_example=True or 'moments'")
-        read, mean = self.read_per_example.double(), self.matrix.double()
-        if self.moments is not None:
-            squares, cross = self.moments
-        else:
-            sums = (self.per_example if self.per_example is not None else self.matrix).double()
-            squares, cross = (sums**2).sum(0), torch.tensordot(read, sums, 1)
-        variance = squares - 2 * mean * cross + mean**2 * (read**2).sum()
-        return (variance.clamp_min(0).sqrt() / read.sum()).float()
+    def made_by(self) -> dict[str, Any]:
+        """The settings that decide what these scores are, as JSON values, with the `step` or `span` that they are of."""
+        known = {} if self.settings is None else self.settings.defining()
+        parts = {"step": self.only_step, "span": self.only_span}
+        return known | {name: value for name, value in parts.items() if value is not None}
 
     def step(self, step: int) -> Self:
         """The scores of one step alone; its metric ends are not kept (NaN). Raises KeyError naming the steps there are."""
@@ -80,7 +72,7 @@ class Scores(Artefact):
         i = self.steps.index(step)
         part = {"matrix": self.per_step[i], "per_step": self.per_step[i][None], "steps": [step], "n_read": [self.n_read[i]]}
         gone = {"clean": float("nan"), "corrupt": float("nan"), "spans": []} | dict.fromkeys(_OPTIONAL)
-        return replace(self, **part, **gone, settings={**self.settings, "step": step})
+        return replace(self, **part, **gone, only_step=step)
 
     def span(self, name: str) -> Self:
         """The share of the scores that passes at one named span. Raises KeyError naming the spans there are."""
@@ -88,7 +80,7 @@ class Scores(Artefact):
             raise KeyError(f"span {name!r} was not kept; spans are {self.spans}: attribute with per_position=True")
         matrix = self.per_span[self.spans.index(name)]
         part = {"matrix": matrix, "per_step": matrix[None], "steps": [0], "n_read": [sum(self.n_read)], "spans": []}
-        return replace(self, **part, **dict.fromkeys(_OPTIONAL), settings={**self.settings, "span": name})
+        return replace(self, **part, **dict.fromkeys(_OPTIONAL), only_span=name)
 
     def resample(self, examples: Sequence[int] | Int[Tensor, " m"]) -> Self:
         """The scores on a multiset of the examples (indices may repeat): a bootstrap draw, or one half of a split.
@@ -168,10 +160,15 @@ class NodeScores(Scores):
 
     KIND: ClassVar[str] = "node scores"
 
+    @property
+    def of_neurons(self) -> bool:
+        """Whether these are scores of MLP neurons."""
+        return self.settings is not None and self.settings.level == "neurons"
+
     @cached_property
     def ids(self) -> list[str]:
         """`input`, `a3.h1`, `m3` for nodes; `m3.n17` for neurons."""
-        if self.settings.get("level") != "neurons":
+        if not self.of_neurons:
             return self.graph.writers
         width = len(self.matrix) // self.graph.n_layers
         return [f"m{layer}.n{i}" for layer in range(self.graph.n_layers) for i in range(width)]
@@ -179,17 +176,16 @@ class NodeScores(Scores):
     @property
     def completeness_gap(self) -> float:
         """The input's score minus the effect, as a share of |effect|; NaN for neurons, which do not hold the input."""
-        if self.settings.get("level") == "neurons":
+        if self.of_neurons:
             return float("nan")
         return (self.matrix[0].item() - self.effect) / max(abs(self.effect), 1e-12)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per node, strongest |score| first: node, layer (−1 for the input), score."""
-        neurons = self.settings.get("level") == "neurons"
         width = len(self.matrix) // self.graph.n_layers
-        layers = [i // width for i in range(len(self.matrix))] if neurons else self.graph.writer_layers.tolist()
+        layers = [i // width for i in range(len(self.matrix))] if self.of_neurons else self.graph.writer_layers.tolist()
         frame = pd.DataFrame({"node": self.ids, "layer": layers, "score": self.matrix.tolist()})
         return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
 
 
-_OPTIONAL = ("per_example", "ends_per_example", "read_per_example", "moments", "per_span")
+_OPTIONAL = ("per_example", "ends_per_example", "read_per_example", "per_span")

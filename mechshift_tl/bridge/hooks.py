@@ -7,10 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
+from hooked_diffusion.gradients import NamedHooks
+
 #: Where the input writer's output enters the residual stream, embeddings and positions together.
 EMBED = "blocks.0.hook_resid_pre"
 Kept = dict[str, Tensor]
-Hooks = list[tuple[str, Callable]]
+Hooks = NamedHooks
 
 
 def capture(names: Sequence[str], into: Kept, *, live: bool = False) -> Hooks:

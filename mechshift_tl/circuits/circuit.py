@@ -87,7 +87,7 @@ class Circuit(Artefact):
         edges, requested = chosen.edges(scores.matrix, scores.graph)
         settings = {name: value for name, value in asdict(chosen).items() if name != "n" and value is not None}
         provenance: dict[str, object] = {**scores.provenance, "n_examples": scores.n_examples}
-        return cls(scores.graph, edges, scores.matrix.masked_fill(~edges, 0), requested, scores.settings | settings, provenance)
+        return cls(scores.graph, edges, scores.matrix.masked_fill(~edges, 0), requested, scores.made_by() | settings, provenance)
 
     def __or__(self, other: Circuit) -> Circuit:
         return self._joined(other, "union", torch.logical_or)

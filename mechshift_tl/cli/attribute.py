@@ -79,7 +79,7 @@ def attribute(
     """Score the edges of one model on one task and cut its circuit."""
     with clear_errors():
         from mechshift_tl.attribution import EdgeScores
-        from mechshift_tl.attribution.attribute import attribute as attribute_edges
+        from mechshift_tl.attribution.attribute import attribute_edges
         from mechshift_tl.circuits import Circuit
         from mechshift_tl.circuits.select import Selection, check_size
         from mechshift_tl.graph import Graph
@@ -87,18 +87,18 @@ def attribute(
         from mechshift_tl.runs.processes import Processes
         from mechshift_tl.runs.stages import Stages
 
-        settings = scoring(method, metric, intervention, kv, ig_steps=ig_steps, rule=rule)
+        settings = scoring(method, metric, intervention, kv, ig_steps=ig_steps, rule=rule, keep_per_example=keep_per_example)
         selection: dict[str, Any] = {"fraction": fraction, "threshold": threshold, "by": by, "greedy": greedy, "prune": not no_prune}
         Selection(edges, **selection)
         apart_n, chosen, place = means_count(intervention, means_n), task_of(task, data), placed(device_map) | read_as(family, config)
         check_least("--n", n, 1)
-        job = {"command": "attribute", "model": model, "task": task, "n": n, "edges": edges, "seed": seed, **settings}
-        job |= {**selection, "data": told_apart(data), "means_n": apart_n, "keep_per_example": keep_per_example}
+        job = {"command": "attribute", "model": model, "task": task, "n": n, "edges": edges, "seed": seed}
+        job |= {**settings.to_dict(), **selection, "data": told_apart(data), "means_n": apart_n}
         job |= read_as(family, config)
         with results_in(out, fresh, **job) as folder:
             opened = open_model(model, place)
             if edges is not None:
-                check_size(edges, Graph.of(opened, settings["kv"]))
+                check_size(edges, Graph.of(opened, settings.kv))
             examples, apart = draw(chosen, opened.tokenizer, 200 if n is None and data is None else n, apart_n, seed)
             print_prompts(examples)
             stages, name = Stages(folder), "scores.safetensors"
@@ -107,7 +107,7 @@ def attribute(
             console.print(f"Accuracy, decoded freely: {decoded:.3f} (n = {len(examples)})")
             made = stages.draft("readouts.safetensors", Readouts.load, lambda: readouts(opened, examples, seed=seed))
             means = means_over(opened, apart, intervention, seed, stages)
-            asked = partial(attribute_edges, opened, made, **settings, means=means, keep_per_example=keep_per_example)
+            asked = partial(attribute_edges, opened, made, settings, means=means)
             scores: EdgeScores = stages.result(name, EdgeScores.load, lambda: asked(journal=stages.journal(name)))
             circuit = found_on(Circuit.from_scores(scores, edges, **selection), examples)
             if folder is not None:
@@ -118,8 +118,10 @@ def attribute(
 
 
 def _print_scores(scores: EdgeScores, circuit: Circuit, top: int) -> None:
-    end = "corrupt" if scores.settings["intervention"] == "counterfactual" else f"from {scores.settings['intervention']} inputs"
-    console.print(f"{scores.settings['metric']}: clean {scores.clean:.3f}, {end} {scores.corrupt:.3f}")
+    asked = scores.settings
+    assert asked is not None
+    end = "corrupt" if asked.intervention == "counterfactual" else f"from {asked.intervention} inputs"
+    console.print(f"{asked.metric}: clean {scores.clean:.3f}, {end} {scores.corrupt:.3f}")
     console.print(f"Completeness gap: {100 * scores.completeness_gap:.1f} % of their difference")
     console.print(f"Circuit: {circuit.kept} edges kept of {circuit.requested} requested, of {scores.graph.n_edges} possible")
     print_frame(f"Top {top} edges by |score|", scores.top(top))

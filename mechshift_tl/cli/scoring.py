@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from mechshift_tl.cli.options import MOST_DRAWS, MOST_POINTS
+
+if TYPE_CHECKING:
+    from mechshift_tl.attribution.settings import AttributionSettings
 
 MethodName = Annotated[str, typer.Option("--method", help="EAP-IG-inputs, EAP, EAP-IG-activations, clean-corrupted or exact.")]
 MetricName = Annotated[str, typer.Option("--metric", help="logit_diff, prob_diff, log_prob or kl.")]
@@ -26,23 +29,28 @@ DEFAULT_MEANS_N = 100
 
 
 def scoring(
-    method: str, metric: str, intervention: str = "counterfactual", kv: str = "grouped", *, ig_steps: int | None, rule: str | None
-) -> dict[str, Any]:
+    method: str,
+    metric: str,
+    intervention: str = "counterfactual",
+    kv: str = "grouped",
+    *,
+    ig_steps: int | None,
+    rule: str | None,
+    keep_per_example: bool = False,
+) -> AttributionSettings:
     """Settings for `attribute`. Raises ValueError on those that are unknown, or that no model can be attributed by."""
-    from mechshift_tl.attribution.attribute import path_settings
-    from mechshift_tl.attribution.engine import check_settings
     from mechshift_tl.attribution.metrics import resolve
-    from mechshift_tl.attribution.path import INTEGRATED, Method, path_points
+    from mechshift_tl.attribution.path import Method
+    from mechshift_tl.attribution.settings import AttributionSettings
     from mechshift_tl.graph import KV
 
-    named: Any = check_choice("--method", method, get_args(Method))
-    steps, chosen = path_settings(method, ig_steps, cast(Any, rule))
-    points = path_points(named, chosen, steps)
+    check_choice("--method", method, get_args(Method))
     check_intervention_name(intervention)
     check_choice("--kv", kv, get_args(KV))
-    check_settings(named, points, [resolve(metric)], blank=intervention == "zero")
-    settings = {"method": method, "metric": metric, "intervention": intervention, "kv": kv}
-    return settings | ({"ig_steps": steps, "rule": chosen} if method in INTEGRATED else {})
+    named = {"method": method, "intervention": intervention, "kv": kv, "ig_steps": ig_steps, "rule": rule, "metric": metric}
+    settings = AttributionSettings.from_dict({**named, "keep_per_example": keep_per_example})
+    settings.check_metrics([resolve(metric)])
+    return settings
 
 
 def check_intervention_name(name: str) -> Any:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from hooked_diffusion.pairs import Pair
+    from mechshift_tl.attribution.settings import PathSettings
     from mechshift_tl.bridge.protocol import HookedModel
     from mechshift_tl.evaluation.validity import Validity
     from mechshift_tl.readouts import Readouts
@@ -68,7 +69,7 @@ def validity(
     with clear_errors():
         from mechshift_tl.evaluation.validity import Validity
         from mechshift_tl.evaluation.validity import validity as measure_validity
-        from mechshift_tl.evaluation.validity.measure import RANK_BY, check_settings
+        from mechshift_tl.evaluation.validity.measure import RANK_BY, check_asked
         from mechshift_tl.runs.processes import Processes
         from mechshift_tl.runs.stages import Stages
 
@@ -78,7 +79,7 @@ def validity(
         asked, chosen, place = _methods(methods, ig_steps, metric, kv), task_of(task, data), placed(device_map)
         how = read_as(family, config, of_pair=model is None)
         rank_by = RANK_BY if RANK_BY in asked else next(iter(asked))
-        check_settings(asked, rank_by, {"n_top": top, "n_random": random})
+        check_asked(asked, rank_by, {"n_top": top, "n_random": random})
         settings = {"rank_by": rank_by, "n_top": top, "n_random": random, "ig_steps": ig_steps, "metric": metric, "kv": kv, "seed": seed}
         job = {"command": "validity", "model": model, "pair": pair, "task": task, "data": told_apart(data), "n": n, **settings}
         with results_in(out, fresh, **job, **how, methods=list(asked)) as folder:
@@ -102,7 +103,7 @@ def validity(
             console.print(f"Written: {out}")
 
 
-def _methods(names: str | None, ig_steps: int, metric: str, kv: str) -> dict[str, dict[str, Any]]:
+def _methods(names: str | None, ig_steps: int, metric: str, kv: str) -> dict[str, PathSettings]:
     """Those of `validity.METHODS` that were named. Raises ValueError on an unknown name, and where a method has no use for the settings."""
     from mechshift_tl.attribution.path import INTEGRATED
     from mechshift_tl.evaluation.validity import METHODS
@@ -113,8 +114,8 @@ def _methods(names: str | None, ig_steps: int, metric: str, kv: str) -> dict[str
         raise ValueError(f"--methods: unknown method {unknown[0]!r}; choose of {', '.join(METHODS)}")
     chosen = {known[_plain(word)]: METHODS[known[_plain(word)]] for word in wanted}
     for one in chosen.values():
-        integrates = one["method"] in INTEGRATED
-        scoring(one["method"], metric, kv=kv, ig_steps=ig_steps if integrates else None, rule=one.get("rule"))
+        integrates = one.get("method") in INTEGRATED
+        scoring(one.get("method", ""), metric, kv=kv, ig_steps=ig_steps if integrates else None, rule=one.get("rule"))
     return chosen
 
 

@@ -168,11 +168,8 @@ def _notes(a: EdgeScores | Circuit, b: EdgeScores | Circuit, scores: tuple[EdgeS
         notes.append("No intervals over prompts, no ceiling: they need keep_per_example=True and at least two examples.")
     elif not n_boot:
         notes.append("No intervals over prompts: n_boot is 0.")
-    unlike = [
-        f"{key} {a.settings.get(key)!r} and {b.settings.get(key)!r}"
-        for key in sorted({*a.settings, *b.settings})
-        if a.settings.get(key) != b.settings.get(key)
-    ]
+    ours, theirs = (one.settings if isinstance(one, Circuit) else one.made_by() for one in (a, b))
+    unlike = [f"{key} {ours.get(key)!r} and {theirs.get(key)!r}" for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)]
     if unlike:
         notes.append(f"a and b were attributed with different settings: {', '.join(unlike)}.")
     return tuple(notes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mechshift_tl.attribution.path import Rule, quadrature
+from mechshift_tl.attribution.path import Rule
+from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.graph import KV
 
 
@@ -38,12 +39,17 @@ class StudyConfig:
     validity_edges: int = 50
 
     def __post_init__(self) -> None:
-        quadrature(self.rule, self.ig_steps)
+        _ = self.attribution
         least_of = {"n": 2, "edges": 1, "components": 1, "cut": 1, "neuron_layer": 0, "n_boot": 0, "n_random": 1}
         for name, least in (least_of | {"held_out": 0, "validity_n": 0, "validity_edges": 2}).items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"StudyConfig.{name} is {value}; it must be at least {least}")
+
+    @property
+    def attribution(self) -> AttributionSettings:
+        """What is asked of every attribution; each prompt's own scores are kept, for intervals over prompts."""
+        return AttributionSettings(ig_steps=self.ig_steps, rule=self.rule, kv=self.kv, keep_per_example=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a JSON side file."""

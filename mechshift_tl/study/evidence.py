@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 import pandas as pd
 
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.attribution.settings import PathSettings
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.evaluation.curve import FaithfulnessCurve, faithfulness_curve
@@ -146,6 +147,6 @@ def _measure_validity(
 METHOD = "EAP-IG"
 
 
-def _method(config: StudyConfig) -> dict[str, dict[str, Any]]:
+def _method(config: StudyConfig) -> dict[str, PathSettings]:
     """What found the circuits, and what it would have cost less: one gradient."""
     return {METHOD: {"method": "EAP-IG-inputs", "rule": config.rule}, "EAP": {"method": "EAP"}}

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from hooked_diffusion.model import HookedDiffusionTransformer
 from hooked_diffusion.pairs import Pair
-from mechshift_tl.attribution import EdgeScores, attribute
+from mechshift_tl.attribution import EdgeScores
+from mechshift_tl.attribution.attribute import attribute_edges
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.comparison import compare
 from mechshift_tl.compare.depth import default_cut
@@ -135,12 +136,13 @@ class _TaskRun:
         return pool, found.select(range(n, n + held_out))
 
     def _scores(self, pool: Pool) -> dict[str, EdgeScores]:
-        scoring = partial(attribute, ig_steps=self.config.ig_steps, rule=self.config.rule, kv=self.config.kv, keep_per_example=True)
         scores = {}
         for role, model in self.models.items():
             self.progress(f"{self.task.name}: edge scores of the {ROLE_NAMES[role]}")
             journal = self.stages.journal(files.SCORES.name(role))
-            scores[role] = files.SCORES.stage(self.stages, role, partial(scoring, model, pool.readouts[role], journal=journal))
+            scores[role] = files.SCORES.stage(
+                self.stages, role, partial(attribute_edges, model, pool.readouts[role], self.config.attribution, journal=journal)
+            )
         return scores
 
     def _comparisons(self, scores: dict[str, EdgeScores], circuits: dict[str, Circuit]) -> dict[str, CircuitComparison]:

@@ -77,13 +77,13 @@ def rows() -> Readouts:
 def scored() -> Callable[..., EdgeScores]:
     """`scored(graph, {("input", "m0"): 1.0}, **fields)`, or a matrix; a three-dimensional one is per example, one position read in each."""
 
-    def make(graph: Graph, scores: Mapping[tuple[str, str], float] | Tensor, **fields: object) -> EdgeScores:
+    def make(graph: Graph, scores: Mapping[tuple[str, str], float] | Tensor, **fields: Any) -> EdgeScores:
         if not isinstance(scores, Tensor):
             matrix = torch.zeros(graph.possible.shape)
             for (writer, reader), score in scores.items():
                 matrix[graph.writers.index(writer), graph.readers.index(reader)] = score
             scores = matrix
-        parts: dict = {"n_examples": 1}
+        parts: dict[str, Any] = {"n_examples": 1}
         if scores.ndim == 3:
             n = len(scores)
             ones = torch.ones(n, dtype=torch.long)

@@ -14,22 +14,27 @@ that orders edges worse in one model than in the other makes their circuits over
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechshift_tl.attribution.attribute import attribute
+from mechshift_tl.attribution.attribute import attribute_edges
+from mechshift_tl.attribution.metrics import MetricLike, resolve
 from mechshift_tl.attribution.path import INTEGRATED
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.attribution.settings import AttributionSettings, PathSettings
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.select import strongest
 from mechshift_tl.evaluation.validity.result import Validity
+from mechshift_tl.graph import KV
+from mechshift_tl.interventions.replaced import Intervention, WriterMeans
 from mechshift_tl.readouts import Readouts
 
-#: What is held against exact patching by default: names and the settings of `attribute`.
-METHODS: dict[str, dict[str, Any]] = {
+#: What is held against exact patching by default: names, and the path settings of `attribute` that they stand for.
+METHODS: dict[str, PathSettings] = {
     "EAP": {"method": "EAP"},
     "clean-corrupted": {"method": "clean-corrupted"},
     "EAP-IG left": {"method": "EAP-IG-inputs", "rule": "left"},
@@ -47,49 +52,57 @@ def validity(
     *,
     n_top: int = 200,
     n_random: int = 200,
-    methods: Mapping[str, Mapping[str, Any]] = METHODS,
+    methods: Mapping[str, PathSettings] = METHODS,
     rank_by: str = RANK_BY,
     ig_steps: int = 5,
     n_boot: int = 200,
     seed: int = 0,
-    **settings: Any,
+    kv: KV = "grouped",
+    metric: MetricLike = "logit_diff",
+    intervention: Intervention = "counterfactual",
+    means: WriterMeans | None = None,
+    batch_tokens: int | None = None,
 ) -> Validity:
     """Hold `methods` against exact patching, on the `n_top` strongest edges by `rank_by` and `n_random` others, as far as there are any.
 
-    `methods` maps names to settings of `attribute`; `ig_steps` go to those that integrate, further `settings` of `attribute` (such as `kv`,
-    `metric`, `batch_tokens`) to all. Cost: the methods' attributions, and exact patching of the edges, which mostly is more. Memory: every
-    edge of every example for one method at a time. Raises ValueError, before any run, on numbers that cannot be and on a `rank_by` that is
-    none of `methods`.
+    - `methods`: names, and the path settings of `attribute` that each stands for.
+    - `ig_steps`: points on the path of the methods that integrate and name no number of their own.
+    - `kv`, `metric`, `intervention`, `means`, `batch_tokens`: of every method, as `attribute` takes them.
+
+    Cost: the methods' attributions, and exact patching of the edges, which mostly is more. Memory: every edge of every example for one
+    method at a time. Raises ValueError, before any run, on numbers that cannot be and on a `rank_by` that is none of `methods`.
     """
-    check_settings(methods, rank_by, {"n_top": n_top, "n_random": n_random, "n_boot": n_boot})
+    check_asked(methods, rank_by, {"n_top": n_top, "n_random": n_random, "n_boot": n_boot})
     if readouts.n_examples < 2:
         raise ValueError(f"validity: {readouts.n_examples} example; intervals over prompts need at least 2")
+    function = resolve(metric)
+    shared = AttributionSettings(
+        method="exact", kv=kv, metric=function.name, intervention=intervention, keep_per_example=True, batch_tokens=batch_tokens
+    )
     asked = {name: _with_steps(one, ig_steps) for name, one in methods.items()}
-
-    def scored(**one: Any) -> EdgeScores:
-        return attribute(model, readouts, keep_per_example=True, **settings, **one)
-
-    ranked = scored(**asked[rank_by])
+    scored = partial(attribute_edges, model, readouts, metric=function, means=means)
+    ranked = scored(replace(shared, **asked[rank_by]))
     edges, top = chosen(ranked, n_top, n_random, seed)
     mask = torch.zeros_like(ranked.graph.possible)
     mask[tuple(edges.T)] = True
-    exact = scored(method="exact", edges=mask)
-    parts = [_parts(ranked if name == rank_by else scored(**one), edges) for name, one in asked.items()]
+    exact = scored(shared, edges=mask)
+    parts = [_parts(ranked if name == rank_by else scored(replace(shared, **one)), edges) for name, one in asked.items()]
     assert exact.read_per_example is not None
     return Validity(
         graph=ranked.graph, edges=edges, top=top, exact=_parts(exact, edges), approximate=torch.stack(parts), read=exact.read_per_example,
-        methods=list(asked), rank_by=rank_by, n_boot=n_boot, seed=seed, settings={"methods": asked, **exact.settings},
+        methods=list(asked), rank_by=rank_by, n_boot=n_boot, seed=seed, settings={"methods": asked, **shared.defining()},
         provenance=exact.provenance,
     )  # fmt: skip
 
 
-def _with_steps(asked: Mapping[str, Any], ig_steps: int) -> dict[str, Any]:
+def _with_steps(asked: PathSettings, ig_steps: int) -> PathSettings:
     """The settings of one method, with the steps of its path where it has one and does not name them."""
     integrates = asked.get("method", INTEGRATED[0]) in INTEGRATED
-    return {"ig_steps": ig_steps, **asked} if integrates else dict(asked)
+    own: PathSettings = {"method": "EAP-IG-inputs", **asked}
+    return {"ig_steps": ig_steps, **own} if integrates else own
 
 
-def check_settings(methods: Mapping[str, Any], rank_by: str, numbers: Mapping[str, int]) -> None:
+def check_asked(methods: Mapping[str, PathSettings], rank_by: str, numbers: Mapping[str, int]) -> None:
     """Raise ValueError on a `rank_by` that is none of `methods`, and on numbers (`n_top`, `n_random`, …) that cannot be."""
     if rank_by not in methods:
         raise ValueError(f"validity: rank_by is {rank_by!r}; choose one of the methods {', '.join(methods)}")

@@ -1,4 +1,4 @@
-"""Rows of many shapes, models of several kinds, and attribution by its definition, one row and one reader at a time."""
+"""Models of several kinds, and attribution by its definition, one row and one reader at a time."""
 
 from __future__ import annotations
 

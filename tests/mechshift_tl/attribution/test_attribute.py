@@ -139,7 +139,7 @@ def test_a_callable_metric_scores_as_the_named_one(model, rows) -> None:
 
     named, called = attribute(model, rows), attribute(model, rows, metric=difference)
     assert torch.equal(named.matrix, called.matrix)
-    assert (named.settings["metric"], called.settings["metric"]) == ("logit_diff", "difference")
+    assert (named.settings.metric, called.settings.metric) == ("logit_diff", "difference")
 
 
 def test_a_metric_that_is_not_linear_explains_its_own_effect(model, rows) -> None:
@@ -175,7 +175,7 @@ def test_the_model_is_left_as_it_was(native, rows) -> None:
 def test_provenance_travels(model, rows) -> None:
     scores = attribute(model, rows, ig_steps=3, rule="left")
     how = {"method": "EAP-IG-inputs", "level": "edges", "ig_steps": 3, "rule": "left", "intervention": "counterfactual"}
-    assert scores.settings == how | {"kv": "grouped", "metric": "logit_diff"}
+    assert scores.settings.defining() == how | {"kv": "grouped", "metric": "logit_diff"}
     assert scores.provenance["spec"] == MDM.to_dict() and scores.provenance["readouts"] == {"task": "random"}
     assert set(scores.provenance["versions"]) == {"mechshift-tl", "torch", "transformer-lens", "transformers"}
 

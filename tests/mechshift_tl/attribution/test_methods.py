@@ -85,15 +85,15 @@ def test_a_method_takes_only_its_own_settings(bridged, few) -> None:
             attribute(model, few, method=method, rule="left")
     with pytest.raises(ValueError, match="ig_steps must be a whole number of at least 1, got 2.5"):
         attribute(model, few, ig_steps=2.5)
-    with pytest.raises(ValueError, match="unknown method 'ACDC'; choose one of EAP-IG-inputs, EAP, EAP-IG-activations"):
+    with pytest.raises(ValueError, match="method is 'ACDC'; choose 'EAP-IG-inputs', 'EAP', 'EAP-IG-activations'"):
         attribute(model, few, method="ACDC")
     with pytest.raises(ValueError, match="level is 'layers'; choose 'edges', 'nodes' or 'neurons'"):
         attribute(model, few, level="layers")
-    with pytest.raises(ValueError, match="batch_tokens must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_tokens must be a whole number of at least 1, got 0"):
         attribute(model, few, batch_tokens=0)
 
 
 def test_settings_name_the_path_only_where_there_is_one(bridged, few) -> None:
     model = bridged("mdm")
-    assert attribute(model, few, ig_steps=2).settings["ig_steps"] == 2
-    assert not {"ig_steps", "rule"} & set(attribute(model, few, method="EAP").settings)
+    assert attribute(model, few, ig_steps=2).settings.ig_steps == 2
+    assert not {"ig_steps", "rule"} & set(attribute(model, few, method="EAP").settings.to_dict())

@@ -90,7 +90,7 @@ def test_several_in_one_sweep_are_each_alone(bridged, few, level) -> None:
     assert list(together) == ["logit_diff", "prob_diff", "log_prob", "kl", "margin"]
     for name, metric in zip(together, ["logit_diff", *GIVEN], strict=True):
         alone = attribute(model, few, level=level, ig_steps=2, metric=metric, kv="ungrouped", keep_per_example=True)
-        assert together[name].settings["metric"] == name == alone.settings["metric"]
+        assert together[name].settings.metric == name == alone.settings.metric
         for field in ("matrix", "per_step", "per_example", "ends_per_example"):
             assert torch.equal(getattr(together[name], field), getattr(alone, field)), (name, field)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mechshift_tl.attribution import EdgeScores
+from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.graph import Graph
 
 GRAPH = Graph(n_layers=1, n_heads=2, n_kv_heads=1)
@@ -28,7 +29,7 @@ def scores() -> EdgeScores:
         clean=1.5,
         corrupt=-0.5,
         n_examples=3,
-        settings={"ig_steps": 5},
+        settings=AttributionSettings(ig_steps=5),
         provenance={"model": {"name": "x"}},
         per_example=per_example,
         ends_per_example=torch.tensor([[2.0, 4.0, 6.0], [0.0, 1.0, -5.0]]),
@@ -59,7 +60,8 @@ def test_effect_and_gap(scores) -> None:
 
 def test_one_step(scores) -> None:
     last = scores.step(4)
-    assert torch.equal(last.matrix, scores.per_step[1]) and last.n_read == [6] and last.settings == {"ig_steps": 5, "step": 4}
+    assert torch.equal(last.matrix, scores.per_step[1]) and last.n_read == [6] and last.settings == scores.settings
+    assert last.made_by() == scores.settings.defining() | {"step": 4}
     with pytest.raises(KeyError, match=r"step 0 was not read; steps are \[1, 4\]"):
         scores.step(0)
     with pytest.raises(ValueError, match="keep_per_example=True"):

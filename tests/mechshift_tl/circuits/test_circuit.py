@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from hooked_diffusion import artefact
+from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.circuits.paths import on_a_path
 from mechshift_tl.graph import Graph
@@ -92,13 +93,16 @@ def test_the_network_s_weights_are_the_component_scores(graph, scored):
 
 
 def test_save_and_load_return_the_same_circuit(scored, tmp_path):
-    scores = scored(GROUPED, random_matrix(GROUPED, 1), settings={"metric": "logit_diff"}, provenance={"model": "m"}, n_examples=7)
+    scores = scored(
+        GROUPED, random_matrix(GROUPED, 1), settings=AttributionSettings(metric="logit_diff"), provenance={"model": "m"}, n_examples=7
+    )
     circuit = Circuit.from_scores(scores, 20)
     circuit.save(tmp_path / "circuit.safetensors")
     again = Circuit.load(tmp_path / "circuit.safetensors")
     assert torch.equal(again.edges, circuit.edges) and torch.equal(again.scores, circuit.scores)
     assert (again.graph, again.requested) == (circuit.graph, circuit.requested)
-    assert again.settings == {"metric": "logit_diff", "by": "magnitude", "greedy": False, "zeros": False, "prune": True}
+    assert again.settings == scores.made_by() | {"by": "magnitude", "greedy": False, "zeros": False, "prune": True}
+    assert again.settings["metric"] == "logit_diff"
     assert again.provenance == {"model": "m", "n_examples": 7}
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="holds no circuit"):

@@ -6,6 +6,7 @@ from operator import and_, or_
 import pytest
 import torch
 
+from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.graph import Graph
 
@@ -16,9 +17,8 @@ TWO = {("input", "m0"): 5.0, ("input", "a0.g1<v>"): 3.0}
 
 @pytest.fixture
 def pair(scored) -> tuple[Circuit, Circuit]:
-    shared = {"metric": "logit_diff"}
-    one = scored(GRAPH, ONE, settings=shared | {"rule": "left"}, provenance={"model": "arm"}, n_examples=9)
-    two = scored(GRAPH, TWO, settings=shared | {"rule": "right"}, provenance={"model": "mdm"}, n_examples=9)
+    one = scored(GRAPH, ONE, settings=AttributionSettings(rule="left"), provenance={"model": "arm"}, n_examples=9)
+    two = scored(GRAPH, TWO, settings=AttributionSettings(rule="right"), provenance={"model": "mdm"}, n_examples=9)
     return Circuit.from_scores(one, 2, prune=False), Circuit.from_scores(two, 5, prune=False)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mechshift_tl.attribution import EdgeScores
+from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.compare import CircuitComparison, compare
 from mechshift_tl.compare.bounds import ceiling
@@ -107,7 +108,7 @@ def test_bare_circuits_get_overlap_floor_and_depth(make):
 
 
 def test_scores_without_examples_say_what_is_missing(make, scored):
-    a, b = (scored(GRAPH, make(0.9, seed).matrix, settings={"ig_steps": seed}) for seed in (1, 2))
+    a, b = (scored(GRAPH, make(0.9, seed).matrix, settings=AttributionSettings(ig_steps=seed)) for seed in (1, 2))
     comparison = compare(a, b, n=60, n_random=5)
     assert comparison.ceiling is None and comparison.intervals == {} and comparison.curve is not None
     assert "keep_per_example=True" in comparison.notes[0]
