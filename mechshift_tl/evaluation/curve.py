@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from typing_extensions import Unpack
 
-from hooked_diffusion.artefact import Artefact, build
+from hooked_diffusion.artefact import Artefact, build, shown
 from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.bridge.protocol import HookedModel
@@ -107,7 +107,13 @@ class FaithfulnessCurve(Artefact):
     def _unpacked(cls, tensors: Mapping[str, Tensor], values: Mapping[str, object]) -> FaithfulnessCurve:
         if set(tensors) != set(_NUMBERS) or "ranks" not in values:
             raise ValueError(f"the columns are {', '.join(tensors)}, not {', '.join(_NUMBERS)} beside ranks")
-        table = {"rank": values["ranks"]} | {name: tensors[name].tolist() for name in _NUMBERS}
+        ranks = values["ranks"]
+        for name, column in tensors.items():
+            if not isinstance(ranks, list) or column.shape != (len(ranks),) or column.is_complex():
+                raise ValueError(f"{name} is {shown(column)}, not one number for each of the ranks {shown(ranks)}")
+        if not tensors["kept"].isfinite().all():
+            raise ValueError("kept holds a number that is not finite")
+        table = {"rank": ranks} | {name: tensors[name].tolist() for name in _NUMBERS}
         table["kept"] = [int(kept) for kept in tensors["kept"].tolist()]
         return build(cls, {name: value for name, value in values.items() if name != "ranks"} | {"table": table})
 

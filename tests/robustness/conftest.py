@@ -23,6 +23,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,3 +150,15 @@ def tally(request: pytest.FixtureRequest) -> Any:
     counted = Tally()
     yield counted
     print(f"{request.node.name}: {dict(counted.counts)}", file=sys.stderr)
+
+
+@pytest.fixture
+def serve(outcome_of: Callable[..., Outcome], tally: Tally) -> Callable[[Path, Callable[[Path], object]], None]:
+    """`serve(path, read)`: the file at `path` is read, or refused in one line that names it; see the module docstring."""
+
+    def check(path: Path, read: Callable[[Path], object]) -> None:
+        outcome = outcome_of(lambda: read(path))
+        tally.check(outcome, path.read_bytes()[:600])
+        assert outcome.kind != "refused" or path.name in outcome.said, f"the file is not named: {outcome.said}"
+
+    return check

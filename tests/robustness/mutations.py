@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -53,19 +51,10 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
     return bytes(changed[: draw(st.sampled_from([len(content), draw(st.integers(0, len(content)))]))])
 
 
-def served(path: Path, read: Callable[[Path], object]) -> None:
-    """Read a file: it is read, or refused by a ValueError of one line that names it."""
-    try:
-        read(path)
-    except ValueError as error:
-        said = str(error)
-        assert path.name in said and "\n" not in said, f"not one line about {path.name}: {said!r}"
-
-
 def every(inputs: st.SearchStrategy[Any], check: Callable[[Any], None], n: int) -> None:
-    """`check` on `n` inputs, the same ones in every run, each within 20 seconds."""
+    """`check` on `n` inputs, the same ones in every run."""
 
-    @settings(max_examples=n, derandomize=True, database=None, deadline=timedelta(seconds=20), suppress_health_check=SLOW)
+    @settings(max_examples=n, derandomize=True, database=None, deadline=None, suppress_health_check=SLOW)
     @given(inputs)
     def each(input: Any) -> None:
         check(input)

@@ -23,7 +23,7 @@ from mechshift_tl.evaluation.transfer import Transfer, Transfers
 from mechshift_tl.evaluation.validity import Validity
 from mechshift_tl.graph import Graph
 
-from .mutations import VALUES, damaged, every, mutated, served
+from .mutations import VALUES, damaged, every, mutated
 
 GRAPH = Graph(2, 2, 2)
 COUNTS = [pytest.param(3, id="few"), pytest.param(60, id="many", marks=pytest.mark.slow)]
@@ -76,7 +76,7 @@ TENSOR_FILES: dict[str, Artefact] = {
 
 @pytest.mark.parametrize("n", COUNTS)
 @pytest.mark.parametrize("name", TENSOR_FILES)
-def test_headers_and_tensors_of_any_content(tmp_path: Path, name: str, n: int) -> None:
+def test_headers_and_tensors_of_any_content(serve, tmp_path: Path, name: str, n: int) -> None:
     one, path = TENSOR_FILES[name], tmp_path / name
     one.save(path)
     tensors, values = artefact.read(path, one.KIND, "save")
@@ -84,7 +84,7 @@ def test_headers_and_tensors_of_any_content(tmp_path: Path, name: str, n: int) -
     def check(parts: Any) -> None:
         held = {key: value for key, value in parts["tensors"].items() if isinstance(value, Tensor)}
         artefact.write(path, one.KIND, held, parts["values"] if isinstance(parts["values"], dict) else {})
-        served(path, type(one).load)
+        serve(path, type(one).load)
 
     document = {"tensors": tensors, "values": values}
     every(mutated(document, VALUES | OTHER_TENSORS).filter(_is_writable), check, n)
@@ -101,20 +101,20 @@ def _is_writable(parts: Any) -> bool:
 
 @pytest.mark.parametrize("n", COUNTS)
 @pytest.mark.parametrize("name", TENSOR_FILES)
-def test_files_of_damaged_bytes(tmp_path: Path, name: str, n: int) -> None:
+def test_files_of_damaged_bytes(serve, tmp_path: Path, name: str, n: int) -> None:
     one, path = TENSOR_FILES[name], tmp_path / name
     one.save(path)
 
     def check(content: bytes) -> None:
         path.write_bytes(content)
-        served(path, type(one).load)
+        serve(path, type(one).load)
 
     every(damaged(path.read_bytes()), check, n)
 
 
 @pytest.mark.parametrize("n", COUNTS)
 @pytest.mark.parametrize("kind", [CircuitComparison, Transfers])
-def test_json_results_of_any_content(tmp_path: Path, kind: type[CircuitComparison] | type[Transfers], n: int) -> None:
+def test_json_results_of_any_content(serve, tmp_path: Path, kind: type[CircuitComparison] | type[Transfers], n: int) -> None:
     path = tmp_path / "result.json"
     if kind is Transfers:
         Transfers((Transfer("arm", "mdm", 1.0, 0.5, 1.5, 0.1, 3, 1.0, 1.0, 3),)).save(path)
@@ -124,6 +124,6 @@ def test_json_results_of_any_content(tmp_path: Path, kind: type[CircuitCompariso
 
     def check(changed: Any) -> None:
         path.write_text(json.dumps(changed), encoding="utf-8")
-        served(path, kind.load)
+        serve(path, kind.load)
 
     every(mutated(document), check, n)
