@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,6 +31,7 @@ from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.select import strongest
 from mechshift_tl.evaluation.validity.result import Validity
 from mechshift_tl.graph import KV
+from mechshift_tl.intervals import drawn_examples, seeded
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans
 from mechshift_tl.readouts import Readouts
 
@@ -63,8 +65,9 @@ def validity(
     means: WriterMeans | None = None,
     batch_tokens: int | None = None,
 ) -> Validity:
-    """Hold `methods` against exact patching, on the `n_top` strongest edges by `rank_by` and `n_random` others, as far as there are any.
+    """Hold `methods` against exact patching, on the `n_top` strongest edges by `rank_by` and `n_random` others.
 
+    - A graph with fewer edges than that gives all of them. `n_boot`, `seed`: draws of the prompts, and of the other edges.
     - `methods`: names, and the path settings of `attribute` that each stands for.
     - `ig_steps`: points on the path of the methods that integrate and name no number of their own.
     - `kv`, `metric`, `intervention`, `means`, `batch_tokens`: of every method, as `attribute` takes them.
@@ -75,6 +78,7 @@ def validity(
     check_asked(methods, rank_by, {"n_top": n_top, "n_random": n_random, "n_boot": n_boot})
     if readouts.n_examples < 2:
         raise ValueError(f"validity: {readouts.n_examples} example; intervals over prompts need at least 2")
+    drawn_examples(readouts.n_examples, n_boot, seed)  # raises on a seed and on draws that would fail only when the work is done
     function = resolve(metric)
     shared = AttributionSettings(
         method="exact", kv=kv, metric=function.name, intervention=intervention, keep_per_example=True, batch_tokens=batch_tokens
@@ -107,20 +111,20 @@ def check_asked(methods: Mapping[str, PathSettings], rank_by: str, numbers: Mapp
     if rank_by not in methods:
         raise ValueError(f"validity: rank_by is {rank_by!r}; choose one of the methods {', '.join(methods)}")
     for name, value in numbers.items():
-        if value < 0:
-            raise ValueError(f"validity: {name} is {value}; it must be 0 or more")
+        if not isinstance(value, Integral) or value < 0:
+            raise ValueError(f"validity: {name} is {value}; it must be a whole number, 0 or more")
     if numbers["n_top"] + numbers["n_random"] < 3:
         raise ValueError("validity: a correlation needs three edges; raise n_top or n_random")
 
 
 def chosen(scores: EdgeScores, n_top: int, n_random: int, seed: int) -> tuple[Int[Tensor, "m 2"], Bool[Tensor, " m"]]:
-    """The `n_top` edges of largest |score| and `n_random` of the others, as indices in the matrix's order; and which are top."""
+    """Indices of the `n_top` edges of largest |score| and of `n_random` others, in the matrix's order; and True where an edge is top."""
     possible = scores.graph.possible
     top = torch.zeros_like(possible)
     if n_top:
         top = strongest(scores.matrix.abs().masked_fill(~possible, 0).flatten(), n_top).view_as(possible)
     others = (possible & ~top).nonzero()
-    order = torch.randperm(len(others), generator=torch.Generator().manual_seed(seed))[:n_random]
+    order = torch.randperm(len(others), generator=seeded(seed))[:n_random]
     mask = top.clone()
     mask[tuple(others[order].T)] = True
     return mask.nonzero(), top[mask]

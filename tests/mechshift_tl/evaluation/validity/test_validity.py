@@ -161,8 +161,12 @@ def test_what_cannot_be_is_refused_before_any_run(rows) -> None:
     never_run: Any = None
     with pytest.raises(ValueError, match="rank_by is 'SHAP'; choose one of the methods EAP, clean-corrupted"):
         validity(never_run, rows, rank_by="SHAP")
-    with pytest.raises(ValueError, match="n_top is -1; it must be 0 or more"):
+    with pytest.raises(ValueError, match="n_top is -1; it must be a whole number, 0 or more"):
         validity(never_run, rows, n_top=-1)
+    with pytest.raises(ValueError, match="seed is 18446744073709551616; give a whole number from"):
+        validity(never_run, rows, seed=2**64)
+    with pytest.raises(ValueError, match="n_boot is 1000000000000: .* do not fit"):
+        validity(never_run, rows, n_boot=10**12)
     with pytest.raises(ValueError, match="a correlation needs three edges"):
         validity(never_run, rows, n_top=1, n_random=1)
     with pytest.raises(ValueError, match="1 example; intervals over prompts need at least 2"):
