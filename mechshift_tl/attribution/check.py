@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hooked_diffusion.attention import visible_tokens
 from hooked_diffusion.gradients import frozen
 from mechshift_tl.attribution.gradients import sources, walk
 from mechshift_tl.attribution.metrics import Metric
@@ -48,8 +47,7 @@ def check_writers_sum(model: HookedModel, batch: Batch) -> None:
     with model.hooks(fwd_hooks=capture(stream, seen)):
         outputs, _ = run_writers(model, row, "clean")
     seen = gathered(seen, row.clean.device)
-    shown = visible_tokens(row.clean, row.clean_mask)
-    shares = [_missed(model, layer, outputs, seen, shown) for layer in range(model.cfg.n_layers)]
+    shares = [_missed(model, layer, outputs, seen, row.visible("clean")) for layer in range(model.cfg.n_layers)]
     if max(shares) > TOLERANCE:
         raise ValueError(
             f"{model.cfg.model_name}: heads and MLP miss {max(shares):.0%} of what block {shares.index(max(shares))} adds to the residual "

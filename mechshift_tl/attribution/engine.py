@@ -25,6 +25,7 @@ from mechshift_tl.attribution.scoring import TokenGroups, edge_scores
 from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.attribution.shared_prefix import SharedPrefix
 from mechshift_tl.attribution.totals import BatchScores
+from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.hooks import EMBED, inject
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.bridge.weights import named_weights
@@ -34,9 +35,6 @@ from mechshift_tl.interventions.outputs import WriterOutputs, run_both_sides, ru
 from mechshift_tl.interventions.replaced import WriterMeans, check_intervention, replaced
 from mechshift_tl.readouts import Batch, Readouts
 from mechshift_tl.runs.provenance import digest
-
-#: Default bound on what one batch keeps: its activations and what the path adds to them. `batch_tokens` follows from it.
-ACTIVATION_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -64,12 +62,8 @@ class Engine:
 
     @property
     def tokens(self) -> int:
-        """Tokens per batch: as asked, or of which a batch keeps about `ACTIVATION_BYTES`."""
-        if self.settings.batch_tokens:
-            return self.settings.batch_tokens
-        cfg = self.model.cfg
-        per_layer = (16 + len(self.settings.points)) * cfg.d_model + 4 * (cfg.d_mlp or 4 * cfg.d_model)
-        return max(1, ACTIVATION_BYTES // (4 * cfg.n_layers * per_layer))
+        """Tokens per batch, as asked or as the model allows."""
+        return batch_tokens_for(self.model, "attribution", self.settings.batch_tokens, points=len(self.settings.points))
 
     def check(self, readouts: Readouts) -> None:
         """Everything that can be wrong is said before any long work."""
@@ -81,8 +75,7 @@ class Engine:
         if self.edges is not None:
             check_patched_edges(self.edges, self.graph, self.settings.method, self.settings.level)
         readouts.check(self.model)
-        visible = (readouts.clean >= 0) if readouts.clean_mask is None else readouts.clean_mask
-        check_intervention(self.model, self.settings.intervention, self.means, visible)
+        check_intervention(self.model, self.settings.intervention, self.means, readouts.visible("clean"))
         row = next(iter(readouts.batches(1))).to(self.model.cfg.device)
         check_writers_sum(self.model, row)
         if self.settings.level == "neurons":

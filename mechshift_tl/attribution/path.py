@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Literal, get_args
 
 import numpy as np
+
+from mechshift_tl.bridge.batching import is_whole
 
 Rule = Literal["midpoint", "gauss-legendre", "right", "left"]
 #: `EAP`: one gradient, at the clean run (Syed et al. 2310.10348). `EAP-IG-inputs`, `EAP-IG-activations`: averaged over the path of the
@@ -47,8 +48,3 @@ def quadrature(rule: Rule, steps: int) -> Points:
         return [((x + 1) / 2, w / 2) for x, w in zip(nodes.tolist(), weights.tolist(), strict=True)]
     offset = {"left": 0.0, "midpoint": 0.5, "right": 1.0}[rule]
     return [((k + offset) / steps, 1 / steps) for k in range(steps)]
-
-
-def is_whole(value: object) -> bool:
-    """Whether a value is a whole number. A bool is one to Python, but nobody means it as a number."""
-    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypedDict, get_args
 from typing_extensions import Self
 
 from mechshift_tl.attribution.metrics import Metric
-from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Points, Rule, is_whole, path_points
+from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Points, Rule, path_points
+from mechshift_tl.bridge.batching import check_batch_tokens
 from mechshift_tl.graph import KV
 from mechshift_tl.interventions.replaced import Intervention
 
@@ -64,8 +65,8 @@ class AttributionSettings:
         if not self.metric or not all(isinstance(name, str) for name in self.metrics):
             raise ValueError(f"attribute: metric names nothing: {self.metric!r}; give a name, or several")
         self._set_path()
-        if self.batch_tokens is not None and (not is_whole(self.batch_tokens) or self.batch_tokens < 1):
-            raise ValueError(f"attribute: batch_tokens must be a whole number of at least 1, got {self.batch_tokens}; or leave it out")
+        if self.batch_tokens is not None:
+            check_batch_tokens(self.batch_tokens)
         if self.level == "neurons" and self.intervention.startswith("mean"):
             raise ValueError(f"attribute: neurons have no means; choose 'counterfactual' or 'zero', not {self.intervention!r}")
         if self.intervention == "zero":

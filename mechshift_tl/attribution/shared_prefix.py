@@ -14,7 +14,7 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor
 
-from mechshift_tl.bridge.alignment import is_causal, logit_shift
+from mechshift_tl.bridge.alignment import is_causal
 from mechshift_tl.bridge.hooks import Hooks, Kept
 from mechshift_tl.bridge.narrow import narrowed, tokenwise
 from mechshift_tl.bridge.protocol import HookedModel, components_of
@@ -32,7 +32,7 @@ class SharedPrefix:
 
     def __init__(self, model: HookedModel, batch: Batch, *, wanted: bool) -> None:
         self.model, self.rows = model, len(batch)
-        read = batch.target_pos - logit_shift(model)  # a metric may weigh what is read there by what is read elsewhere
+        read = batch.predicting(model)  # a metric may weigh what is read there by what is read elsewhere
         tokens = _before_the_first_change(batch).scatter(1, read, False)
         self.tokens, self.moved = (chosen.flatten().nonzero()[:, 0] for chosen in (tokens, ~tokens))
         self.pays = wanted and batch.narrow and is_causal(model) and len(self.tokens) >= WORTHWHILE * tokens.numel()

@@ -21,18 +21,16 @@ from typing_extensions import Unpack
 
 from mechshift_tl.attribution.check import check_writers_sum
 from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
+from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.evaluation.patching import Base, patched_logits
 from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.interventions.not_finite import locate_not_finite
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans, check_intervention, replaced
-from mechshift_tl.readouts import ABSENT, Batch, Readouts
+from mechshift_tl.readouts import Batch, Readouts
 from mechshift_tl.runs.processes import Processes
 from mechshift_tl.runs.provenance import digest
-
-#: Default bound on the live writers of one batch at the residual's width, from which the default `batch_tokens` follows.
-DELTA_BYTES = 256 * 2**20
 
 
 class RunSettings(TypedDict, total=False):
@@ -132,10 +130,9 @@ def run_edges(
     function = resolve(metric)
     check_same_graph(graph, Graph.of(model, graph.kv))
     readouts.check(model)
-    visible = readouts.clean != ABSENT if readouts.clean_mask is None else readouts.clean_mask
-    check_intervention(model, intervention, means, visible)
+    check_intervention(model, intervention, means, readouts.visible("clean"))
     check_writers_sum(model, next(iter(readouts.batches(1))).to(model.cfg.device))
-    tokens = max(1, DELTA_BYTES // (4 * len(graph.writers) * model.cfg.d_model)) if batch_tokens is None else batch_tokens
+    tokens = batch_tokens_for(model, "circuits", batch_tokens)
     processes = Processes.here()
     _check_same_work(processes, readouts, circuits, intervention, function)
     mine = processes.share(readouts.n_examples)

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hooked_diffusion.artefact import Artefact
-from hooked_diffusion.attention import visible_tokens
+from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.interventions.not_finite import locate_not_finite
@@ -66,7 +66,7 @@ class WriterMeans(Artefact):
 
 
 def writer_means(
-    model: HookedModel, readouts: Readouts, *, positional: bool = False, side: Side = "clean", batch_tokens: int = 4096
+    model: HookedModel, readouts: Readouts, *, positional: bool = False, side: Side = "clean", batch_tokens: int | None = None
 ) -> WriterMeans:
     """Mean output of every writer of `model` over the `side` rows of `readouts`: prompts kept apart from those it is then measured on.
 
@@ -82,10 +82,10 @@ def writer_means(
     count = torch.zeros(length, dtype=torch.long)
     totals: Kept = {}
     with tqdm(total=len(readouts), desc="mean outputs of the writers", unit="row", delay=2, leave=False) as bar:
-        for batch in readouts.batches(batch_tokens):
+        for batch in readouts.batches(batch_tokens_for(model, "writers", batch_tokens)):
             batch = batch.to(model.cfg.device)
             outputs, _ = run_writers(model, batch, side)
-            visible = _visible(batch, side)
+            visible = batch.visible(side)
             count[: visible.shape[1]] += visible.sum(0).cpu()
             for name, sums in _sums(outputs, visible).items():
                 if not sums.isfinite().all():
@@ -104,7 +104,7 @@ def replaced(model: HookedModel, batch: Batch, intervention: Intervention, means
     Raises ValueError where `check_intervention` does.
     """
     rows, length = batch.clean.shape
-    check_intervention(model, intervention, means, _visible(batch, "clean"))
+    check_intervention(model, intervention, means, batch.visible("clean"))
     if intervention == "counterfactual":
         return run_writers(model, batch, "corrupt")[0]
     if means is not None:
@@ -138,10 +138,6 @@ def check_intervention(model: HookedModel, intervention: str, means: WriterMeans
         missing = [p for p in shown if p >= len(means.count) or not means.count[p]]
         if missing:
             raise ValueError(f"the positional means hold nothing for position {missing[0]} of these rows; take them from prompts as long")
-
-
-def _visible(batch: Batch, side: Side) -> Bool[Tensor, "b pos"]:
-    return visible_tokens(batch.clean, batch.mask(side))
 
 
 def _sums(outputs: WriterOutputs, visible: Bool[Tensor, "b pos"]) -> dict[str, Float[Tensor, "writer pos ..."]]:

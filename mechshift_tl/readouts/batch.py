@@ -56,13 +56,21 @@ class Batch:
         """Where one side's tokens are visible; None when all are."""
         return self.clean_mask if side == "clean" else self.corrupt_mask
 
+    def visible(self, side: Side) -> Bool[Tensor, "rows pos"]:
+        """Where one side's tokens are visible, also when all are."""
+        return visible_tokens(self.tokens(side), self.mask(side))
+
+    def predicting(self, model: HookedModel) -> Int[Tensor, "rows k"]:
+        """Positions whose raw logits predict the targets: the targets themselves, or one position earlier under logit shift 1."""
+        return self.target_pos - logit_shift(model)
+
     def logits(self, model: HookedModel, side: Side = "clean") -> Float[Tensor, "rows k d_vocab"]:
         """Aligned logits at the target positions when `model` runs one side, in float32.
 
         Only the positions that predict a target are unembedded: no tensor of rows × positions × vocabulary is made.
         """
         tokens = self.tokens(side)
-        with only_at(model, self.target_pos - logit_shift(model), tokens.shape[1], last_layer=self.narrow):
+        with only_at(model, self.predicting(model), tokens.shape[1], last_layer=self.narrow):
             return model(tokens, **hidden_tokens(model, self.mask(side))).float()
 
     def narrowed(self, model: HookedModel) -> Batch:
@@ -73,7 +81,7 @@ class Batch:
         """
         if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
             return self
-        stop = int(self.target_pos.max()) - logit_shift(model) + 1 if is_causal(model) else None
+        stop = int(self.predicting(model).max()) + 1 if is_causal(model) else None
         cut = {name: tensor[:, :stop] for name in CANVASES if (tensor := getattr(self, name)) is not None}
         return replace(self, **cut, narrow=True)
 
@@ -92,10 +100,8 @@ class Batch:
 
     def stacked(self) -> Batch:
         """The clean rows and, below them, the corrupt ones, as the clean side of one batch of twice the rows."""
-        masks = [self.mask(side) for side in ("clean", "corrupt")]
-        if any(mask is not None for mask in masks):
-            masks = [visible_tokens(self.clean, mask) for mask in masks]
-        mask = None if masks[0] is None or masks[1] is None else torch.cat([masks[0], masks[1]])
+        all_visible = self.clean_mask is None and self.corrupt_mask is None
+        mask = None if all_visible else torch.cat([self.visible("clean"), self.visible("corrupt")])
         twice = {name: torch.cat([getattr(self, name)] * 2) for name in ("target_pos", "answer_ids", "foil_ids", "index")}
         both = torch.cat([self.clean, self.corrupt])
         return Batch(both, both, **twice, step=self.step, clean_mask=mask, corrupt_mask=mask, narrow=self.narrow)

@@ -38,7 +38,7 @@ def readouts(
     revealed: Revealed = "own",
     tokens_per_step: int = 1,
     seed: int = 0,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
 ) -> Readouts:
     """The rows that `model` is read on for `examples`: one per example and step (see the module docstring).
 

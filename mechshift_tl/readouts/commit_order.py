@@ -6,13 +6,13 @@ and shared by clean and corrupt, so that both are read at the same positions at 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 
 from mechshift_tl.bridge.alignment import aligned_logits, mask_token, spec_of
+from mechshift_tl.bridge.batching import batch_tokens_for, same_shape
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.tasks.examples import Example, Examples
 
@@ -20,7 +20,7 @@ Order = Literal["confidence", "left_to_right", "random"]
 
 
 @torch.no_grad()
-def commit_orders(model: HookedModel, examples: Examples, order: Order, seed: int, batch_tokens: int) -> list[list[int]]:
+def commit_orders(model: HookedModel, examples: Examples, order: Order, seed: int, batch_tokens: int | None = None) -> list[list[int]]:
     """In which order each example's answer tokens are committed: a permutation of its answer indices.
 
     "confidence": at each step the masked position with the highest top-1 probability on the clean canvas commits, and the written token
@@ -35,15 +35,11 @@ def commit_orders(model: HookedModel, examples: Examples, order: Order, seed: in
     if mask is None:
         raise ValueError(f"{model.cfg.model_name} is an ARM, which commits left to right; order 'confidence' is an MDM's")
     orders: list[list[int]] = [[] for _ in examples]
-    shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for i, example in enumerate(examples):
-        shapes[len(example.clean), example.answer_start].append(i)
-    for (length, start), members in shapes.items():
-        size = max(1, batch_tokens // length)
-        for at in range(0, len(members), size):
-            chunk = members[at : at + size]
-            for i, commits in zip(chunk, _by_confidence(model, mask, [examples[i] for i in chunk], start), strict=True):
-                orders[i] = commits
+    shapes = [(len(example.clean), example.answer_start) for example in examples]
+    tokens = batch_tokens_for(model, "logits", batch_tokens)
+    for (_, start), chunk in same_shape(shapes, lambda shape: shape[0], tokens):
+        for i, commits in zip(chunk, _by_confidence(model, mask, [examples[i] for i in chunk], start), strict=True):
+            orders[i] = commits
     return orders
 
 

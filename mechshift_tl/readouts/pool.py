@@ -17,6 +17,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from hooked_diffusion import artefact
+from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import ABSENT, Readouts, readouts
 from mechshift_tl.runs.stages import Stages
@@ -179,10 +180,10 @@ def _decoded(models: Mapping[str, HookedModel], task: Task, examples: Examples, 
 
 
 @torch.no_grad()
-def read_correctly(model: HookedModel, made: Readouts, *, batch_tokens: int = 8192) -> Bool[Tensor, " n_examples"]:
+def read_correctly(model: HookedModel, made: Readouts, *, batch_tokens: int | None = None) -> Bool[Tensor, " n_examples"]:
     """Whether each example's written token ranks first at every position read, on the clean canvases."""
     right = torch.ones(made.n_examples, dtype=torch.bool)
-    for batch in made.batches(batch_tokens):
+    for batch in made.batches(batch_tokens_for(model, "targets", batch_tokens)):
         batch = batch.to(model.cfg.device)
         first = batch.logits(model).argmax(-1)
         wrong = ~(first == batch.answer_ids).all(1).cpu()

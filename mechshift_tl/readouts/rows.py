@@ -6,7 +6,6 @@ padding of their own carry masks: a masked token is seen by no position, and rea
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -19,8 +18,9 @@ from torch import Tensor
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.attention import visible_tokens
 from mechshift_tl.bridge.alignment import logit_shift
+from mechshift_tl.bridge.batching import same_shape
 from mechshift_tl.bridge.protocol import HookedModel
-from mechshift_tl.readouts.batch import Batch
+from mechshift_tl.readouts.batch import Batch, Side
 from mechshift_tl.readouts.checks import ABSENT, MASKS, check_ids, check_parts
 from mechshift_tl.readouts.from_tokens import AttentionMask, Span, columns_of, masks_of, rectangle, span_of
 
@@ -123,6 +123,11 @@ class Readouts(Artefact):
         """Step indices that occur, ascending."""
         return sorted(set(self.step.tolist()))
 
+    def visible(self, side: Side) -> Bool[Tensor, "rows pos"]:
+        """Where one side has tokens that can be seen: neither filled up nor masked."""
+        mask = self.clean_mask if side == "clean" else self.corrupt_mask
+        return self.clean != ABSENT if mask is None else mask
+
     @property
     def hides_from_corrupt(self) -> bool:
         """Whether a token that the clean run sees is hidden from the corrupt run: there the path of an attribution starts at nothing."""
@@ -147,30 +152,22 @@ class Readouts(Artefact):
 
         Raises ValueError unless `batch_tokens` is at least 1.
         """
-        if batch_tokens < 1:
-            raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}; a batch has one row whatever its length")
-        for (step, length, k, masked), rows in sorted(self._rectangles().items()):
-            size = max(1, batch_tokens // length)
-            for start in range(0, len(rows), size):
-                index = torch.tensor(rows[start : start + size])
-                masks = {name: getattr(self, name)[index, :length] for name in MASKS} if masked else {}
-                yield Batch(
-                    self.clean[index, :length], self.corrupt[index, :length], self.target_pos[index, :k],
-                    self.answer_ids[index, :k], self.foil_ids[index, :k], step, index,
-                    span=None if self.span is None else self.span[index, :length], **masks,
-                )  # fmt: skip
+        for (step, length, k, masked), rows in same_shape(self._shapes(), lambda shape: shape[1], batch_tokens, ordered=True):
+            index = torch.tensor(rows)
+            masks = {name: getattr(self, name)[index, :length] for name in MASKS} if masked else {}
+            yield Batch(
+                self.clean[index, :length], self.corrupt[index, :length], self.target_pos[index, :k],
+                self.answer_ids[index, :k], self.foil_ids[index, :k], step, index,
+                span=None if self.span is None else self.span[index, :length], **masks,
+            )  # fmt: skip
 
-    def _rectangles(self) -> dict[tuple[int, int, int, bool], list[int]]:
-        """Rows by what they must share to run together."""
+    def _shapes(self) -> list[tuple[int, int, int, bool]]:
+        """Per row what it must share with others to run together: step, length, positions read, whether anything is masked."""
         present = self.clean != ABSENT
         lengths, masked = present.sum(1), torch.zeros(len(self), dtype=torch.bool)
         if self.clean_mask is not None and self.corrupt_mask is not None:
             masked = (present & ~(self.clean_mask & self.corrupt_mask)).any(1)
-        keys = zip(self.step.tolist(), lengths.tolist(), self.n_read.tolist(), masked.tolist(), strict=True)
-        groups: dict[tuple[int, int, int, bool], list[int]] = defaultdict(list)
-        for i, key in enumerate(keys):
-            groups[key].append(i)
-        return groups
+        return list(zip(self.step.tolist(), lengths.tolist(), self.n_read.tolist(), masked.tolist(), strict=True))
 
     def check(self, model: HookedModel) -> None:
         """Raise ValueError when this model cannot be read here: no row, an id it does not have, a target that nothing visible predicts."""

@@ -67,7 +67,7 @@ class Task(ABC):
         """
         return ExampleStream(self, tokenizer, seed, split=split).exactly(n)
 
-    def accuracy(self, model: HookedModel, examples: Examples, *, batch_tokens: int = 8192) -> float:
+    def accuracy(self, model: HookedModel, examples: Examples, *, batch_tokens: int | None = None) -> float:
         """Share of examples, in [0, 1], whose freely decoded answer is right; see `mechshift_tl.tasks.decoding.decode_answers`."""
         decoded = decode_answers(model, examples, batch_tokens=batch_tokens)
         return sum(self.solved(e, text) for e, text in zip(examples, decoded, strict=True)) / len(examples)

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.hooks import EMBED, Kept
 from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
@@ -30,7 +31,7 @@ from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import Batch, Readouts
 from mechshift_tl.runs.provenance import provenance
 from mechshift_tl.views.lens_table import READINGS, ComponentLens, LensSettings, Norm
-from mechshift_tl.views.positions import default_batch_tokens, predicting_positions, read_numbers, run_at
+from mechshift_tl.views.positions import read_numbers, run_at
 from mechshift_tl.views.projection import Projection
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def component_lens(
     reads, gap = readouts.to_dataframe(), 0.0
     table = _Table(wanted, len(reads))
     with tqdm(total=len(readouts), desc=f"lens of {len(wanted)} components", unit="row", delay=2, leave=False) as bar:
-        for batch in readouts.batches(batch_tokens or default_batch_tokens(model)):
+        for batch in readouts.batches(batch_tokens_for(model, "logits", batch_tokens)):
             numbers = read_numbers(readouts, batch)
             gap = max(gap, _read_batch(model, graph, norm, batch.to(model.cfg.device), table, numbers))
             bar.update(len(batch.index))
@@ -113,7 +114,7 @@ def _read_batch(model: HookedModel, graph: Graph, norm: Norm, batch: Batch, tabl
     Raises ValueError where that share shows that the terms are not all there is.
     """
     names = [f"blocks.{i}.{name}" for i in range(graph.n_layers) for name in ("attn.hook_z", "hook_mlp_out")]
-    seen, logits = run_at(model, batch, predicting_positions(model, batch), [EMBED, SCALE, *names])
+    seen, logits = run_at(model, batch, batch.predicting(model), [EMBED, SCALE, *names])
     projection, residual = Projection.of(model), torch.zeros_like(seen[EMBED])
     scale = None if norm == "own" else seen[SCALE]
     for ids, vectors in terms(model, graph, seen):

@@ -23,10 +23,11 @@ from tqdm.auto import tqdm
 
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
+from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import ABSENT, Readouts
 from mechshift_tl.runs.provenance import provenance
-from mechshift_tl.views.positions import default_batch_tokens, fixed_position, predicting_positions, run_at
+from mechshift_tl.views.positions import fixed_position, run_at
 from mechshift_tl.views.selectivity import eta_squared, expected_by_chance, group_means, null_95
 
 Position = Literal["target"] | int
@@ -171,9 +172,9 @@ def example_activations(
     sums: Tensor | None = None
     reads = torch.zeros(readouts.n_examples, dtype=torch.double)
     with tqdm(total=len(readouts), desc=f"neurons of layer {layer}", unit="row", delay=2, leave=False) as bar:
-        for batch in readouts.batches(batch_tokens or default_batch_tokens(model)):
+        for batch in readouts.batches(batch_tokens_for(model, "logits", batch_tokens)):
             batch, example = batch.to(model.cfg.device), readouts.example[batch.index]
-            at = predicting_positions(model, batch) if position == "target" else fixed_position(batch, position)
+            at = batch.predicting(model) if position == "target" else fixed_position(batch, position)
             values = run_at(model, batch, at, [name])[0][name].unflatten(0, at.shape).sum(1).double().cpu()
             sums = values.new_zeros(readouts.n_examples, values.shape[1]) if sums is None else sums
             sums.index_add_(0, example, values)

@@ -16,21 +16,7 @@ from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.bridge.alignment import hidden_tokens
 from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.bridge.protocol import HookedModel
-from mechshift_tl.readouts import Batch, Readouts, spec_of
-
-#: Default bounds on one batch: its tokens, and the bytes of its logits.
-BATCH_TOKENS = 8192
-BATCH_LOGIT_BYTES = 512 * 2**20
-
-
-def default_batch_tokens(model: HookedModel) -> int:
-    """Tokens per batch where the caller names none."""
-    return max(1, min(BATCH_TOKENS, BATCH_LOGIT_BYTES // (4 * model.cfg.d_vocab)))
-
-
-def predicting_positions(model: HookedModel, batch: Batch) -> Int[Tensor, "rows k"]:
-    """`(rows, k)`: positions whose raw logits predict the targets: the targets themselves, or one position earlier under logit shift 1."""
-    return batch.target_pos - spec_of(model).logit_shift
+from mechshift_tl.readouts import Batch, Readouts
 
 
 def fixed_position(batch: Batch, position: int) -> Int[Tensor, "rows 1"]:

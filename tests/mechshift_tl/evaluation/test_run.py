@@ -373,7 +373,7 @@ def test_what_cannot_be_run_is_refused(models) -> None:
     with pytest.raises(ValueError, match="different graphs.*n_kv_heads"):
         run_circuit(model, readouts, circuit_of(graph.possible, graph))
     for tokens in (0, -5):
-        with pytest.raises(ValueError, match=f"batch_tokens must be at least 1, got {tokens}"):
+        with pytest.raises(ValueError, match=f"batch_tokens must be a whole number of at least 1, got {tokens}"):
             run_circuit(model, readouts, circuit_of(Graph.of(model).possible, Graph.of(model)), batch_tokens=tokens)
     with pytest.raises(ValueError, match="no circuit"):
         run_circuits(model, readouts, [])

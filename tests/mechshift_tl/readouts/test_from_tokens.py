@@ -212,5 +212,5 @@ def test_rows_that_are_not_there_are_refused(native) -> None:
             given().select(chosen)
     with pytest.raises(ValueError, match="readouts hold no row"):
         given().select([]).check(HookedDiffusionTransformer.from_hf(native()))
-    with pytest.raises(ValueError, match="batch_tokens must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_tokens must be a whole number of at least 1, got 0"):
         next(given().batches(0))
