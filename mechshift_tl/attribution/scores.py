@@ -116,9 +116,17 @@ class Scores(Artefact):
 
 @dataclass(frozen=True)
 class EdgeScores(Scores):
-    """Scores of every edge, `matrix (n_writers, n_readers)`; exactly zero where no edge can exist. See `Scores`."""
+    """Scores of every edge, `matrix (n_writers, n_readers)`; exactly zero where no edge can exist. See `Scores`.
+
+    Raises ValueError when the matrix does not fit the graph.
+    """
 
     KIND: ClassVar[str] = "edge scores"
+
+    def __post_init__(self) -> None:
+        # Held against the counts alone: a graph that a file names may be too large to be made.
+        if tuple(self.matrix.shape) != self.graph.shape:
+            raise ValueError(f"EdgeScores: matrix is {tuple(self.matrix.shape)}; its graph is {self.graph.shape} writers × readers")
 
     @property
     def writers(self) -> list[str]:

@@ -99,3 +99,11 @@ def test_a_foreign_file_is_refused(tmp_path) -> None:
 def test_a_notebook_shows_the_strongest_edges(scores) -> None:
     html = scores._repr_html_()
     assert "11 edges, 3 examples, effect 2.000" in html and html.count("<tr") == 11
+
+
+def test_scores_that_do_not_fit_their_graph_are_refused(scored) -> None:
+    """Whatever its size: nothing of the size that a header names is made."""
+    scores = scored(Graph(2, 2, 2), {("input", "m0"): 1.0})
+    for other in (Graph(3, 2, 2), Graph(10**6, 10**6, 10**6)):
+        with pytest.raises(ValueError, match=r"matrix is \(7, 15\); its graph is .* writers × readers"):
+            dataclasses.replace(scores, graph=other)
