@@ -78,7 +78,7 @@ def task_of(name: str, data: Path | None) -> Task:
     chosen = task_class(name)
     if data is None:
         return chosen()
-    if not data.is_file():
+    if not data.exists():
         raise ValueError(f"data file {data} does not exist")
     with opening(f"data file {data}"):
         return IOI.from_csv(data) if chosen is IOI else Countdown.from_jsonl(data)

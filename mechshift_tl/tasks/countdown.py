@@ -7,7 +7,6 @@ results.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import defaultdict
@@ -15,12 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mechshift_tl.tasks.countdown_problems import Problem, is_solution, problems, solutions, spellings
+from mechshift_tl.tasks.countdown_problems import Problem, answers, check_size, has_one_solution, is_solution, problems
+from mechshift_tl.tasks.data_files import json_lines, shown
 from mechshift_tl.tasks.examples import Example, TextPair
 from mechshift_tl.tasks.task import Split, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+#: A problem as a file writes it: numbers of up to nine digits, the last of which is the target.
+SHOWN = re.compile(r" *[0-9]{1,9} *(, *[0-9]{1,9} *)+")
 
 
 class Countdown(Task):
@@ -29,7 +32,7 @@ class Countdown(Task):
     - `n_numbers`: how many numbers a problem gives; `largest`: the largest of them (the smallest is 1); `limit`: the largest result.
     - `unique`: keep only problems with one solution.
     - `header`, `shots`: an instruction and worked examples, put before the question. Larger models need them.
-    - `rows`: problems to use in place of made ones.
+    - `rows`: problems to use in place of made ones; `headers`: how many lines of their file were no problem.
 
     The corrupt prompt is another problem of the same shape; its solution is the foil. The tiny pair solves the default settings.
     """
@@ -46,7 +49,14 @@ class Countdown(Task):
         header: str = "",
         shots: tuple[Problem, ...] = (),
         rows: tuple[Problem, ...] | None = None,
+        headers: int = 0,
     ) -> None:
+        for name, value, least in (("n_numbers", n_numbers, 2), ("largest", largest, 1), ("limit", limit, 1)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"Countdown: {name} is {value!r}; give a whole number of at least {least}")
+        for problem in (*shots, *(rows or ())):
+            check_size(problem.numbers)
+        self.n_shots, self.headers = len(shots), headers
         self.n_numbers, self.largest, self.limit, self.unique = n_numbers, largest, limit, unique
         self.rows = rows
         self.preamble = "\n\n".join([*([header] if header else []), *(_question(p) + p.solution for p in shots)])
@@ -56,17 +66,14 @@ class Countdown(Task):
         """Problems from a file with one `{"input": "15,44,79,50", "output": "44-15=29,79-29=50"}` per line; its solutions are kept as
         written.
 
-        The first `n_shots` lines become worked examples in every prompt; the other lines are the problems. Raises ValueError, naming the
-        line, where a solution does not solve its problem.
+        A first line that is no problem is a header, and is left out. The first `n_shots` problems become worked examples in every prompt.
+        Raises ValueError, naming the line, on a line that is no problem, on a problem that is too long, and on a wrong solution.
         """
-        read = []
-        for number, line in enumerate(Path(path).read_text().splitlines(), 1):
-            row = json.loads(line)
-            *numbers, target = map(int, row["input"].split(","))
-            if not is_solution(row["output"], tuple(numbers), target):
-                raise ValueError(f"{path}, line {number}: {row['output']!r} does not solve {row['input']!r}")
-            read.append(Problem(tuple(numbers), target, row["output"]))
-        return cls(unique=unique, header=header, shots=tuple(read[:n_shots]), rows=tuple(read[n_shots:]))
+        if n_shots < 0:
+            raise ValueError(f"Countdown: n_shots is {n_shots}; give 0 or more worked examples")
+        lines, headers = json_lines(path, ("input", "output"))
+        read = [_problem(row["input"], row["output"], where) for where, row in lines]
+        return cls(unique=unique, header=header, shots=tuple(read[:n_shots]), rows=tuple(read[n_shots:]), headers=headers)
 
     def problems(self, split: Split = "held_out") -> tuple[Problem, ...]:
         """The problems of `split`. Given rows are all held out."""
@@ -74,11 +81,27 @@ class Countdown(Task):
             return problems(self.n_numbers, self.largest, self.limit, self.unique, split)
         if split == "train":
             return ()
-        return tuple(p for p in self.rows if not self.unique or len(solutions(p.numbers, p.target)) == 1)
+        return tuple(p for p in self.rows if not self.unique or has_one_solution(p.numbers, p.target))
 
     def capacity(self, split: Split) -> int:
         """The number of problems: each gives at most one text pair."""
         return len(self.problems(split))
+
+    def left_out(self, split: Split) -> dict[str, int]:
+        """Of a file: its header, its worked examples, problems with several solutions, and problems that no other is shaped like."""
+        if self.rows is None or split == "train":
+            return {}
+        kept = self.problems(split)
+        keys: dict[tuple[int, ...], set[str]] = defaultdict(set)
+        for problem in kept:
+            keys[problem.shape].add(problem.key)
+        counts = {
+            "a header line": self.headers,
+            "a worked example": self.n_shots,
+            "a problem with several solutions": len(self.rows) - len(kept),
+            "a problem without another of its shape": sum(len(keys[problem.shape]) == 1 for problem in kept),
+        }
+        return {reason: count for reason, count in counts.items() if count}
 
     def training_texts(self) -> list[tuple[str, str]]:
         """(prompt, answer) of every training problem, its numbers in ascending order."""
@@ -101,8 +124,6 @@ class Countdown(Task):
                 yield self._pair(problem, rng.choice(others))
 
     def _pair(self, clean: Problem, corrupt: Problem) -> TextPair:
-        limit = self.limit if self.rows is None else None
-        valid = {s for form in (clean.solution, *solutions(clean.numbers, clean.target, limit)) for s in spellings(form)}
         return TextPair(
             prompt=self.prompt(clean),
             answer=clean.solution,
@@ -110,22 +131,49 @@ class Countdown(Task):
             corrupt_answer=corrupt.solution,
             foil=corrupt.solution,
             group=clean.operators,
-            also_valid=tuple(sorted(valid)),
+            also_valid=self._answers(clean) or (),
         )
 
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
-        """Drop a pair when some number has more tokens in the clean text than in the corrupt text, or fewer."""
+        """Drop a pair when some number has more tokens in the clean text than in the corrupt text, or fewer; or has too many answers."""
+        if self._answers(_asked(pair)) is None:
+            return "too many right answers to tell where the foil is wrong"
         clean, corrupt = (_field_tokens(tokenizer, text) for text in (pair.prompt + pair.answer, pair.corrupt_prompt + pair.corrupt_answer))
         return None if clean == corrupt else "a field has another number of tokens"
 
     def solved(self, example: Example, decoded: str) -> bool:
         """Whether the decoded equations solve the prompt's last question."""
-        *numbers, target = map(int, example.pair.prompt.rsplit("Input: ", 1)[1].split("\n")[0].split(","))
-        return is_solution(decoded.strip(), tuple(numbers), target)
+        asked = _asked(example.pair)
+        return is_solution(decoded.strip(), asked.numbers, asked.target)
+
+    def _answers(self, problem: Problem) -> tuple[str, ...] | None:
+        return answers(problem, self.limit if self.rows is None else None)
 
 
 def _question(problem: Problem) -> str:
     return f"Input: {problem.shown}\nOutput: "
+
+
+def _asked(pair: TextPair) -> Problem:
+    """The problem that a prompt asks last, with its answer."""
+    *numbers, target = map(int, pair.prompt.rsplit("Input: ", 1)[1].split("\n")[0].split(","))
+    return Problem(tuple(numbers), target, pair.answer)
+
+
+def _problem(given: str, solution: str, where: str) -> Problem:
+    """The problem of a file's line. Raises ValueError, naming the line, where it is none, is too long, or is not solved."""
+    if not SHOWN.fullmatch(given):
+        raise ValueError(
+            f"{where}: the input {shown(given)} is no list of numbers; write the numbers and the target, such as '15,44,79,50'"
+        )
+    *numbers, target = map(int, given.split(","))
+    try:
+        check_size(tuple(numbers))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if not is_solution(solution, tuple(numbers), target):
+        raise ValueError(f"{where}: {shown(solution)} does not solve {shown(given)}")
+    return Problem(tuple(numbers), target, solution)
 
 
 def _shuffled(problem: Problem, rng: random.Random) -> Problem:

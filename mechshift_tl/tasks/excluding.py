@@ -30,6 +30,10 @@ class Excluding(Task):
         """That of the task itself; the excluded prompts are not subtracted."""
         return self.task.capacity(split)
 
+    def left_out(self, split: Split) -> dict[str, int]:
+        """What the task itself leaves out."""
+        return self.task.left_out(split)
+
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
         """`reason` for an excluded prompt; otherwise what the task itself says."""
         return self.reason if pair.prompt in self.prompts else self.task.screen(tokenizer, pair)

@@ -10,15 +10,16 @@ subject first; an ABBA sentence names the indirect object first. Three corruptio
 
 from __future__ import annotations
 
-import csv
 import random
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Literal, get_args
 
+from mechshift_tl.tasks.data_files import csv_rows, shown
 from mechshift_tl.tasks.examples import Example, TextPair, split_answer
 from mechshift_tl.tasks.task import Split, Task, in_split
 
@@ -50,6 +51,10 @@ NAMES = tuple(
 )
 PLACES = tuple("store school park house garden station office hospital market restaurant".split())
 THINGS = tuple("drink book ring ball kiss snack flower necklace computer key".split())
+#: What a template may hold: two names, the subject, a place, a thing.
+FIELDS = {"0", "1", "s", "place", "thing"}
+#: After this many draws in a row that gave a sentence again, the other sentences are listed one by one.
+MOST_MISSES = 200
 
 
 class IOI(Task):
@@ -77,6 +82,7 @@ class IOI(Task):
             raise ValueError(f"IOI: unknown corruption {corruption!r}; choose one of {', '.join(get_args(Corruption))}")
         if len(set(names)) < 5:
             raise ValueError(f"IOI: {len(set(names))} names; give at least 5, two for the sentence and three others for its corruptions")
+        _check_words(names, templates)
         self.corruption, self.names, self.templates, self.rows = corruption, names, templates, rows
 
     @classmethod
@@ -86,13 +92,10 @@ class IOI(Task):
         The sentence gives the answer: IO is the name that it has once, S the name that it has twice. Other columns are ignored; token ids,
         say, belong to another tokenizer. Raises ValueError, naming a column that is missing, or the row of a sentence without two names.
         """
-        with open(path, newline="") as file:
-            reader = csv.DictReader(file)
-            missing = {"clean", corruption} - set(reader.fieldnames or ())
-            if missing:
-                raise ValueError(f"{path}: no column {', '.join(sorted(missing))}; it has {', '.join(reader.fieldnames or ())}")
-            rows = tuple(_pair_from_sentences(row["clean"], row[corruption], f"{path}, row {i}") for i, row in enumerate(reader, 2))
-        return cls(rows=rows)
+        if not corruption.strip():
+            raise ValueError(f"IOI: the column of corrupt sentences is {corruption!r}; name one, such as 'corrupted'")
+        rows = csv_rows(path, ("clean", corruption))
+        return cls(rows=tuple(_pair_from_sentences(row["clean"], row[corruption], where) for where, row in rows))
 
     def draw(self, rng: random.Random, split: Split) -> Iterator[TextPair]:
         """Distinct sentences with the name pairs of `split`. Given rows are all held out."""
@@ -101,8 +104,15 @@ class IOI(Task):
             return
         pairs, limit = self.name_pairs(split), self.capacity(split)
         seen: set[str] = set()
-        while pairs and len(seen) < limit:
+        misses = 0
+        while pairs and len(seen) < limit and misses < MOST_MISSES:
             pair = self._sentence(rng, rng.choice(pairs))
+            misses = misses + 1 if pair.prompt in seen else 0
+            if not misses:
+                seen.add(pair.prompt)
+                yield pair
+        # What is left is too rare to be met by chance, and may be nothing: two templates can give one sentence.
+        for pair in self._every_sentence(rng, pairs) if len(seen) < limit else ():
             if pair.prompt not in seen:
                 seen.add(pair.prompt)
                 yield pair
@@ -122,13 +132,25 @@ class IOI(Task):
         io, s = rng.sample(names, 2)
         order = rng.choice(("BABA", "ABBA"))
         index = rng.randrange(len(self.templates))
-        fill = {"place": rng.choice(PLACES), "thing": rng.choice(THINGS)}
+        return self._filled(rng, (io, s), order, index, {"place": rng.choice(PLACES), "thing": rng.choice(THINGS)})
+
+    def _every_sentence(self, rng: random.Random, pairs: list[tuple[str, str]]) -> Iterator[TextPair]:
+        """Every sentence with these pairs of names, one after the other; the corruptions are drawn."""
+        for (one, other), (index, template), order in product(pairs, enumerate(self.templates), ("BABA", "ABBA")):
+            places = PLACES if "{place}" in template else PLACES[:1]
+            things = THINGS if "{thing}" in template else THINGS[:1]
+            for roles, place, thing in product(((one, other), (other, one)), places, things):
+                yield self._filled(rng, roles, order, index, {"place": place, "thing": thing})
+
+    def _filled(self, rng: random.Random, roles: tuple[str, str], order: str, index: int, fill: dict[str, str]) -> TextPair:
+        """One sentence with its corruption; `roles` are the indirect object and the subject."""
+        io, s = roles
 
         def sentence(io: str, s1: str, s2: str) -> str:
             first = (s1, io) if order == "BABA" else (io, s1)
             return self.templates[index].format(*first, s=s2, **fill)
 
-        others = rng.sample([name for name in self.names if name not in names], 3)
+        others = rng.sample([name for name in self.names if name not in roles], 3)
         corrupt = {"s2_to_other": (io, s, others[0]), "s2_to_io": (io, s, io), "abc": tuple(others)}[self.corruption]
         return TextPair(
             prompt=sentence(io, s, s),
@@ -149,12 +171,28 @@ class IOI(Task):
         return decoded.strip() == example.pair.answer.strip()
 
 
+def _check_words(names: tuple[str, ...], templates: tuple[str, ...]) -> None:
+    """Raise ValueError, naming it, on a name that is empty or a template without its places for two names and the subject."""
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"IOI: a name is {name!r}; give names of letters")
+    if not templates:
+        raise ValueError("IOI: there are no templates; give at least one, such as 'Then, {0} and {1} sat. {s} read to'")
+    for template in templates:
+        try:
+            fields = {field for _, field, *_ in Formatter().parse(template) if field is not None}
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"IOI: the template {shown(template)} is no format string ({error}); write {{{{ for a brace") from None
+        if not {"0", "1", "s"} <= fields <= FIELDS:
+            raise ValueError(f"IOI: the template {shown(template)} needs {{0}}, {{1}} and {{s}}, and may have {{place}} and {{thing}}")
+
+
 def _pair_from_sentences(clean: str, corrupt: str, where: str) -> TextPair:
     match = re.search(r"\b([A-Z][a-z]+) and ([A-Z][a-z]+)\b", clean)
     count = Counter(re.findall(r"\b[A-Z][a-z]+\b", clean))
     names = list(match.groups()) if match else []
     if len(set(names)) != 2 or sorted(count[name] for name in names) != [1, 2]:
-        raise ValueError(f"{where}: {clean!r} does not name two people, one of them twice")
+        raise ValueError(f"{where}: {shown(clean)} does not name two people, one of them twice; correct the sentence, or leave it out")
     io, s = sorted(names, key=lambda name: count[name])
     flipped = Counter(re.findall(r"\b[A-Z][a-z]+\b", corrupt))[io] == 2
     return TextPair(clean, f" {io}", corrupt, f" {s if flipped else io}", f" {s}", "BABA" if names[0] == s else "ABBA")

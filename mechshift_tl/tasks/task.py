@@ -15,8 +15,10 @@ import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from numbers import Integral
+from typing import TYPE_CHECKING, Literal, get_args
 
+from hooked_diffusion.seeds import check_seed
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.tasks.decoding import decode_answers
 from mechshift_tl.tasks.examples import CannotAlign, Example, Examples, TextPair, encode_pair
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "held_out"]
 HELD_OUT_PERCENT = 10
+#: Why a prompt is dropped that was drawn before.
+AGAIN = "a prompt that came before"
 
 
 def is_held_out(key: str, percent: int = HELD_OUT_PERCENT) -> bool:
@@ -56,6 +60,10 @@ class Task(ABC):
         """The most text pairs that `draw` can give; None where the task cannot know that before it draws."""
         return None
 
+    def left_out(self, split: Split) -> dict[str, int]:
+        """How many prompts of a given file `draw` never gives, by reason. By default none."""
+        return {}
+
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
         """Why `pair` must be dropped under this tokenizer, or None to keep it. By default every pair is kept."""
         return None
@@ -63,7 +71,8 @@ class Task(ABC):
     def examples(self, tokenizer: PreTrainedTokenizerBase, n: int | None, seed: int = 0, *, split: Split = "held_out") -> Examples:
         """`n` clean/corrupt pairs of equal length with aligned answers, by default from the held-out split. None asks for all there are.
 
-        Raises ValueError where the task can make fewer than `n`; the message says how many.
+        A prompt that comes again counts once. Raises ValueError where the task can make fewer than `n`: the message says how many, and
+        what was left out. Raises ValueError also on an `n`, `seed`, `split` or tokenizer that cannot be.
         """
         return ExampleStream(self, tokenizer, seed, split=split).exactly(n)
 
@@ -74,27 +83,33 @@ class Task(ABC):
 
 
 class ExampleStream:
-    """A task's examples in the order of a seed, each drawn once: asked for more of them, the stream goes on where it stopped."""
+    """A task's examples in the order of a seed, each drawn once: asked for more of them, the stream goes on where it stopped.
+
+    A prompt that comes again is dropped. Raises ValueError on a seed, a split or a tokenizer that cannot be.
+    """
 
     def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, seed: int = 0, *, split: Split = "held_out") -> None:
+        _check_source(task.name, tokenizer, seed, split)
         self.task, self.tokenizer, self.seed = task, tokenizer, seed
         self.split: Split = split
         self._pairs = iter(task.draw(random.Random(f"{task.name}:{split}:{seed}"), split))
         self._kept: list[Example] = []
-        self._dropped: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter(task.left_out(split))
+        self._seen: set[str] = set()
 
     def exactly(self, n: int | None) -> Examples:
         """The first `n` examples; None: all there are. Raises ValueError when the task cannot make `n`, or none."""
         name, split, most = self.task.name, self.split, self.task.capacity(self.split)
-        if n is not None and n < 1:
-            raise ValueError(f"task {name!r}: n must be at least 1, got {n}")
+        _check_number(name, n)
         if n is not None and most is not None and n > most:
-            raise ValueError(f"task {name!r} can make at most {most} {split} examples, not {n}; ask for fewer, or widen its settings")
+            raise ValueError(
+                f"task {name!r} can make at most {most} {split} examples, not {n}{self._detail('left out')}; "
+                "ask for fewer, or widen its settings"
+            )
         examples = self.up_to(n)
         if not len(examples) or (n is not None and len(examples) < n):
-            detail = "".join(f"; dropped {count}: {reason}" for reason, count in self._dropped.items())
             raise ValueError(
-                f"task {name!r} can make {len(examples)} {split} examples with this tokenizer, not {n or 'any'}{detail}. "
+                f"task {name!r} can make {len(examples)} {split} examples with this tokenizer, not {n or 'any'}{self._detail('dropped')}. "
                 "Ask for fewer, or widen the task's settings."
             )
         return examples
@@ -110,7 +125,8 @@ class ExampleStream:
 
     def _add(self, pair: TextPair) -> None:
         """Encode a pair, or count why it is dropped."""
-        reason = self.task.screen(self.tokenizer, pair)
+        reason = AGAIN if pair.prompt in self._seen else self.task.screen(self.tokenizer, pair)
+        self._seen.add(pair.prompt)
         if reason is None:
             try:
                 self._kept.append(encode_pair(self.tokenizer, pair))
@@ -118,3 +134,24 @@ class ExampleStream:
             except CannotAlign as error:
                 reason = str(error)
         self._dropped[reason] += 1
+
+    def _detail(self, verb: str) -> str:
+        return "".join(f"; {verb} {count}: {reason}" for reason, count in self._dropped.items())
+
+
+def _check_source(task: str, tokenizer: PreTrainedTokenizerBase | None, seed: int, split: str) -> None:
+    """Raise ValueError on what no examples can be drawn with."""
+    check_seed(seed)
+    if split not in get_args(Split):
+        raise ValueError(f"task {task!r}: split is {split!r}; choose one of {', '.join(get_args(Split))}")
+    if tokenizer is None or not tokenizer.is_fast:
+        given = "None" if tokenizer is None else type(tokenizer).__name__
+        raise ValueError(f"task {task!r} needs a fast tokenizer, which tells where each token stands in the text, got {given}")
+
+
+def _check_number(task: str, n: object) -> None:
+    """Raise ValueError unless `n` is None or a whole number of at least 1."""
+    if n is not None and (not isinstance(n, Integral) or isinstance(n, bool)):
+        raise ValueError(f"task {task!r}: n is a whole number, or None for all there are, got {n!r}")
+    if isinstance(n, Integral) and int(n) < 1:
+        raise ValueError(f"task {task!r}: n must be at least 1, got {n}")

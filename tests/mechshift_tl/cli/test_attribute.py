@@ -148,5 +148,6 @@ def test_what_the_model_cannot_do_is_refused_before_it_works(refused, model, tmp
     refused("1 to 1108 edges", *ASKED, "--model", model, "--edges", 5000)
     sentences = tmp_path / "ioi.csv"
     pair = "When Mary and John met at the store, {} offered a drink to"
-    sentences.write_text("clean,corrupted\n" + '"{}","{}"\n'.format(pair.format("John"), pair.format("Tom")) * 2)
+    rows = ['"{}","{}"\n'.format(pair.format(name), pair.format("Tom")) for name in ("John", "Mary")]
+    sentences.write_text("clean,corrupted\n" + "".join(rows))
     refused("ioi has 2 prompts here", "attribute", "--model", model, "--task", "ioi", "--data", sentences, "--intervention", "mean")
