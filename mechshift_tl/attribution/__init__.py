@@ -1,4 +1,4 @@
-"""Attribution: what each writer passes to each reader, and how much of the behaviour it carries."""
+"""Attribution: how much each edge, node or neuron adds to a behaviour."""
 
 from mechshift_tl.attribution.attribute import attribute
 from mechshift_tl.attribution.scores import EdgeScores, NodeScores

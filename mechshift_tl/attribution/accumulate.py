@@ -1,8 +1,8 @@
-"""Every batch of an attribution, once: shared by processes, kept in a journal, halved where memory runs out.
+"""Runs every batch of an attribution once. Processes share the batches, a journal keeps them, and a batch that is too large is halved.
 
 1. Each process takes its share of the examples (`processes`), and their batches one by one, in step with the others.
 2. A batch that the journal holds is replayed; another is run, and kept before it counts.
-3. A batch that memory cannot hold is run in halves, and so are those that follow; it still counts, and is kept, as one.
+3. A batch that memory cannot hold is run in halves, and so are the batches after it. The journal still keeps it as one batch.
 4. At the end the processes' sums are joined.
 """
 
@@ -99,7 +99,7 @@ class BatchHalved(RuntimeWarning):
 
 
 class Halving:
-    """Runs batches, as many rows at a time as memory has been found to hold, and joins what they add.
+    """Runs batches, with as many rows at a time as memory holds, and joins their scores.
 
     `per_row`: parts keep their rows apart. Warns when it halves; raises MemoryError when one row alone does not fit.
     """

@@ -111,7 +111,7 @@ class Engine:
         return [BatchScores(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
 
     def _shared_prefix(self, batch: Batch) -> SharedPrefix:
-        """What the path leaves alone: nothing where it starts elsewhere than the corrupt run, or where MLPs are looked into."""
+        """Tokens identical in both runs, skipped along the path; none for interventions other than counterfactual, or for neurons."""
         asked = self.settings
         along_a_path = asked.method != "exact" or asked.level == "nodes"
         return SharedPrefix(self.model, batch, wanted=along_a_path and asked.intervention == "counterfactual" and asked.level != "neurons")

@@ -1,4 +1,4 @@
-"""Exact edge patching: the effect of an edge, found by running the model without it. What the gradient methods approximate.
+"""Exact edge patching: the effect of an edge, measured by running the model without it. The gradient methods approximate this effect.
 
     score(u → v) = metric(clean) − metric(clean, but reader v's residual input holds u's corrupt output)
 
@@ -10,8 +10,8 @@ need not sum to metric(clean) − metric(corrupt). Row by row:
    repeated once per edge, each copy with its own reader's input made from residual − Δu (`reading`). From there on the batch is the edges.
 3. The read positions alone are unembedded, and the metric is compared with its clean value.
 
-A query head's own copy of K or V (`kv="ungrouped"`) is not in the model: its group's is patched, and what the group's other heads put out
-is set back to the clean run's, which at that site is what they would have put out.
+The model has no copy of K or V for each query head (`kv="ungrouped"`). So the group's K or V is patched, and the outputs of the group's
+other heads are set back to those of the clean run, which are what they would have been.
 
 Cost per row: one forward, and per edge the part of a forward that follows its reader: (n_layers − layer) / n_layers for a layer's heads,
 about a third of a forward over all edges of a deep model, one row of the unembedding for the logits. No gradients. Linear in rows and

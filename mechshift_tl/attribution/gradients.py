@@ -1,4 +1,4 @@
-"""A walk along a path: the model runs with one activation replaced, and every metric is differentiated at the hooks that are wanted.
+"""A walk along a path: the model runs with one activation replaced, and every metric is differentiated at the wanted hooks.
 
 A `Source` is where the path runs: the embeddings, or one layer's own outputs, from their corrupt to their clean value. Everything before it
 keeps the clean run's values; only what comes after it has a gradient. Parameters are frozen, so the backward computes activations alone.

@@ -1,4 +1,4 @@
-"""Metrics: what a behaviour is worth, per row; higher is better.
+"""Metrics: one number per row that says how strongly the model shows a behaviour; higher is better.
 
 A metric maps aligned logits at the targets `(n, k, d_vocab)`, answers and foils `(n, k)` to `(n,)`, the mean over the k read positions:
 
@@ -35,7 +35,7 @@ class Metric:
 
     @property
     def identity(self) -> str:
-        """Its name and, of a function of one's own, a digest of what it does: another one of the same name is another metric."""
+        """The metric's name; for a function of the caller's own, also a digest of its code, since two functions may share a name."""
         code = getattr(self.function, "__code__", None)
         if METRICS.get(self.name) == self or code is None:
             return self.name

@@ -1,4 +1,4 @@
-"""What the readers ask for: the gradient of the metric at every reader's residual input, averaged over the integration path.
+"""The gradient of the metric at every reader's residual input, averaged over the integration path.
 
 The reference implementation copies the residual stream once per head and per q, k, v, so that each reader has an input to differentiate.
 All copies hold the same vector, so none is needed. With x̂ = r·x the normalised residual (r the inverse scale), n = w∘x̂ (+ b) the norm's
@@ -6,7 +6,8 @@ output and q[h] = W_Q[h]ᵀ n (+ bias), the gradient of the metric m at the resi
 
     J_normᵀ W_Q[h] ∂m/∂q[h]  =  r·w∘(W_Q[h] ∂m/∂q[h])  −  (r/d)·x̂·⟨∂m/∂q[h], q[h] − q₀[h]⟩
 
-where q₀ is q at x̂ = 0 (its biases), because ⟨x̂, w∘W_Q ∂m/∂q⟩ = ⟨q − q₀, ∂m/∂q⟩. LayerNorm also subtracts the first term's mean over d. So:
+where q₀ is q at x̂ = 0 (its biases), because ⟨x̂, w∘W_Q ∂m/∂q⟩ = ⟨q − q₀, ∂m/∂q⟩. LayerNorm also subtracts the first term's mean over d.
+So:
 
 1. per path point (`gradients`), the metric is differentiated at q, k, v, the MLPs' inputs and the unembedding's input;
 2. per head Σ r·∂m/∂q is kept in head space and, per point, the scalar (r/d)·⟨∂m/∂q, q − q₀⟩ beside that point's x̂;

@@ -28,7 +28,7 @@ LEAST_TOKENS = 32
 
 @dataclass(frozen=True)
 class TokenGroups:
-    """How a batch's tokens are divided: one part per row or one for all, one per span and one for the rest, or one for all."""
+    """How the tokens of a batch are grouped: by row or not, and by span (with one group for tokens in no span) or not."""
 
     batch: Batch
     per_row: bool
@@ -36,24 +36,24 @@ class TokenGroups:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Parts over rows and over spans; where there are spans, the last part is what lies in none of them."""
+        """Number of groups over rows and over spans; where there are spans, the last group is for tokens in no span."""
         return len(self.batch) if self.per_row else 1, 1 if self.n_spans is None else self.n_spans + 1
 
     @property
     def names(self) -> Int[Tensor, "b pos"]:
-        """Which of the parts over spans each token belongs to."""
+        """The span group of each token."""
         if self.n_spans is None or self.batch.span is None:
             return torch.zeros_like(self.batch.clean)
         return torch.where(self.batch.span < 0, self.n_spans, self.batch.span)
 
     @property
     def patches(self) -> list[Bool[Tensor, "b pos"]]:
-        """Where exact patching patches: each span by itself, then everywhere."""
+        """The positions that exact patching patches together: each span alone, then all positions."""
         everywhere = torch.ones_like(self.batch.clean, dtype=torch.bool)
         return [*(self.names == i for i in range(self.n_spans or 0)), everywhere]
 
     def of_patches(self, effects: Float[Tensor, "b patches ..."]) -> Float[Tensor, "rows spans ..."]:
-        """Effects of `patches` as parts: their sum is the effect of patching everywhere, though effects of spans do not add up to it."""
+        """Effects of `patches` as groups whose sum is the effect of patching everywhere; effects of spans alone need not add up to it."""
         effects = effects if self.per_row else effects.sum(0, keepdim=True)
         return torch.cat([effects[:, :-1], effects[:, -1:] - effects[:, :-1].sum(1, keepdim=True)], 1)
 
@@ -71,7 +71,7 @@ class TokenGroups:
 
 
 def live_tokens(deltas: WriterOutputs) -> Bool[Tensor, "b pos"]:
-    """Tokens at which any writer differs: under causal attention none before the first change does, and they add nothing to any score."""
+    """Tokens at which some writer differs between the two runs; the others add nothing to any score."""
     outputs = (deltas.input, *(z.flatten(2) for z in deltas.z), *deltas.mlp)
     live = torch.zeros(deltas.input.shape[:2], dtype=torch.bool, device=deltas.input.device)
     for output in outputs:
@@ -92,7 +92,7 @@ def edge_scores(
 
 
 class ScoreBuffers:
-    """Memory that every piece uses again: what scored writers wrote, `(writer, tok, d)`, and one stage's readers, `(reader, tok, d)`."""
+    """Memory that every group of tokens reuses: differences of writers, `(writer, tok, d)`, and readers, `(reader, tok, d)`."""
 
     def __init__(self, writers: slice, graph: Graph, width: int, like: Tensor) -> None:
         self.first, self.last, self.width = writers.start, writers.stop, width
@@ -145,9 +145,9 @@ def _add_piece(
 
 
 def _readers_between(path: ReaderPath, graph: Graph, layer: int, tokens: Tokens, board: ScoreBuffers) -> slice | None:
-    """Put on the board the MLP below a layer beside the layer's q, k, v, or beside the logits; returns their columns.
+    """Write to the buffers an MLP's reader, beside the next layer's q, k, v or the logits; returns their columns.
 
-    They are neighbours in the graph, so one product serves both. None where the path has no readers.
+    These readers are neighbours in the graph, so one product scores both. None where the path has no readers.
     """
     last = layer == graph.n_layers
     upper = path.logits if last else path.attention.get(layer)

@@ -1,8 +1,8 @@
-"""Tokens that a path does not move: under causal attention, those before the first at which the clean and the corrupt row differ.
+"""The shared prefix: under causal attention, the tokens before the first one at which the clean and the corrupt row differ.
 
-They are the same at every point of the path, and all that later tokens see of them is their keys and values. So those are kept from the
-clean run, and the walk leaves such tokens out of every projection and MLP, but for those that are read. Nothing is scored there either,
-for no writer differs. Exact, and of use: of an IOI prompt whose subject is replaced, two thirds come before.
+Such a token is the same at every point of the path, and later tokens see only its keys and values. So its keys and values are kept from the
+clean run, and the walk skips it in every projection and MLP, unless it is read. No writer differs there, so no score is lost: the result is
+exact. It saves much: two thirds of an IOI prompt whose subject is replaced are shared prefix.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ WORTHWHILE = 0.2
 
 
 class SharedPrefix:
-    """The unmoved tokens of one batch: `hooks` for the run that keeps their keys and values, `left_out` for the walk.
+    """The shared prefix of one batch. `hooks` keep its keys and values from a run; `left_out` skips it during the walk.
 
-    Nothing is left out unless `wanted`, of a batch that is not narrow, under other than causal attention, or where it would not pay.
+    Nothing is skipped where it is not `wanted`, where the batch is not narrow, where attention is not causal, and where it would save
+    little.
     """
 
     def __init__(self, model: HookedModel, batch: Batch, *, wanted: bool) -> None:
@@ -40,7 +41,7 @@ class SharedPrefix:
 
     @property
     def names(self) -> list[str]:
-        """Where keys and values pass."""
+        """Names of the hooks that hold keys and values."""
         return [f"blocks.{i}.attn.hook_{kind}" for i in range(self.model.cfg.n_layers) for kind in "kv"] if self.pays else []
 
     def hooks(self) -> Hooks:
@@ -56,7 +57,7 @@ class SharedPrefix:
 
     @contextmanager
     def left_out(self) -> Iterator[None]:
-        """Inside, the model runs without them; later tokens see the keys and values that were kept."""
+        """Inside, the model skips the shared prefix; later tokens see the keys and values that were kept."""
 
         def filling(name: str) -> Callable:
             def hook_fn(tensor: Tensor, hook: Any) -> Tensor:

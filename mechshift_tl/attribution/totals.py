@@ -62,7 +62,7 @@ class Totals:
             self.table.index_add_(0, example, whole)
 
     def join(self, mine: Totals, examples: Sequence[int], processes: Processes) -> Totals:
-        """These totals, filled with those of every process; this one's, `mine`, are of `examples`."""
+        """These totals with the sums of every process added; this process's sums, `mine`, belong to `examples`."""
         for step in self.readouts.steps:
             self.steps[step] = processes.add_up(mine.steps[step])
             self.n_read[step] = int(self.readouts.n_read[self.readouts.step == step].sum())

@@ -1,9 +1,9 @@
-"""Gradients at K and V per query head, which no hook of a grouped-query model holds: a group's gradient, told apart by who asked.
+"""Gradients at K and V per query head. No hook of a grouped-query model holds them: its gradient is a sum over the group's query heads.
 
 With S the attention scores and z the heads' outputs, ∂m/∂k of a KV head is the sum over its query heads h of (∂S[h]/∂k)ᵀ ∂m/∂S[h], and
-∂m/∂v the sum of (∂z[h]/∂v)ᵀ ∂m/∂z[h]. Each term is asked for alone: ∂m/∂S, zero but at one head of every group, goes back through the
+∂m/∂v the sum of (∂z[h]/∂v)ᵀ ∂m/∂z[h]. Each term is computed alone: ∂m/∂S, zero but at one head of every group, goes back through the
 model's own graph from the scores to k; ∂m/∂z from z to v. What lies between (rotation, a norm of the keys, scale, cap, mask) is the
-model's, so any architecture that scores keys by heads is served, and the terms sum to the gradients of the shared K and V.
+model's, so this works for any architecture that scores keys by heads, and the terms sum to the gradients of the shared K and V.
 
 Cost: as many backward passes through these two products as a group has heads; none through projections, MLPs or norms of the residual.
 """

@@ -1,4 +1,4 @@
-"""How any model is read alike: logits moved to the tokens they predict, and the few facts of its spec that analyses need."""
+"""One way to read every model: logits moved to the tokens that they predict, and the few facts of a spec that analyses need."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def aligned_logits(
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits whose row p predicts the token at p: the model's `token_logits`, or shift 1 on a plain TransformerBridge.
 
-    `attention_mask` is True at visible tokens, None when all are. Row 0 of a shifted model is finite but predicts nothing, and so is what
-    stands where nothing is visible.
+    `attention_mask` is True at visible tokens, None when all are. Row 0 of a shifted model is finite but predicts nothing; so are rows at
+    hidden tokens.
     """
     if says_how_it_is_read(model):
         return model.token_logits(tokens, **({} if attention_mask is None else {"attention_mask": attention_mask}))
@@ -26,7 +26,7 @@ def aligned_logits(
 
 
 def hidden_tokens(model: HookedModel, attention_mask: Bool[Tensor, "batch pos"] | None) -> dict[str, Tensor]:
-    """How `model` is told which tokens are hidden; a plain bridge also needs to be told that padding takes up no position."""
+    """The arguments that tell `model` which tokens are hidden. A plain bridge also needs position ids that do not count padding."""
     if attention_mask is None:
         return {}
     if says_how_it_is_read(model):

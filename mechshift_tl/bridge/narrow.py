@@ -1,10 +1,10 @@
-"""Run no more of a model than what counts.
+"""Runs only those parts of a model that affect the result.
 
-Behind the last attention no position sees another. So only the positions that predict a target need the last layer's queries, its output
-projection, its MLP and the unembedding; what the others would put out meets no gradient and reaches no logit. Leaving it out is exact.
+After the last attention no position sees another. So only the positions that predict a target need the last layer's queries, its output
+projection, its MLP and the unembedding. The outputs of other positions reach no logit and no gradient, so the result is exact without them.
 
-What treats every token by itself (`tokenwise`) is run on chosen tokens by PyTorch's own module hooks, so TransformerLens' hooks see all
-positions, with 0 at those that were left out; all but the unembedding's output.
+Token-wise modules (`tokenwise`) run on the selected tokens only; their outputs are scattered into zeros. PyTorch's module hooks do this, so
+TransformerLens' hooks see all positions, with 0 at the others. Only the unembedding's output holds the selected positions alone.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from mechshift_tl.bridge.protocol import HookedModel, components_of, module_of
 
 @contextmanager
 def only_at(model: HookedModel, positions: Int[Tensor, "b k"], length: int, *, last_layer: bool) -> Iterator[None]:
-    """Inside, `model` unembeds `positions` of its `length` tokens alone and returns `(b, k, d_vocab)`.
+    """Inside, `model` unembeds only `positions` of its `length` tokens and returns `(b, k, d_vocab)`.
 
-    With `last_layer`, its queries, output projection and MLP are 0 at the other positions; but a part with hooks within runs everywhere.
+    With `last_layer`, the last layer's queries, output projection and MLP are 0 at other positions; a part with hooks inside runs
+    everywhere.
     """
 
     def pick(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
@@ -43,7 +44,7 @@ def only_at(model: HookedModel, positions: Int[Tensor, "b k"], length: int, *, l
 
 
 def tokenwise(block: Any, names: Iterable[str]) -> Iterator[torch.nn.Module]:
-    """Those of a layer's "q", "k", "v", "o" projections and its "mlp" that are modules of their own and have no hooks within."""
+    """The layer's "q", "k", "v", "o" projections and its "mlp", as far as they are separate modules without hooks inside."""
     for name in names:
         part = getattr(block if name == "mlp" else block.attn, name, None)
         if part is not None and part.name is not None and _is_alone(part):  # a part without a name is bound to the whole layer
@@ -51,7 +52,7 @@ def tokenwise(block: Any, names: Iterable[str]) -> Iterator[torch.nn.Module]:
 
 
 def _is_alone(part: Any) -> bool:
-    """Whether nobody has hooks within the part, where not all positions would be seen."""
+    """Whether the part has no hooks inside. Such hooks would not see all positions."""
     inside = (point for name, point in part.named_modules() if isinstance(point, HookPoint) and name not in ("hook_in", "hook_out"))
     return not any(point.fwd_hooks or point.bwd_hooks for point in inside)
 

@@ -1,7 +1,7 @@
-"""What a reader makes of a residual of its own: the norm and the projection, in float32, outside the model.
+"""The norm and the projection of single readers, computed outside the model in float32, for a residual that only they read.
 
-TransformerLens hands a head a residual of its own only by splitting the stream for all of them. Here the few readers that are to see
-another residual are normed and projected apart, and the result is put where the model has its own.
+TransformerLens can give a head its own residual only by copying the stream for every head. Here, only the few readers that need another
+residual are computed again, and their results replace the model's own.
 """
 
 from __future__ import annotations

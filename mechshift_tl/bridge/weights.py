@@ -1,4 +1,4 @@
-"""Weights and activations of a model that a device map spreads: how analyses read the ones and bring the others together.
+"""How analyses read the weights, and gather the activations, of a model that a device map spreads over several devices.
 
 Layers may run on several devices, and weights may be kept in CPU memory or on disk until their module runs (accelerate's hooks fetch them).
 
@@ -6,7 +6,8 @@ Layers may run on several devices, and weights may be kept in CPU memory or on d
    caller alone, who lets go of it.
 2. Activations are `gathered` on the batch's device (`model.cfg.device`), where tokens go in and logits come out; what joins layers is made
    there. What a hook puts into the model goes to the device of what it takes the place of.
-3. Autograd keeps the weights of a forward until its backward. `lean` makes it keep the places of fetched ones instead and fetch them again.
+3. Autograd keeps the weights of a forward until its backward. `refetch_in_backward` makes it keep the places of fetched weights instead,
+   and fetch them again.
 
 A model that lies whole on one device is read as it is, without copies.
 """
@@ -69,9 +70,9 @@ def gathered(kept: Mapping[str, Tensor], device: torch.device) -> dict[str, Tens
 
 @contextmanager
 def refetch_in_backward(model: HookedModel) -> Iterator[None]:
-    """Around a forward: autograd keeps none of the weights that are fetched for it, and the backward fetches them again.
+    """Use around a forward: autograd keeps no fetched weights, and the backward fetches them again.
 
-    What is fetched twice is read twice; without this the fetched weights of all layers would be in memory at once.
+    Each weight is then read twice. Without this, the fetched weights of all layers would be in memory at once.
     """
     places = _kept_elsewhere(model)
     if not places:

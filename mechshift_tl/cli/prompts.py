@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def draw(task: Task, tokenizer: Any, n: int | None, apart: int, seed: int) -> tuple[Examples, Examples | None]:
-    """`n` prompts (None: all but those) and `apart` further ones, None of them for 0. Raises ValueError when the task has too few."""
+    """Draw `n` prompts (None: all that are left) and `apart` others that differ from them; the latter are None where `apart` is 0. Raises ValueError when the task has too few."""
     drawn = task.examples(tokenizer, None if n is None else n + apart, seed)
     kept = len(drawn) - apart
     if kept < 1:

@@ -1,4 +1,4 @@
-"""Interventions: what the writers put out, and what a patched writer's output is replaced by."""
+"""Interventions: the outputs of the writers, and the outputs that replace them when a writer is patched."""
 
 from mechshift_tl.interventions.outputs import WriterOutputs, run_both_sides, run_writers
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans, check_intervention, replaced, writer_means

@@ -64,5 +64,5 @@ def run_both_sides(
 
 
 def _shown(output: Float[Tensor, "b pos *d"], mask: Bool[Tensor, "b pos"] | None) -> Float[Tensor, "b pos *d"]:
-    """What stands at hidden tokens counts as nothing."""
+    """The outputs, with 0 at hidden tokens."""
     return output if mask is None else output.masked_fill(~mask.view(*mask.shape, *[1] * (output.ndim - 2)), 0)

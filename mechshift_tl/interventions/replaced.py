@@ -1,6 +1,6 @@
-"""What the writers put out, and what a patched writer is replaced by.
+"""The outputs that replace those of a patched writer.
 
-A writer outside a circuit does not fall silent: it is given the output it has on another input.
+A writer outside a circuit is patched: another output takes the place of its own.
 
 - "counterfactual": its own output on the corrupt row, position by position;
 - "zero": nothing;
@@ -8,7 +8,7 @@ A writer outside a circuit does not fall silent: it is given the output it has o
 - "mean_positional": its mean output at that position of other prompts, which must therefore be as long and laid out alike.
 
 Means are per writer: one vector for the input, for every head (before W_O, in head space) and for every MLP, never averaged over writers.
-They come from a separate set of prompts (`writer_means`), so that what is measured never holds a share of itself.
+They come from other prompts than those that are measured (`writer_means`), so that no prompt is compared with itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model is shown and where it is read."""
+"""Readouts: the token rows that a model runs, and the positions at which its logits are read."""
 
 from mechshift_tl.bridge.alignment import aligned_logits, logit_shift, mask_token, spec_of
 from mechshift_tl.readouts.batch import Batch, Side

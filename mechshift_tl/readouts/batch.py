@@ -25,7 +25,7 @@ class Batch:
     - `target_pos`, `answer_ids`, `foil_ids` `(rows, k)`: positions of the predicted tokens, and the ids contrasted there.
     - `span` `(rows, pos)`: which of the readouts' named spans each position lies in, −1 for none; None without spans.
     - `index`: which readout rows these are.
-    - `narrow`: only what is read of them is wanted (`narrowed`).
+    - `narrow`: run the last layer at the read positions only (`narrowed`).
     """
 
     clean: Int[Tensor, "rows pos"]

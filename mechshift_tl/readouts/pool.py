@@ -1,7 +1,7 @@
 """The prompt pool: examples that every compared model reads correctly.
 
 An example enters when each model ranks the written token first at every position it is read on (teacher forced, in its own commit order).
-What was tried and what each model decodes freely are reported beside, because a pool of easy prompts says nothing of the hard ones.
+What was tried and what each model decodes freely are reported beside, because a pool of easy prompts says nothing about hard ones.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Tried:
         return torch.stack([self.right[role] for role in roles]).all(0).nonzero()[:, 0].tolist()
 
     def then(self, more: Tried, dropped: Mapping[str, int]) -> Tried:
-        """These examples and those of `more` behind them, of which as many were `dropped` as it says, by reason."""
+        """These examples, followed by those of `more`; `dropped` counts the prompts left out so far, by reason."""
         if not self.readouts:
             return more
         read = {role: _joined(one, more.readouts[role], dropped) for role, one in self.readouts.items()}
@@ -157,7 +157,7 @@ def _joined(first: Readouts, more: Readouts, dropped: Mapping[str, int]) -> Read
 
 
 def _tokenizer(models: Mapping[str, HookedModel]) -> PreTrainedTokenizerBase:
-    """The first model's. Raises ValueError where it has none."""
+    """The tokenizer of the first model. Raises ValueError where that model has none."""
     tokenizer = next(iter(models.values())).tokenizer
     if tokenizer is None:
         raise ValueError("common_correct: the first model has no tokenizer; give one by tokenizer=")

@@ -1,7 +1,7 @@
 """`Readouts`: the rows that a model is read on, whatever made them.
 
 Rows of one batch share their length and their number of read positions, so rows of different lengths need no padding. Rows that come with
-padding of their own carry masks: a masked token is seen by no position, and reads nothing that counts.
+padding of their own carry masks: no position sees a masked token, and no score depends on it.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class Readouts(Artefact):
         return frame
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors there are."""
+        """The tensors by name; those that are None are left out."""
         return {name: tensor for name in TENSORS if (tensor := getattr(self, name)) is not None}
 
     def _repr_html_(self) -> str:
@@ -212,7 +212,7 @@ TENSORS = ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "step", "
 
 
 def _beyond(visible: Bool[Tensor, "n pos"], target_pos: Int[Tensor, "n k"]) -> Bool[Tensor, "n pos"]:
-    """Where a row is over: after its last visible token and its last target."""
+    """Positions after a row's end: after both its last visible token and its last target."""
     place = torch.arange(visible.shape[1])
     last = torch.maximum((visible * place).amax(1), target_pos.amax(1))
     return place > last[:, None]

@@ -1,4 +1,4 @@
-"""What a long job has finished, on disk, piece by piece: killed and started again, it goes on where it stopped.
+"""Keeps the finished batches of a long job on disk. A job that was killed and is started again continues where it stopped.
 
 1. The folder says what it belongs to (`same_work`: settings, digests of rows and weights, versions); other work is refused.
 2. A finished batch is one file under its number, written beside its place and moved there once it is on the disk.
@@ -32,7 +32,7 @@ class Journal:
         claim(folder, work)
 
     def read(self, batch: int) -> dict[str, Tensor] | None:
-        """What batch number `batch` came to; None when it is not finished."""
+        """The tensors of batch number `batch`; None when the batch is not finished."""
         path = self._path(batch)
         if not path.is_file():
             return None
@@ -43,7 +43,7 @@ class Journal:
         return tensors if side.get("sha256") == digest(sorted(tensors.items())) else None
 
     def write(self, batch: int, tensors: Mapping[str, Tensor]) -> None:
-        """Keep what a batch came to. Raises OSError when it cannot be written."""
+        """Keep a finished batch. Raises OSError when it cannot be written."""
         artefact.write(self._path(batch), KIND, tensors, {"sha256": digest(sorted(tensors.items()))})
 
     def _path(self, batch: int) -> Path:

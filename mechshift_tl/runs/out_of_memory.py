@@ -1,4 +1,4 @@
-"""Running out of memory, told apart from other errors: accelerators and the CPU say so in different ways."""
+"""Tells a lack of memory from other errors; accelerators and the CPU report it in different ways."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to any more."""
+    """Free the memory of objects that nothing uses any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

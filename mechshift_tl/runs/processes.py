@@ -105,7 +105,7 @@ class Processes:
                 return
 
     def once(self, action: Callable[[], Any]) -> None:
-        """Do it in the first process, while the others wait."""
+        """Call `action` in the first process, while the others wait."""
         for _ in self.in_step(action() for _ in range(1) if self.is_first):
             pass
 
@@ -128,7 +128,7 @@ class Processes:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, this process works for itself, though others were launched with it: where they do not all come by."""
+    """Inside, this process works alone. Use it around code that not every process executes."""
     global _alone
     before, _alone = _alone, True
     try:

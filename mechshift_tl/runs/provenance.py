@@ -92,7 +92,7 @@ def _versions() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that numbers depend on."""
+    """Versions of the packages that results depend on."""
     return dict(_versions())
 
 

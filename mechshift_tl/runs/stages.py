@@ -2,7 +2,7 @@
 
 1. The folder belongs to one job; another is refused (`same_work.claim`).
 2. A stage's result is written by the first process, whole or not at all, and read back by all: the same whether it was made now or before.
-3. What no reader of the results needs lies under `journal`, which goes when the job is done.
+3. Files that no reader of the results needs lie under `journal`, which is deleted when the job is done.
 """
 
 from __future__ import annotations
