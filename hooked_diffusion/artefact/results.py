@@ -35,7 +35,7 @@ class Artefact:
         return rebuilt(path, cls, lambda: cls._unpacked(tensors, values))
 
     def _packed(self) -> tuple[dict[str, Tensor], dict[str, object]]:
-        """Tensors and JSON values of the file. What is None, and is so where nothing is said, is left out."""
+        """Tensors and JSON values of the file. A field that is None, and is None by default, is left out."""
         kept = {one.name: (getattr(self, one.name), one.default) for one in fields(cast(Any, self))}
         values = {name: value for name, (value, default) in kept.items() if value is not None or default is not None}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
@@ -64,7 +64,7 @@ class JsonArtefact:
 
 
 def rebuilt(path: str | Path, kind: type, make: Callable[[], T]) -> T:
-    """What `make` makes of a file's content. A ValueError of its gets the file's name, and says what writes such files."""
+    """The result that `make` builds from a file's content. Its ValueErrors get the name of the file, and name what writes such files."""
     try:
         return make()
     except ValueError as error:

@@ -1,4 +1,5 @@
-"""The fields of a result as values of a file, and back. The dataclass states the type of each field, and what is read is held against it.
+"""The fields of a result as values of a file, and back. The dataclass states the type of each field; every value that is read is checked
+against it.
 
 | in the dataclass | in the file |
 |---|---|

@@ -1,8 +1,8 @@
 """Where errors of other libraries become one sentence.
 
-Checkpoints are read by other libraries: json, safetensors, torch, gguf, tokenizers, transformers, accelerate, huggingface_hub. On a file
-that is damaged or made to do harm each of them raises whatever comes, a KeyError, a ZeroDivisionError, a class of its own, and that is no
-bug of theirs or ours. So a call that hands them what a file holds stands within `reading`, which turns their errors into `Unreadable`.
+Checkpoints are read by other libraries: json, safetensors, torch, gguf, tokenizers, transformers, accelerate, huggingface_hub. On a damaged
+or hostile file each of them may raise any error: a KeyError, a ZeroDivisionError, a class of its own. Such an error is no bug of theirs or
+ours. So a call that gives them the content of a file stands within `reading`, which turns their errors into `Unreadable`.
 
 Nothing else stands there. An error that this package's own code raises, other than the ValueErrors that it means to raise, is a bug, and
 shows itself as what it is.
@@ -20,7 +20,7 @@ QUOTED = 300
 
 
 class Unreadable(ValueError):
-    """What another library could not read; the message names the file or field, that library's error, and a remedy."""
+    """A file or field that another library could not read; the message names it, that library's error, and a remedy."""
 
 
 class MissingExtra(ImportError, Unreadable):
@@ -31,7 +31,7 @@ class MissingExtra(ImportError, Unreadable):
 def reading(what: str, remedy: str) -> Iterator[None]:
     """Inside, another library reads `what`: its errors become `Unreadable`, with the `remedy`.
 
-    A lack of memory passes as it is: it says nothing of what was read. So do errors that are `Unreadable` already.
+    A lack of memory passes as it is: it says nothing about the file. So do errors that are `Unreadable` already.
     """
     try:
         yield

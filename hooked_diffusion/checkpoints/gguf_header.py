@@ -22,7 +22,7 @@ SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 
 
 class BrokenHeader(ValueError):
-    """A header that says what cannot be; the message is a part of a sentence."""
+    """A header whose counts are impossible; the message is a part of a sentence."""
 
 
 def check_header(path: Path) -> None:

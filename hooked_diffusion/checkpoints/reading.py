@@ -1,4 +1,4 @@
-"""What a config says of its checkpoint, before any weights are read.
+"""Reads a config: what it says about its checkpoint, before any weights are read.
 
 1. The caller's own fields complete or override the config.
 2. The family is found: by `family=`, by the config, by the name.

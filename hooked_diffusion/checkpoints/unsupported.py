@@ -1,4 +1,4 @@
-"""Models that are known and cannot be opened: what they are called, and what is missing here."""
+"""Models that are known but cannot be opened: their names, and what this package lacks for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one run of denoising is asked to do, checked before the first forward."""
+"""The job of one denoising run, checked before the first forward."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ Force = Mapping[int, Int[Tensor, "batch pos"]] | Callable[[DenoisingStep], Int[T
 
 @dataclass(frozen=True)
 class Steering:
-    """What the caller decides instead of the sampler; the default decides nothing."""
+    """The decisions that a caller makes in place of the sampler; by default there are none."""
 
     freeze: Freeze = None
     force: Force = None

@@ -55,7 +55,9 @@ class KnownPair:
         return self.evidence == "P"
 
     def config(self) -> PretrainedConfig:
-        """The native config of this shape. What does not shape a model (θ, ε) has the class's default: good for planning alone."""
+        """The native config of this shape, for planning alone.
+
+        Fields that do not change the shape of a model (θ, ε) have the class's defaults."""
         shape: dict[str, object]
         if self.architecture == "GPT2LMHeadModel":
             shape = {"n_layer": self.layers, "n_embd": self.width, "n_head": self.heads, "n_inner": self.intermediate}

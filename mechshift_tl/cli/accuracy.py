@@ -1,4 +1,4 @@
-"""`mechshift accuracy`: how often the models of a pair are right."""
+"""`mechshift accuracy`: the share of prompts that each model of a pair answers right."""
 
 from __future__ import annotations
 

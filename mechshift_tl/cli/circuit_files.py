@@ -1,4 +1,4 @@
-"""A circuit that a command was given: its file, the scores it was cut from, and the prompts it was found on, where these lie beside it."""
+"""The circuit that a command was given; the scores that it was cut from and the prompts that it was found on, if they lie beside it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def found_on(circuit: Circuit, examples: Examples) -> Circuit:
 def prompts_of(circuit: Circuit, path: Path) -> set[str] | None:
     """The prompts that a circuit was found on; None where nothing says so.
 
-    The artefact says so itself. A graph file cannot: for it, `circuit.safetensors` of the same name or `prompts.csv` beside it is asked.
+    Our own files name the prompts. A graph file does not: then the `.safetensors` file of the same name is read, or `prompts.csv` beside
+    it.
     """
     from mechshift_tl.circuits import Circuit
 
@@ -113,7 +114,7 @@ def apart(task: Task, prompts: set[str]) -> Task:
 
 
 def other_corruptions(task: str, data: Path | None, names: str | None, intervention: str) -> dict[str, Task]:
-    """The task under other corruptions, by name: those named, or all others that it makes itself; none for "none".
+    """The task under other corruptions, by name: those in `names`, by default all that the task can make; none for "none".
 
     Raises ValueError on names that the task, or the file, does not have, and where the intervention patches from no corrupt prompt.
     """

@@ -1,4 +1,4 @@
-"""What a command prints, and how: tables, stages, notes."""
+"""How a command prints tables, stages and notes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class PatientConsole(Console):
-    """A console whose reader may go (`mechshift … | head`): the work goes on, and what is left to say is said to nobody."""
+    """A console whose reader may close the pipe (`mechshift … | head`): the work continues, and further output is dropped."""
 
     def on_broken_pipe(self) -> None:
-        """Send what comes to nowhere. rich would end the program, and with it work whose results go to a folder."""
+        """Drop further output. By default rich would end the program, and its results would be lost."""
         self.quiet = True
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -1,8 +1,8 @@
-"""How a command ends: with its results, or with one line that says what to mend.
+"""How a command ends: with its results, or with one line that says what to correct.
 
 What a checkpoint, a tokenizer, a file, a device or another process raises becomes that line, and exit status 2:
 
-1. Errors that this library and Python raise for what a user can mend: ValueError, OSError, … (`MENDABLE`).
+1. Errors that this library and Python raise for a cause that a user can correct: ValueError, OSError, … (`MENDABLE`).
 2. Whatever is raised while a file or checkpoint is opened (`opening`): other libraries raise anything there, even KeyError.
 3. RuntimeErrors that say that memory ran out, that a device is absent, or that another process of the job is lost.
 
@@ -41,9 +41,10 @@ class CannotOpen(ValueError):
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn the errors that a user can mend into one line and exit status 2; a run that is already finished exits with 0.
+    """Turn errors that a user can correct into one line and exit status 2; a run that is already finished exits with 0.
 
-    Of processes launched together the first speaks for all; another, failing alone, waits for the launcher to end it first.
+    Where several processes were launched, the first prints for all. Another that fails alone waits a moment, so that the launcher can end
+    it.
     """
     from mechshift_tl.runs.processes import Processes, ProcessFailed
     from mechshift_tl.runs.same_work import AlreadyFinished

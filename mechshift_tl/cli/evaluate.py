@@ -1,4 +1,4 @@
-"""`mechshift evaluate`: what a circuit is worth, in one table."""
+"""`mechshift evaluate`: a circuit tested in several ways, in one table."""
 
 from __future__ import annotations
 

@@ -37,11 +37,11 @@ UNTOLD = "on which prompts the circuit was found: where some of these are among 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be measured, on which prompts.
+    """The measurements that were asked for, and their prompts.
 
     - `others`: the task under other corruptions; `n`: prompts, None for all of a file; `means_n`: further ones for means, 0 for none.
     - `settings`: of `run_circuit`; `asked`: `parts`, `n_random`, `n_resamples` of `evaluate_circuit`; `curve`: whether to measure it, too.
-    - `note`: what must be said with every table.
+    - `note`: the sentence to print with every table.
     """
 
     circuit: Circuit
@@ -76,7 +76,7 @@ class Work:
         return Found(evaluation, curve, examples, self.note)
 
     def _elsewhere(self, model: HookedModel, n: int, settings: Mapping[str, Any], stages: Stages) -> dict[str, Readouts]:
-        """Readouts under the other corruptions, but for those on which faithfulness has no meaning, which is said."""
+        """Readouts under the other corruptions. Where faithfulness has no meaning they are left out, and a note says so."""
         made = {
             f"corruption {name}": readouts(model, task.examples(model.tokenizer, n, self.seed), seed=self.seed)
             for name, task in self.others.items()
@@ -89,7 +89,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Found:
-    """What was measured, on which prompts, and what must be said with every table."""
+    """The measurements, their prompts, and the note to print with every table."""
 
     evaluation: CircuitEvaluation
     curve: FaithfulnessCurve | None

@@ -1,4 +1,4 @@
-"""`mechshift models` and `mechshift version`: what there is to work with."""
+"""`mechshift models` and `mechshift version`: the public pairs, and the installed versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and what their words mean."""
+"""Options that several verbs share, and the values that they stand for."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ ConfigFields = Annotated[
 
 
 def tasks_of(names: str) -> list[Task]:
-    """The tasks of those names, separated by commas. Raises ValueError on an unknown one, on one given twice, and on none."""
+    """The tasks named in a text, separated by commas. Raises ValueError on an unknown one, on one given twice, and on none."""
     from mechshift_tl.tasks import task_class
 
     wanted = words_of(names)
@@ -133,9 +133,9 @@ def read_as(family: str | None, config: list[str] | None, of_pair: bool = False)
 
 
 def open_pair(name: str, place: dict[str, Any] | None = None) -> Any:
-    """The pair of that name, `placed` and `read_as` asked, by default on this process's device.
+    """The pair called `name`; `place` says where it goes and how it is read, by default on this process's device.
 
-    What was noted when its checkpoints were read is printed.
+    Notes that were made while its checkpoints were read are printed.
     """
     from hooked_diffusion import load_pair
 
@@ -146,7 +146,7 @@ def open_pair(name: str, place: dict[str, Any] | None = None) -> Any:
 
 
 def open_model(name: str, place: dict[str, Any]) -> Any:
-    """The model of that name, `placed` and `read_as` asked; what was noted when its checkpoint was read is printed."""
+    """The model called `name`; `place` says where it goes and how it is read. Notes from reading its checkpoint are printed."""
     from hooked_diffusion import HookedDiffusionTransformer
 
     with console.status(f"opening {name}"), opening(f"the model {name}"):

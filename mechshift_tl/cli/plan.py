@@ -1,4 +1,4 @@
-"""`mechshift plan`: what attributing a model will take."""
+"""`mechshift plan`: the time, memory and disk that attributing a model will take."""
 
 from __future__ import annotations
 

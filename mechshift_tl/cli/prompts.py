@@ -1,4 +1,4 @@
-"""The prompts of a command, those kept apart from them, and what is taken from these."""
+"""The prompts of a command, other prompts that are kept apart, and the means that are taken over the latter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def draw(task: Task, tokenizer: Any, n: int | None, apart: int, seed: int) -> tuple[Examples, Examples | None]:
-    """Draw `n` prompts (None: all that are left) and `apart` others that differ from them; the latter are None where `apart` is 0. Raises ValueError when the task has too few."""
+    """Draw `n` prompts and `apart` others that differ from them.
+
+    Where `n` is None, all prompts are drawn except the others; where `apart` is 0, the others are None. Raises ValueError when the task has
+    too few."""
     drawn = task.examples(tokenizer, None if n is None else n + apart, seed)
     kept = len(drawn) - apart
     if kept < 1:

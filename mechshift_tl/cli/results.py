@@ -1,4 +1,4 @@
-"""Where a command's results go, and how the files it was given are told from others."""
+"""The output folder of a command, and what identifies the files that the command was given."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def results_in(out: Path | None, fresh: bool, **settings: object) -> Iterator[Pa
 
 
 def told_apart(path: Path | None) -> str | None:
-    """A file by its name and the SHA-256 of its content: a stopped command does not go on with another. None stays None."""
+    """The name of a file and the SHA-256 of its content, so that a stopped command does not continue with another file. None stays None."""
     from hooked_diffusion.checkpoints.files import sha256_of
 
     return None if path is None else f"{path.name} {sha256_of([path])}"

@@ -1,4 +1,4 @@
-"""How edges are to be scored: options, checked together before any work."""
+"""The options that say how edges are scored, checked together before any work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mechshift validity`: do the scores of a method say what the edges do?"""
+"""`mechshift validity`: do a method's scores predict the effect of patching an edge?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies: one command's worth of comparison."""
+"""Studies: the circuits of a pair of models, found, compared and tested on several tasks."""
 
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.results import Study, TaskStudy

@@ -1,6 +1,6 @@
-"""What a study may say beside its overlap verdicts, sentence by sentence: each is "Supported" or "Not supported".
+"""Sentences that a study prints beside its verdicts on overlap. Each is "Supported" or "Not supported".
 
-Every claim is held against its own 95 % bound; none is corrected for how many are made.
+Every claim is compared with its own 95 % bound, without a correction for the number of claims.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mechshift_tl.views.neurons import NeuronActivations
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, whether the study supports it, and the numbers that say so."""
+    """A statement, whether the study supports it, and the numbers that decide."""
 
     statement: str
     supported: bool

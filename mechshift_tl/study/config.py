@@ -1,4 +1,4 @@
-"""What a study is asked to do: settings only, checked when made."""
+"""The settings of a study, checked when they are made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an overlap has to be read beside: are the circuits faithful, in their own model and in the other, and is the method valid on both?
+"""Evidence for reading an overlap: is each circuit faithful in its own model and in the others, and is the method valid on both models?
 
 1. Every model's circuit runs in every model, on prompts that it was not found on, beside random circuits of its layer profile.
 2. Of ARM and MDM: faithfulness over circuit size, with CPR and CMD;
@@ -36,7 +36,7 @@ QUESTIONED = ("arm", "mdm")
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What stands beside a task's overlaps.
+    """The evidence that a report shows beside a task's overlaps.
 
     - `runs`: every circuit in every model, on prompts that no circuit was found on.
     - `curves`, `validity`: by role; empty where they were not asked for or have no meaning.
@@ -52,7 +52,7 @@ class Evidence:
         return Transfers(self.runs).to_dataframe()
 
     def validity_note(self, role: str, method: str | None = None) -> str | None:
-        """What an overlap of the ARM's circuit with `role`'s must say about the method; None where it is no less valid there."""
+        """A sentence to print beside the overlap of the ARM and `role`; None where the method is as valid for `role` as for the ARM."""
         if not {"arm", role} <= self.validity.keys():
             return None
         return validity_note(self.validity["arm"], self.validity[role], method)
@@ -148,5 +148,5 @@ METHOD = "EAP-IG"
 
 
 def _method(config: StudyConfig) -> dict[str, PathSettings]:
-    """What found the circuits, and what it would have cost less: one gradient."""
+    """The method that found the circuits, and the cheapest one (EAP), which takes a single gradient."""
     return {METHOD: {"method": "EAP-IG-inputs", "rule": config.rule}, "EAP": {"method": "EAP"}}

@@ -1,4 +1,4 @@
-"""What a study found: per task its pool, scores, circuits, comparisons and views; saved as one folder."""
+"""The results of a study: for each task its pool, scores, circuits, comparisons and views; saved as one folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TaskStudy:
     evidence: Evidence | None = field(default=None, repr=False)
 
     def notes(self, role: str) -> list[str]:
-        """What the overlap of the ARM's circuit with `role`'s must be printed with."""
+        """Sentences to print beside the overlap of the ARM's circuit with that of `role`."""
         valid = self.evidence.validity_note(role) if self.evidence else None
         return [*self.comparisons[role].notes, *([valid] if valid else [])]
 
@@ -54,7 +54,7 @@ class TaskStudy:
         return {name: frame.loc[frame["top"] == top, "component"].tolist() for name, top in sets.items()}
 
     def step_stability(self, role: str) -> pd.DataFrame:
-        """One row per step of the model's run: how far its circuit is that of all steps (`compare.steps`)."""
+        """One row per denoising step: how much the step's own circuit shares with that of all steps (`compare.steps`)."""
         return step_overlaps(self.scores[role], self.circuits[role])
 
     def save(self, folder: str | Path) -> None:

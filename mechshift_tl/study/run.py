@@ -6,7 +6,7 @@ Per task:
 2. score every edge of every model on it (EAP-IG), keeping per-example parts for intervals;
 3. cut circuits, compare the ARM's with the MDM's and with the control's;
 4. run every circuit in every model on prompts kept apart, and hold scores against exact patching (`evidence`);
-5. read the components' lenses and an early layer's neurons.
+5. read the lens of every component, and the neurons of an early layer.
 
 Each artefact is a stage: it is written once, when it is made, under the name that `study.files` gives it.
 """
