@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hooked_diffusion.attention import visible_tokens
 from mechshift_tl.bridge.alignment import hidden_tokens, is_causal, logit_shift
+from mechshift_tl.bridge.hooks import has_hooks
 from mechshift_tl.bridge.narrow import only_at
 from mechshift_tl.bridge.protocol import HookedModel
 
@@ -79,7 +80,7 @@ class Batch:
         What stands behind the last position that a causal model reads is cut off; in the last layer, queries, output projection and MLP
         are 0 at positions that are not read. Unchanged where somebody has hooks on the model: they may look, or write, anywhere.
         """
-        if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
+        if has_hooks(model):
             return self
         stop = int(self.predicting(model).max()) + 1 if is_causal(model) else None
         cut = {name: tensor[:, :stop] for name in CANVASES if (tensor := getattr(self, name)) is not None}
