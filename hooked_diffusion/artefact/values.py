@@ -20,13 +20,15 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import pandas as pd
 from jaxtyping import AbstractArray, jaxtyped
 from torch import Tensor
 
 T = TypeVar("T")
+#: What an annotation evaluates to. A class, a union, a Literal and a tensor with its shape share no type of their own.
+Annotation: TypeAlias = Any
 
 
 class Malformed(ValueError):
@@ -78,15 +80,15 @@ def _build(kind: type[T], values: object, place: str) -> T:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: type) -> dict[str, Annotation]:
     return get_type_hints(kind)
 
 
-def _is_required(one: Field[Any]) -> bool:
+def _is_required(one: Field[object]) -> bool:
     return one.default is MISSING and one.default_factory is MISSING
 
 
-def decode(value: object, kind: Any, place: str) -> Any:
+def decode(value: object, kind: Annotation, place: str) -> object:
     """`value` as the type `kind` wants it. Raises `Malformed`, naming `place`, where it does not fit, TypeError on types no file can hold.
 
     A type is read at run time here, so it can be anything that an annotation may say.
@@ -111,7 +113,7 @@ def decode(value: object, kind: Any, place: str) -> Any:
     raise TypeError(f"{place}: no file can hold a {kind}")
 
 
-def is_tensor_type(kind: Any) -> bool:
+def is_tensor_type(kind: Annotation) -> bool:
     """Whether an annotation is a tensor, with or without its shape."""
     return isinstance(kind, type) and (kind is Tensor or issubclass(kind, AbstractArray))
 
@@ -129,12 +131,12 @@ def _number(value: Any) -> float:
         return math.copysign(math.inf, cast(int, value))
 
 
-_FITTING: dict[type, Callable[[Any], Any]] = {
+_FITTING: dict[type, Callable[[Any], object]] = {
     bool: bool, int: int, str: str, float: _number, type(None): lambda value: value, dict: dict, list: list
 }  # fmt: skip
 
 
-def _decode_union(value: object, kinds: tuple[Any, ...], place: str) -> Any:
+def _decode_union(value: object, kinds: tuple[Annotation, ...], place: str) -> object:
     if value is None and type(None) in kinds:
         return None
     *others, last = [kind for kind in kinds if kind is not type(None)]
@@ -146,17 +148,17 @@ def _decode_union(value: object, kinds: tuple[Any, ...], place: str) -> Any:
     return decode(value, last, place)
 
 
-def _decode_list(value: object, kinds: tuple[Any, ...], place: str) -> list[Any]:
+def _decode_list(value: object, kinds: tuple[Annotation, ...], place: str) -> list[object]:
     return _decode_parts(_listed(value, place), kinds[0], place)
 
 
-def _decode_parts(parts: list[Any], kind: Any, place: str) -> list[Any]:
+def _decode_parts(parts: list[object], kind: Annotation, place: str) -> list[object]:
     if kind in (bool, int, str) and all(type(part) is kind for part in parts):
         return parts  # the usual case of long lists, such as token ids
     return [decode(part, kind, f"{place}[{i}]") for i, part in enumerate(parts)]
 
 
-def _decode_tuple(value: object, kinds: tuple[Any, ...], place: str) -> tuple[Any, ...]:
+def _decode_tuple(value: object, kinds: tuple[Annotation, ...], place: str) -> tuple[object, ...]:
     parts = _listed(value, place)
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return tuple(_decode_parts(parts, kinds[0], place))
@@ -165,13 +167,13 @@ def _decode_tuple(value: object, kinds: tuple[Any, ...], place: str) -> tuple[An
     return tuple(decode(part, kind, f"{place}[{i}]") for i, (part, kind) in enumerate(zip(parts, kinds, strict=True)))
 
 
-def _decode_dict(value: object, kinds: tuple[Any, ...], place: str) -> dict[Any, Any]:
+def _decode_dict(value: object, kinds: tuple[Annotation, ...], place: str) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
         raise Malformed(place, value, "an object")
     return {_decode_key(key, kinds[0], place): decode(part, kinds[1], _inside(place, str(key))) for key, part in value.items()}
 
 
-def _decode_key(key: object, kind: Any, place: str) -> Any:
+def _decode_key(key: object, kind: Annotation, place: str) -> object:
     """JSON spells every key as text."""
     if kind is not int:
         return decode(key, kind, f"a key of {place}")
@@ -188,24 +190,24 @@ def _decode_frame(value: object, place: str) -> pd.DataFrame:
     return pd.DataFrame({name: [math.nan if cell is None else cell for cell in column] for name, column in columns.items()})
 
 
-_HOLDING: dict[Any, Callable[[object, tuple[Any, ...], str], Any]] = {
-    list: _decode_list, tuple: _decode_tuple, dict: _decode_dict, cast(Any, Mapping): _decode_dict
+_HOLDING: dict[Annotation, Callable[[object, tuple[Annotation, ...], str], object]] = {
+    list: _decode_list, tuple: _decode_tuple, dict: _decode_dict, cast(type, Mapping): _decode_dict
 }  # fmt: skip
 
 
-def _listed(value: object, place: str) -> list[Any]:
+def _listed(value: object, place: str) -> list[object]:
     if not isinstance(value, list):
         raise Malformed(place, value, "a list")
     return value
 
 
-def _checked(value: object, fits: bool, place: str, kind: Any) -> Any:
+def _checked(value: object, fits: bool, place: str, kind: Annotation) -> object:
     if not fits:
         raise Malformed(place, value, _name(kind))
     return value
 
 
-def _name(kind: Any) -> str:
+def _name(kind: Annotation) -> str:
     return getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind).replace("typing.", "")
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def accumulate(
     label: str,
     per_row: bool,
     journal: Path | None,
-    work: Mapping[str, Any],
+    work: Mapping[str, object],
 ) -> list[Totals]:
     """Totals of all rows, one per metric, the same in every process; `totals(readouts)` makes empty ones.
 
@@ -72,7 +72,7 @@ def _batches(run: Run, rows: Readouts, totals: Sequence[Totals], batch_tokens: i
         yield len(batch)
 
 
-def _journal(folder: Path | None, processes: Processes, work: Mapping[str, Any]) -> Journal | None:
+def _journal(folder: Path | None, processes: Processes, work: Mapping[str, object]) -> Journal | None:
     """This process's own journal below `folder`."""
     if folder is None:
         return None

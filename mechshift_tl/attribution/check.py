@@ -12,7 +12,6 @@ of the stream. A model that norms, scales or attends in a way unknown here misse
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -32,8 +31,8 @@ from mechshift_tl.interventions.outputs import WriterOutputs, run_writers
 from mechshift_tl.readouts import Batch
 
 #: Models whose writers, and K/V readers of a kind, have been summed; the sums depend on the architecture alone.
-SUMMED: WeakSet[Any] = WeakSet()
-READ: WeakKeyDictionary[Any, set[KV]] = WeakKeyDictionary()
+SUMMED: WeakSet[HookedModel] = WeakSet()
+READ: WeakKeyDictionary[HookedModel, set[KV]] = WeakKeyDictionary()
 #: Share of what a block adds, and of the gradient's square, that may be missed.
 TOLERANCE = 2e-2
 #: Share of the gradient that may be missed under somebody's hooks. In float32, rounding alone misses some 2e-7, in bfloat16 4e-3.

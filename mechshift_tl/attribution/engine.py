@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -83,10 +82,10 @@ class Engine:
         if self.settings.level == "edges" and self.settings.method != "exact":
             check_readers_sum(self.model, row, self.graph)
 
-    def digests(self, readouts: Readouts, *, weights: bool) -> dict[str, Any]:
+    def digests(self, readouts: Readouts, *, weights: bool) -> dict[str, object]:
         """What tells this attribution from another of the same settings; the weights' digest reads all of them."""
         names = [metric.identity for metric in self.metrics]
-        found: dict[str, Any] = {"metrics": names, "spans": self.n_spans, "batch_tokens": self.tokens}
+        found: dict[str, object] = {"metrics": names, "spans": self.n_spans, "batch_tokens": self.tokens}
         found["rows"] = digest(readouts.tensors().items())
         if self.means is not None:
             found["means"] = digest((name, getattr(self.means, name)) for name in ("input", "z", "mlp", "count"))

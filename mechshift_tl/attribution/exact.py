@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -32,13 +31,13 @@ from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.scoring import TokenGroups
 from mechshift_tl.bridge.hooks import Hooks, Kept, capture
 from mechshift_tl.bridge.norms import normed, placed, projected
-from mechshift_tl.bridge.protocol import HookedModel, components_of
+from mechshift_tl.bridge.protocol import HookedModel, Norm, components_of
 from mechshift_tl.bridge.weights import gathered, weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions.outputs import WriterOutputs
 from mechshift_tl.readouts import Batch
 
-Hook = Callable[[Tensor, Any], Tensor]
+Hook = Callable[[Tensor, object], Tensor]
 
 
 def check_patched_edges(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph, method: str, level: str) -> None:
@@ -170,7 +169,7 @@ class _Row:
         with self.model.hooks(fwd_hooks=hooks):
             return rows.logits(self.model)
 
-    def _into(self, name: str, residual: str, norm: Any, written: Float[Tensor, "m pos d"]) -> Hooks:
+    def _into(self, name: str, residual: str, norm: Norm, written: Float[Tensor, "m pos d"]) -> Hooks:
         inputs = normed(self.clean[residual] - written, norm, self.model.cfg.eps)
         return [(name, lambda tensor, hook: inputs.to(tensor))]
 
@@ -208,7 +207,7 @@ def _placing(rows: Int[Tensor, " m"], heads: Int[Tensor, " m"], values: Float[Te
 def _leaving_one_head(rows: Int[Tensor, " m"], heads: Int[Tensor, " m"], clean: Float[Tensor, "1 pos head d_head"]) -> Hook:
     """A hook after which only head `heads[i]` of row `rows[i]` differs from the clean run."""
 
-    def hook_fn(z: Tensor, hook: Any) -> Tensor:
+    def hook_fn(z: Tensor, hook: object) -> Tensor:
         others = z.clone()
         others[rows] = clean.to(z)
         return placed(others, rows, heads, z[rows, :, heads])

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -100,7 +100,7 @@ def resolve(metric: MetricLike) -> Metric:
 
 def resolve_all(metric: MetricLike | Sequence[MetricLike]) -> list[Metric]:
     """One metric, or several of different names. Raises ValueError when there is none or two share a name."""
-    given: Any = metric if isinstance(metric, Sequence) and not isinstance(metric, str) else [metric]
+    given: Sequence[MetricLike] = metric if isinstance(metric, Sequence) and not isinstance(metric, str) else [metric]
     metrics = [resolve(one) for one in given]
     names = [one.name for one in metrics]
     if not names or len(set(names)) < len(names):

@@ -18,8 +18,6 @@ MLPs and logits have one reader each, so their two terms are summed directly. Po
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -28,7 +26,7 @@ from torch import Tensor
 from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.bridge.norms import norm_weight
-from mechshift_tl.bridge.protocol import HookedModel, components_of
+from mechshift_tl.bridge.protocol import Block, HookedModel, Norm, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
 
@@ -83,7 +81,7 @@ class ReaderPath:
 class AttentionReaders:
     """One layer's q, k, v readers: all q, all k, all v, as the graph orders them."""
 
-    def __init__(self, block: Any, layer: int, graph: Graph) -> None:
+    def __init__(self, block: Block, layer: int, graph: Graph) -> None:
         self.block, self.graph, self.attn, self.norm = block, graph, f"blocks.{layer}.attn", f"blocks.{layer}.ln1"
         separate = graph.n_kv_readers // graph.n_kv_heads
         self.splits = [Split(self.attn, separate)] if separate > 1 else []
@@ -131,7 +129,7 @@ class AttentionReaders:
 class SingleReader:
     """The one reader behind a norm: an MLP's input, or the unembedding's."""
 
-    def __init__(self, norm: Any, name: str, hook: str) -> None:
+    def __init__(self, norm: Norm, name: str, hook: str) -> None:
         self.norm, self.name, self.hook = norm, name, hook
         self.wanted, self.watched = [hook], [f"{name}.{hook}" for hook in NORM_HOOKS]
         self.weight = norm_weight(norm)
@@ -154,7 +152,7 @@ class SingleReader:
             out -= out.mean(-1, keepdim=True)
 
 
-def centers(norm: Any) -> bool:
+def centers(norm: Norm) -> bool:
     """LayerNorm subtracts the mean, RMSNorm does not."""
     return not norm.uses_rms_norm
 
@@ -173,13 +171,13 @@ def repeated(tensor: Tensor, readers: int, dim: int) -> Tensor:
     return tensor if times == 1 else tensor.repeat_interleave(times, dim)
 
 
-def _weights(block: Any, kind: str, graph: Graph, device: torch.device | None = None) -> Float[Tensor, "reader d d_head"]:
+def _weights(block: Block, kind: str, graph: Graph, device: torch.device | None = None) -> Float[Tensor, "reader d d_head"]:
     """W_Q, W_K or W_V per reader, K and V repeated when ungrouped."""
     weights = weight_of(block.attn, f"W_{kind.upper()}", device).float()
     return repeated(weights, graph.n_heads if kind == "q" else graph.n_kv_readers, 0)
 
 
-def _at_zero(block: Any, graph: Graph) -> Float[Tensor, "reader d_head"] | None:
+def _at_zero(block: Block, graph: Graph) -> Float[Tensor, "reader d_head"] | None:
     """What q, k and v would be at x̂ = 0: the projections' biases, and the norm's bias through the projections; None without biases."""
     biases, norm_bias = {kind: bias_of(getattr(block.attn, kind)) for kind in KINDS}, bias_of(block.ln1)
     if norm_bias is None and all(bias is None for bias in biases.values()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 import torch
@@ -43,7 +43,7 @@ class Scores(Artefact):
     corrupt: float
     n_examples: int
     settings: AttributionSettings | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, object] = field(default_factory=dict)
     per_example: Float[Tensor, " n_examples *scores"] | None = None
     ends_per_example: Float[Tensor, "2 n_examples"] | None = None
     read_per_example: Int[Tensor, " n_examples"] | None = None
@@ -59,7 +59,7 @@ class Scores(Artefact):
         """metric(clean) − metric(corrupt): what the scores together explain."""
         return self.clean - self.corrupt
 
-    def made_by(self) -> dict[str, Any]:
+    def made_by(self) -> dict[str, object]:
         """The settings that decide what these scores are, as JSON values, with the `step` or `span` that they are of."""
         known = {} if self.settings is None else self.settings.defining()
         parts = {"step": self.only_step, "span": self.only_span}

@@ -118,13 +118,13 @@ class AttributionSettings:
             if metric.needs_clean:
                 raise ValueError(f"attribute: {metric.name!r} has no gradient at the clean run, the only point that EAP takes; use EAP-IG")
 
-    def defining(self) -> dict[str, Any]:
+    def defining(self) -> dict[str, object]:
         """The settings that decide what a score is, as JSON values; without those that have no value."""
         return {name: value for name, value in self.to_dict().items() if name not in NOT_DEFINING}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Every setting that has a value, as JSON values."""
-        values = {name: value for name, value in asdict(self).items() if value is not None}
+        values: dict[str, object] = {name: value for name, value in asdict(self).items() if value is not None}
         return values if isinstance(self.metric, str) else values | {"metric": list(self.metric)}
 
     @classmethod

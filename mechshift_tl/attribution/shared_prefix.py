@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -48,7 +47,7 @@ class SharedPrefix:
         """Hooks that keep keys and values from a run whose first rows are the batch's clean ones."""
 
         def keeping(name: str) -> Callable:
-            def hook_fn(tensor: Tensor, hook: Any) -> None:
+            def hook_fn(tensor: Tensor, hook: object) -> None:
                 self.kept[name] = tensor[: self.rows].flatten(0, 1)[self.tokens.to(tensor.device)].detach()
 
             return hook_fn
@@ -60,7 +59,7 @@ class SharedPrefix:
         """Inside, the model skips the shared prefix; later tokens see the keys and values that were kept."""
 
         def filling(name: str) -> Callable:
-            def hook_fn(tensor: Tensor, hook: Any) -> Tensor:
+            def hook_fn(tensor: Tensor, hook: object) -> Tensor:
                 return tensor.flatten(0, 1).index_copy(0, self.tokens.to(tensor.device), self.kept[name]).view_as(tensor)
 
             return hook_fn

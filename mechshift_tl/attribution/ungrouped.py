@@ -11,7 +11,6 @@ Cost: as many backward passes through these two products as a group has heads; n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -48,7 +47,7 @@ class Split:
             gradient = gradient.unflatten(-1, (shared.shape[2] * self.group_size, -1))
         alone = gradient.new_zeros(self.group_size, *gradient.shape)
         for member in range(self.group_size):
-            mine: list[Any] = [slice(None)] * 4
+            mine: list[slice | int | Tensor] = [slice(None)] * 4
             mine[axis] = slice(member, None, self.group_size)
             alone[member][tuple(mine)] = gradient[tuple(mine)]
         (parts,) = torch.autograd.grad(asked, shared, alone.reshape(-1, *asked.shape), retain_graph=True, is_grads_batched=True)

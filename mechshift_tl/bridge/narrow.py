@@ -11,14 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from mechshift_tl.bridge.protocol import HookedModel, components_of, module_of
+from mechshift_tl.bridge.protocol import Block, Component, HookedModel, components_of, module_of
 
 
 @contextmanager
@@ -29,7 +28,7 @@ def only_at(model: HookedModel, positions: Int[Tensor, "b k"], length: int, *, l
     everywhere.
     """
 
-    def pick(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    def pick(_: object, inputs: tuple[Tensor, ...]) -> tuple[object, ...]:
         residual = inputs[0]
         at = positions.to(residual.device)[..., None].expand(len(residual), -1, residual.shape[-1])  # one row may have become several
         return residual.gather(1, at), *inputs[1:]
@@ -43,7 +42,7 @@ def only_at(model: HookedModel, positions: Int[Tensor, "b k"], length: int, *, l
         yield
 
 
-def tokenwise(block: Any, names: Iterable[str]) -> Iterator[torch.nn.Module]:
+def tokenwise(block: Block, names: Iterable[str]) -> Iterator[torch.nn.Module]:
     """The layer's "q", "k", "v", "o" projections and its "mlp", as far as they are separate modules without hooks inside."""
     for name in names:
         part = getattr(block if name == "mlp" else block.attn, name, None)
@@ -51,7 +50,7 @@ def tokenwise(block: Any, names: Iterable[str]) -> Iterator[torch.nn.Module]:
             yield module_of(part)
 
 
-def _is_alone(part: Any) -> bool:
+def _is_alone(part: Component) -> bool:
     """Whether the part has no hooks inside. Such hooks would not see all positions."""
     inside = (point for name, point in part.named_modules() if isinstance(point, HookPoint) and name not in ("hook_in", "hook_out"))
     return not any(point.fwd_hooks or point.bwd_hooks for point in inside)
@@ -62,11 +61,11 @@ def narrowed(modules: Iterable[torch.nn.Module], index: Int[Tensor, " tok"]) -> 
     """Each of `modules` maps `(b, pos, d)` to `(b, pos, e)`, but runs on the tokens `index` of the flattened `b · pos` alone."""
     shapes: list[torch.Size] = []
 
-    def gather(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    def gather(_: object, inputs: tuple[Tensor, ...]) -> tuple[object, ...]:
         shapes.append(inputs[0].shape)
         return inputs[0].flatten(0, 1)[index.to(inputs[0].device)][None], *inputs[1:]
 
-    def scatter(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def scatter(_: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         rows, length, _ = shapes.pop()
         everywhere = output.new_zeros(rows * length, output.shape[-1])
         return everywhere.index_copy(0, index.to(output.device), output[0]).unflatten(0, (rows, length))

@@ -6,18 +6,16 @@ residual are computed again, and their results replace the model's own.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechshift_tl.bridge.protocol import Norm
+from mechshift_tl.bridge.protocol import Attention, Norm
 from mechshift_tl.bridge.weights import bias_of, weight_of
 
 
-def norm_weight(norm: Any, device: torch.device | str | None = None) -> Float[Tensor, " d"]:
+def norm_weight(norm: Norm, device: torch.device | str | None = None) -> Float[Tensor, " d"]:
     """What the norm multiplies x̂ with, float32: its weight, 1 + weight where that is stored as an offset (Gemma), 1 without one (OLMo).
 
     On `device`, or where the norm keeps it.
@@ -34,7 +32,7 @@ def epsilon_of(norm: Norm) -> float:
     return norm.config.eps if own is None else float(own)
 
 
-def normed(residual: Float[Tensor, "*rows pos d"], norm: Any, eps: float) -> Float[Tensor, "*rows pos d"]:
+def normed(residual: Float[Tensor, "*rows pos d"], norm: Norm, eps: float) -> Float[Tensor, "*rows pos d"]:
     """The norm's output for `residual`: RMSNorm, or LayerNorm, which also centres and has a bias."""
     x = residual.float()
     if not norm.uses_rms_norm:
@@ -45,7 +43,7 @@ def normed(residual: Float[Tensor, "*rows pos d"], norm: Any, eps: float) -> Flo
 
 
 def projected(
-    normalized: Float[Tensor, "rows pos d"], attn: Any, kind: str, heads: Int[Tensor, " rows"]
+    normalized: Float[Tensor, "rows pos d"], attn: Attention, kind: str, heads: Int[Tensor, " rows"]
 ) -> Float[Tensor, "rows pos d_head"]:
     """Each row's q, k or v (`kind`), of the one head or KV head that `heads` names for it."""
     weights = weight_of(attn, f"W_{kind.upper()}", normalized.device)[heads].float()

@@ -24,20 +24,20 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
-from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.bridge.protocol import Component, HookedModel
 
 #: The projection of an attention that each of its matrices is read off.
 PROJECTIONS = {"W_Q": "q", "W_K": "k", "W_V": "v", "W_O": "o"}
 
 
-def weight_of(owner: Any, name: str, device: torch.device | str | None = None) -> Tensor:
+def weight_of(owner: Component, name: str, device: torch.device | str | None = None) -> Tensor:
     """`owner.name`, a weight of one of a bridge's components, detached, on `device` if given; fetched if it is kept elsewhere."""
     with _fetched(getattr(owner, PROJECTIONS[name]) if name in PROJECTIONS else owner):
         found = getattr(owner, name).detach()
     return found if device is None else found.to(device)
 
 
-def bias_of(owner: Any, device: torch.device | str | None = None) -> Tensor | None:
+def bias_of(owner: Component, device: torch.device | str | None = None) -> Tensor | None:
     """A component's bias, as `weight_of` reads it; None where it has none."""
     return None if getattr(owner, "bias", None) is None else weight_of(owner, "bias", device)
 
@@ -79,7 +79,7 @@ def refetch_in_backward(model: HookedModel) -> Iterator[None]:
         yield
         return
 
-    def pack(tensor: Tensor) -> Any:
+    def pack(tensor: Tensor) -> object:
         return _place_of(tensor, places) or tensor
 
     def unpack(kept: Any) -> Tensor:
@@ -94,7 +94,7 @@ def refetch_in_backward(model: HookedModel) -> Iterator[None]:
         yield
 
 
-def _fetched(component: Any) -> AbstractContextManager[Any]:
+def _fetched(component: Component) -> AbstractContextManager[object]:
     """Inside, the component's own weights are there, if anything keeps them elsewhere: not when a forward has them there already."""
     module = component.original_component
     if module is None or not any(parameter.is_meta for parameter in module.parameters(recurse=False)):

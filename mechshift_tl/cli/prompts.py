@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mechshift_tl.cli.console import console
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from mechshift_tl.bridge.protocol import HookedModel
     from mechshift_tl.interventions.replaced import WriterMeans
     from mechshift_tl.runs.stages import Stages
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from mechshift_tl.tasks.examples import Examples
 
 
-def draw(task: Task, tokenizer: Any, n: int | None, apart: int, seed: int) -> tuple[Examples, Examples | None]:
+def draw(task: Task, tokenizer: PreTrainedTokenizerBase, n: int | None, apart: int, seed: int) -> tuple[Examples, Examples | None]:
     """Draw `n` prompts and `apart` others that differ from them.
 
     Where `n` is None, all prompts are drawn except the others; where `apart` is 0, the others are None. Raises ValueError when the task has

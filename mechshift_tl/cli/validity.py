@@ -124,7 +124,9 @@ def _plain(name: str) -> str:
     return name.replace("–", "-").lower()
 
 
-def _of_model(model: HookedModel, task: Task, n: int, seed: int, stages: Stages) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
+def _of_model(
+    model: HookedModel, task: Task, n: int, seed: int, stages: Stages
+) -> tuple[dict[str, HookedModel], dict[str, Readouts], Examples]:
     """One model, and its readouts of the task's first `n` prompts."""
     from mechshift_tl.readouts import readouts
 
@@ -134,7 +136,7 @@ def _of_model(model: HookedModel, task: Task, n: int, seed: int, stages: Stages)
     return {"model": model}, {"model": readouts(model, examples, seed=seed)}, examples
 
 
-def _of_pair(pair: Pair, task: Task, n: int, seed: int, stages: Stages) -> tuple[dict[str, Any], dict[str, Readouts], Examples]:
+def _of_pair(pair: Pair, task: Task, n: int, seed: int, stages: Stages) -> tuple[Mapping[str, HookedModel], dict[str, Readouts], Examples]:
     """ARM and MDM, and their readouts of `n` prompts that both read correctly."""
     from mechshift_tl.readouts.pool import common_correct
     from mechshift_tl.tasks.task import ExampleStream

@@ -14,7 +14,7 @@ They come from other prompts than those that are measured (`writer_means`), so t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,14 +47,14 @@ class WriterMeans(Artefact):
     z: Float[Tensor, "layer *pos head d_head"] = field(repr=False)
     mlp: Float[Tensor, "layer *pos d"] = field(repr=False)
     count: Int[Tensor, "*pos"]
-    provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    provenance: dict[str, object] = field(default_factory=dict, repr=False)
 
     @property
     def positional(self) -> bool:
         """Whether there is a mean per position."""
         return self.count.ndim == 1
 
-    def outputs(self, rows: int, length: int, device: Any) -> WriterOutputs:
+    def outputs(self, rows: int, length: int, device: torch.device | str) -> WriterOutputs:
         """The means as `rows` rows of `length` tokens (views, not copies)."""
 
         def spread(mean: Tensor, width: int) -> Tensor:

@@ -43,7 +43,7 @@ class Usage:
     peak_bytes: int
 
 
-def dry_run(model: HookedModel, run: Callable[[], Any]) -> Usage:
+def dry_run(model: HookedModel, run: Callable[[], object]) -> Usage:
     """What `run()`, some computation on a weightless `model`, would cost. Takes about 0.1 ms per operation, whatever the sizes."""
     with DryRun(model) as counted:
         run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -90,7 +90,7 @@ class Batch:
         """Aligned logits at the target positions."""
         return logits.gather(1, self.target_pos[..., None].expand(-1, -1, logits.shape[-1]))
 
-    def to(self, device: Any) -> Batch:
+    def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device`."""
         moved = {name: tensor.to(device) for name in TENSORS if (tensor := getattr(self, name)) is not None}
         return replace(self, **moved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,7 +14,7 @@ AttentionMask: TypeAlias = Tensor | tuple[Tensor, Tensor] | None
 Span: TypeAlias = tuple[int, int] | Tensor
 
 
-def rectangle(clean: Any, corrupt: Any) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
+def rectangle(clean: object, corrupt: object) -> tuple[Int[Tensor, "n pos"], Int[Tensor, "n pos"]]:
     """Both sides as tensors `(n, pos)` of one shape."""
     clean, corrupt = integers(clean=clean, corrupt=corrupt)
     if clean.ndim != 2 or clean.shape != corrupt.shape:
@@ -25,7 +25,7 @@ def rectangle(clean: Any, corrupt: Any) -> tuple[Int[Tensor, "n pos"], Int[Tenso
     return clean, corrupt
 
 
-def integers(**given: Any) -> list[Int[Tensor, ...]]:
+def integers(**given: object) -> list[Int[Tensor, ...]]:
     """Tensors of ids or positions as int64."""
     tensors = [torch.as_tensor(value) for value in given.values()]
     for name, tensor in zip(given, tensors, strict=True):
@@ -34,7 +34,7 @@ def integers(**given: Any) -> list[Int[Tensor, ...]]:
     return [tensor.long() for tensor in tensors]
 
 
-def columns_of(n: int, length: int, **given: Any) -> dict[str, Int[Tensor, "n k"]]:
+def columns_of(n: int, length: int, **given: object) -> dict[str, Int[Tensor, "n k"]]:
     """`target_pos`, `answer_ids` and `foil_ids` as `(n, k)`, targets inside the canvas."""
     columns = {name: value[:, None] if value.ndim == 1 else value for name, value in zip(given, integers(**given), strict=True)}
     target = columns["target_pos"]
@@ -58,7 +58,7 @@ def masks_of(given: AttentionMask, shape: torch.Size) -> tuple[Bool[Tensor, "n p
     return clean, corrupt
 
 
-def _mask(side: str, given: Any, shape: torch.Size) -> Bool[Tensor, "n pos"]:
+def _mask(side: str, given: object, shape: torch.Size) -> Bool[Tensor, "n pos"]:
     try:
         mask = torch.as_tensor(given)
     except ValueError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 from mechshift_tl.evaluation.transfer import Transfer
 from mechshift_tl.intervals import judged
@@ -16,6 +16,9 @@ EDGES_SHOWN = 15
 COMPONENTS_SHOWN = 12
 TOKENS_SHOWN = 3
 PROMPTS_SHOWN = 3
+
+#: The rows of one table of the page.
+Rows: TypeAlias = Sequence[Mapping[str, object]]
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,13 @@ def faithfulness_rows(task: TaskStudy) -> Sequence[Transfer]:
     return () if task.evidence is None else task.evidence.runs
 
 
-def area_rows(task: TaskStudy) -> list[dict[str, Any]]:
+def area_rows(task: TaskStudy) -> Rows:
     """Role, CPR and CMD of every curve."""
     curves = {} if task.evidence is None else task.evidence.curves
     return [{"role": role, "cpr": curve.cpr, "cmd": curve.cmd, "n": curve.n_examples} for role, curve in curves.items()]
 
 
-def validity_rows(task: TaskStudy) -> list[dict[str, Any]]:
+def validity_rows(task: TaskStudy) -> Rows:
     """Every model's methods against exact patching, over all edges measured."""
     measured = {} if task.evidence is None else task.evidence.validity
     return [{"role": role} | row for role, one in measured.items() for row in one.table.query("edges == 'all'").to_dict("records")]
@@ -60,7 +63,7 @@ def sizes(study: Study) -> dict[str, int]:
     return {"requested": first.requested[0], "k": first.settings.k, "cut": first.settings.cut}
 
 
-def model_rows(study: Study) -> list[dict[str, Any]]:
+def model_rows(study: Study) -> Rows:
     """Role, source and spec of every model."""
     specs = study.provenance["specs"]
     return [{"role": role, "source": source, "spec": specs[role]} for role, source in study.provenance["models"].items()]
@@ -69,25 +72,26 @@ def model_rows(study: Study) -> list[dict[str, Any]]:
 def versions(study: Study) -> dict[str, str]:
     """Package → version, as the first task's scores recorded them."""
     first = next(iter(study.tasks.values()))
-    return next(iter(first.scores.values())).provenance.get("versions", {})
+    found = next(iter(first.scores.values())).provenance.get("versions")
+    return {str(name): str(version) for name, version in found.items()} if isinstance(found, dict) else {}
 
 
-def edge_tables(task: TaskStudy) -> dict[str, list[dict[str, Any]]]:
+def edge_tables(task: TaskStudy) -> dict[str, Rows]:
     """Role → its strongest edges, and in which models' circuits each lies."""
     circuits = {role: circuit.edge_set() for role, circuit in task.circuits.items()}
     tables = {}
     for role, scores in task.scores.items():
         rows = scores.top(EDGES_SHOWN).to_dict("records")
-        tables[role] = [row | _holders(role, (row["writer"], row["reader"]), circuits) for row in rows]
+        tables[role] = [{**row, **_holders(role, (row["writer"], row["reader"]), circuits)} for row in rows]
     return tables
 
 
-def _holders(role: str, edge: tuple[str, str], circuits: dict[str, frozenset[tuple[str, str]]]) -> dict[str, Any]:
+def _holders(role: str, edge: tuple[str, str], circuits: dict[str, frozenset[tuple[str, str]]]) -> Mapping[str, object]:
     """`pruned` where the model's own circuit lacks the edge, `shared` with which other models' circuits."""
     return {"pruned": edge not in circuits[role], "shared": [other for other in circuits if other != role and edge in circuits[other]]}
 
 
-def lens_tables(task: TaskStudy) -> dict[str, dict[str, Any]]:
+def lens_tables(task: TaskStudy) -> dict[str, Mapping[str, object]]:
     """Component set → its strongest components, read in ARM and MDM, and how many there are."""
     return {
         name: {"total": len(components), "rows": _lens_rows(task, components[:COMPONENTS_SHOWN])}
@@ -95,12 +99,12 @@ def lens_tables(task: TaskStudy) -> dict[str, dict[str, Any]]:
     }
 
 
-def _lens_rows(task: TaskStudy, components: list[str]) -> list[dict[str, Any]]:
+def _lens_rows(task: TaskStudy, components: list[str]) -> Rows:
     readings = {role: _readings(task.lenses[role], components) for role in ("arm", "mdm")}
     return [{"component": component} | {role: readings[role][component] for role in readings} for component in components]
 
 
-def _readings(lens: ComponentLens, components: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _readings(lens: ComponentLens, components: Iterable[str]) -> dict[str, Mapping[str, object]]:
     lines = lens.to_dataframe().set_index("component")
     return {one: lines.loc[one].to_dict() | {"tokens": _spelled(lens.top_tokens(one))} for one in components}
 
@@ -110,7 +114,7 @@ def _spelled(tokens: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return [(repr(word)[1:-1], share) for word, share in tokens[:TOKENS_SHOWN]]
 
 
-def specialisation_rows(task: TaskStudy) -> list[dict[str, Any]]:
+def specialisation_rows(task: TaskStudy) -> Rows:
     """Specialisation of every model's components; `naming` counts those that name a token, `answering` those that name the answer."""
     rows = []
     for role, lens in task.lenses.items():
@@ -119,6 +123,6 @@ def specialisation_rows(task: TaskStudy) -> list[dict[str, Any]]:
     return rows
 
 
-def prompt_rows(task: TaskStudy) -> list[dict[str, Any]]:
+def prompt_rows(task: TaskStudy) -> Rows:
     """The first prompts, clean and corrupt."""
     return task.pool.examples.to_dataframe().head(PROMPTS_SHOWN).to_dict("records")

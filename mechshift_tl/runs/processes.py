@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from accelerate import PartialState
@@ -104,7 +104,7 @@ class Processes:
             elif not any(more for more, _ in said):
                 return
 
-    def once(self, action: Callable[[], Any]) -> None:
+    def once(self, action: Callable[[], object]) -> None:
         """Call `action` in the first process, while the others wait."""
         for _ in self.in_step(action() for _ in range(1) if self.is_first):
             pass

@@ -20,7 +20,7 @@ from mechshift_tl.bridge.weights import named_weights
 Origin = Literal["weights", "spec", "attention", "task"]
 
 
-def provenance(model: HookedModel, readouts: Mapping[str, Any]) -> dict[str, Any]:
+def provenance(model: HookedModel, readouts: Mapping[str, object]) -> dict[str, object]:
     """Where a result comes from: the model's source and spec, the attention in force, the readouts' settings, the versions."""
     known = model if says_how_it_is_read(model) else None
     return {
@@ -61,7 +61,7 @@ def _differ(ours: object, theirs: object) -> bool:
     return ours is not None and theirs is not None and comparable and ours != theirs
 
 
-def _origin(provenance: Mapping[str, object]) -> dict[str, Any]:
+def _origin(provenance: Mapping[str, object]) -> dict[str, object]:
     """What each of `Origin` is in a provenance, and the model's `name`; None where it is not said."""
     model, readouts = (_mapping(provenance.get(name)) for name in ("model", "readouts"))
     sha256, name = model.get("sha256"), model.get("name")

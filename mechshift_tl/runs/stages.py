@@ -29,6 +29,7 @@ class Savable(Protocol):
 
 
 T = TypeVar("T", bound=Savable)
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,13 @@ class Stages:
         place = self.journal(name)
         return make() if place is None else _kept(place, load, make, _save)
 
-    def value(self, name: str, make: Callable[[], Any]) -> Any:
+    def value(self, name: str, make: Callable[[], V]) -> V:
         """What `make` returns, made of JSON values, kept in the journal alone."""
         place = self.journal(name)
         return make() if place is None else _kept(place, _load_json, make, artefact.write_json)
 
 
-def _kept(path: Path, load: Callable[[Path], Any], make: Callable[[], Any], save: Callable[[Path, Any], None]) -> Any:
+def _kept(path: Path, load: Callable[[Path], V], make: Callable[[], V], save: Callable[[Path, V], None]) -> V:
     processes = Processes.here()
     if not processes.agree(path.is_file()):
         made = make()
@@ -92,7 +93,7 @@ def _kept(path: Path, load: Callable[[Path], Any], make: Callable[[], Any], save
     return load(path)
 
 
-def _write(path: Path, made: Any, save: Callable[[Path, Any], None]) -> None:
+def _write(path: Path, made: V, save: Callable[[Path, V], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with artefact.replacing(path) as draft:
         save(draft, made)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from mechshift_tl.attribution.path import Rule
 from mechshift_tl.attribution.settings import AttributionSettings
@@ -51,6 +50,6 @@ class StudyConfig:
         """What is asked of every attribution; each prompt's own scores are kept, for intervals over prompts."""
         return AttributionSettings(ig_steps=self.ig_steps, rule=self.rule, kv=self.kv, keep_per_example=True)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values, for a JSON side file."""
         return asdict(self)
