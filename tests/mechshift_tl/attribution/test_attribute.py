@@ -139,6 +139,7 @@ def test_a_callable_metric_scores_as_the_named_one(model, rows) -> None:
 
     named, called = attribute(model, rows), attribute(model, rows, metric=difference)
     assert torch.equal(named.matrix, called.matrix)
+    assert named.settings is not None and called.settings is not None
     assert (named.settings.metric, called.settings.metric) == ("logit_diff", "difference")
 
 
@@ -175,7 +176,7 @@ def test_the_model_is_left_as_it_was(native, rows) -> None:
 def test_provenance_travels(model, rows) -> None:
     scores = attribute(model, rows, ig_steps=3, rule="left")
     how = {"method": "EAP-IG-inputs", "level": "edges", "ig_steps": 3, "rule": "left", "intervention": "counterfactual"}
-    assert scores.settings.defining() == how | {"kv": "grouped", "metric": "logit_diff"}
+    assert scores.settings is not None and scores.settings.defining() == how | {"kv": "grouped", "metric": "logit_diff"}
     assert scores.provenance["spec"] == MDM.to_dict() and scores.provenance["readouts"] == {"task": "random"}
     assert set(scores.provenance["versions"]) == {"mechshift-tl", "torch", "transformer-lens", "transformers"}
 

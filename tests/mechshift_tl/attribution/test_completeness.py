@@ -20,6 +20,7 @@ RULES = ("left", "right", "midpoint", "gauss-legendre")
 def gaps(request) -> dict[tuple[str, int], float]:
     """|completeness gap|, as a share of the effect, by rule and number of points."""
     pair = load_pair("tiny")
+    assert pair.tokenizer is not None
     model = getattr(pair, request.param)
     rows = readouts(model, IOI().examples(pair.tokenizer, n=3, seed=0))
     return {(rule, m): abs(attribute(model, rows, ig_steps=m, rule=rule).completeness_gap) for rule in RULES for m in (4, 8)}

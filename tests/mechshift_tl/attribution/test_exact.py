@@ -7,7 +7,7 @@ what the scores must be.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -159,7 +159,7 @@ def test_what_cannot_be_measured_is_refused(model, simple) -> None:
     with pytest.raises(ValueError, match=r"edges is torch.float32 \(3, 4\); give a bool mask \(11, 19\)"):
         exact(model, simple, torch.ones(3, 4))
     with pytest.raises(ValueError, match="edges is a list; give a bool mask, such as a circuit's .edges"):
-        exact(model, simple, [("input", "m0")])
+        exact(model, simple, cast(Any, [("input", "m0")]))
     with pytest.raises(ValueError, match="a0.h0 → a0.h0<q> cannot exist; intersect edges with graph.possible"):
         exact(model, simple, torch.ones_like(possible))
     with pytest.raises(ValueError, match="edges= chooses what exact patching measures; method 'EAP' of edges scores all of them"):

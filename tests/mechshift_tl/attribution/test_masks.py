@@ -12,6 +12,7 @@ from mechshift_tl import attribute
 from mechshift_tl.interventions.replaced import writer_means
 from mechshift_tl.readouts import ABSENT, Readouts
 
+Settings = dict[str, Any]
 KINDS = ["arm", "mdm", "gpt2", "plain llama", "plain qwen2"]
 LENGTHS = (5, 7, 6)
 LONGEST = 9
@@ -43,7 +44,7 @@ def short_and_padded(side: str, seed: int = 0) -> tuple[Readouts, Readouts]:
     for canvas, tokens in zip(around, (clean, corrupt), strict=True):
         canvas[mask] = tokens[~beyond]
     at = torch.stack([shown.nonzero()[:, 0][target] for shown, target in zip(mask, targets, strict=True)])
-    return short, Readouts.from_tokens(*around, at, answers, foils, attention_mask=mask)
+    return short, Readouts.from_tokens(around[0], around[1], at, answers, foils, attention_mask=mask)
 
 
 def assert_same(padded: Any, short: Any) -> None:
@@ -59,7 +60,8 @@ def assert_same(padded: Any, short: Any) -> None:
 def test_padded_rows_score_as_they_do_without(bridged, kind, side) -> None:
     short, padded = short_and_padded(side)
     model = bridged(kind)
-    for settings in ({"kv": "ungrouped", "ig_steps": 2}, {"level": "nodes", "method": "EAP"}, {"level": "neurons", "method": "EAP"}):
+    every: list[Settings] = [{"kv": "ungrouped", "ig_steps": 2}, {"level": "nodes", "method": "EAP"}, {"level": "neurons", "method": "EAP"}]
+    for settings in every:
         assert_same(*(attribute(model, rows, keep_per_example=True, **settings) for rows in (padded, short)))
 
 
@@ -96,8 +98,8 @@ def unequal(kind: str) -> Readouts:
     clean, corrupt = torch.randint(3, 48, (2, 3, 8), generator=generator)
     answers, foils = torch.randint(3, 48, (2, 3), generator=generator)
     place = torch.arange(8)
-    masks = tuple(torch.stack([place >= 8 - n for n in lengths]) for lengths in ((8, 5, 6), (6, 8, 6)))
-    return Readouts.from_tokens(clean, corrupt, torch.tensor([7, 7, 6]), answers, foils, attention_mask=masks)
+    clean_mask, corrupt_mask = (torch.stack([place >= 8 - n for n in lengths]) for lengths in ((8, 5, 6), (6, 8, 6)))
+    return Readouts.from_tokens(clean, corrupt, torch.tensor([7, 7, 6]), answers, foils, attention_mask=(clean_mask, corrupt_mask))
 
 
 @pytest.mark.parametrize("kind", ["arm", "mdm", "gpt2"])
@@ -143,9 +145,11 @@ def test_a_path_does_not_start_at_tokens_that_the_corrupt_run_does_not_see(bridg
     all_seen, one_hidden = torch.ones(3, 8), torch.ones(3, 8).index_fill(1, torch.tensor([2]), 0)
     columns = torch.full((3,), 7), torch.tensor([5, 6, 7]), torch.tensor([8, 9, 10])
     rows = Readouts.from_tokens(clean, corrupt, *columns, attention_mask=(all_seen, one_hidden))
-    for settings in ({"method": "clean-corrupted"}, {"rule": "left"}, {"rule": "left", "level": "nodes"}):
+    refused: list[Settings] = [{"method": "clean-corrupted"}, {"rule": "left"}, {"rule": "left", "level": "nodes"}]
+    for settings in refused:
         with pytest.raises(ValueError, match="tokens that the corrupt mask alone hides, choose EAP"):
             attribute(bridged("mdm"), rows, **settings)
     other = Readouts.from_tokens(clean, corrupt, *columns, attention_mask=(one_hidden, all_seen))
-    for readouts, settings in ((rows, {"method": "EAP"}), (rows, {}), (other, {"rule": "left"})):
+    taken: list[tuple[Readouts, Settings]] = [(rows, {"method": "EAP"}), (rows, {}), (other, {"rule": "left"})]
+    for readouts, settings in taken:
         assert attribute(bridged("mdm"), readouts, **settings).matrix.isfinite().all()

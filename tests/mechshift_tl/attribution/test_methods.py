@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -80,20 +80,17 @@ def test_a_method_takes_only_its_own_settings(bridged, few) -> None:
         with pytest.raises(ValueError, match=f"method '{method}' takes no rule \\(got left\\); leave it out"):
             attribute(model, few, method=method, rule="left")
     with pytest.raises(ValueError, match="ig_steps must be a whole number of at least 1, got 2.5"):
-        attribute(model, few, ig_steps=2.5)
-        with pytest.raises(ValueError, match=f"method '{method}' takes no rule \\(got left\\); leave it out"):
-            attribute(model, few, method=method, rule="left")
-    with pytest.raises(ValueError, match="ig_steps must be a whole number of at least 1, got 2.5"):
-        attribute(model, few, ig_steps=2.5)
+        attribute(model, few, ig_steps=cast(Any, 2.5))
     with pytest.raises(ValueError, match="method is 'ACDC'; choose 'EAP-IG-inputs', 'EAP', 'EAP-IG-activations'"):
-        attribute(model, few, method="ACDC")
+        attribute(model, few, method=cast(Any, "ACDC"))
     with pytest.raises(ValueError, match="level is 'layers'; choose 'edges', 'nodes' or 'neurons'"):
-        attribute(model, few, level="layers")
+        attribute(model, few, level=cast(Any, "layers"))
     with pytest.raises(ValueError, match="batch_tokens must be a whole number of at least 1, got 0"):
         attribute(model, few, batch_tokens=0)
 
 
 def test_settings_name_the_path_only_where_there_is_one(bridged, few) -> None:
     model = bridged("mdm")
-    assert attribute(model, few, ig_steps=2).settings.ig_steps == 2
-    assert not {"ig_steps", "rule"} & set(attribute(model, few, method="EAP").settings.to_dict())
+    along, at_clean = attribute(model, few, ig_steps=2).settings, attribute(model, few, method="EAP").settings
+    assert along is not None and along.ig_steps == 2
+    assert at_clean is not None and not {"ig_steps", "rule"} & set(at_clean.to_dict())

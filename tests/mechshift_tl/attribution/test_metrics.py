@@ -106,7 +106,8 @@ def test_metrics_that_cannot_be_are_refused(bridged, few) -> None:
     def accuracy(logits: Tensor, answers: Tensor, foils: Tensor) -> Tensor:
         return (logits.argmax(-1) == answers).float().mean(1)
 
-    for settings in ({"method": "EAP"}, {"ig_steps": 1, "rule": "right"}):
+    at_the_clean_run: list[dict[str, Any]] = [{"method": "EAP"}, {"ig_steps": 1, "rule": "right"}]
+    for settings in at_the_clean_run:
         with pytest.raises(ValueError, match="'kl' has no gradient at the clean run, the only point that EAP takes; use EAP-IG"):
             attribute(model, few, metric=["logit_diff", "kl"], **settings)
     with pytest.raises(ValueError, match="metric 'accuracy' has no gradient; choose one that has, or method='exact'"):

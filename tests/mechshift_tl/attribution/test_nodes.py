@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hooked_diffusion import HookedDiffusionTransformer
 from mechshift_tl import attribute
-from mechshift_tl.attribution import NodeScores
+from mechshift_tl.attribution import EdgeScores, NodeScores
 from mechshift_tl.attribution.path import quadrature
 from mechshift_tl.readouts import Readouts
 
@@ -40,9 +40,10 @@ def test_a_node_is_the_sum_of_its_outgoing_edges(bridged, few, kind, method, int
     edges, nodes = (
         attribute(model, few, method=method, level=level, intervention=intervention, keep_per_example=True) for level in ("edges", "nodes")
     )
-    assert isinstance(nodes, NodeScores) and nodes.ids == edges.writers
+    assert isinstance(edges, EdgeScores) and isinstance(nodes, NodeScores) and nodes.ids == edges.writers
     close(nodes.matrix, edges.matrix.sum(1))
     close(nodes.per_step, edges.per_step.sum(2))
+    assert nodes.per_example is not None and edges.per_example is not None
     close(nodes.per_example, edges.per_example.sum(2))
     assert nodes.completeness_gap == pytest.approx(edges.completeness_gap, rel=1e-5, abs=1e-5)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -168,7 +168,11 @@ def test_an_interrupted_attribution_leaves_no_hook_behind(bridged, rows, monkeyp
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    for module, name, level in ((readers.SingleReader, "add", "edges"), (scoring.TokenGroups, "of", "nodes")):
+    interrupts: list[tuple[Any, str, Literal["edges", "nodes"]]] = [
+        (readers.SingleReader, "add", "edges"),
+        (scoring.TokenGroups, "of", "nodes"),
+    ]
+    for module, name, level in interrupts:
         model = bridged("mdm")
         before = model(rows.clean[:1])
         attribute(model, rows, level=level, method="EAP")

@@ -54,7 +54,7 @@ def test_every_intervention_is_its_definition(bridged, definition, rows, few, ki
     scores = attribute(model, few, ig_steps=2, intervention=intervention, means=means)
     by_hand = definition(kind, POINTS, replace=put(means))
     assert disagreement(scores.matrix, by_hand.matrix(few)) < 1e-5
-    assert scores.settings.intervention == intervention
+    assert scores.settings is not None and scores.settings.intervention == intervention
 
 
 @pytest.mark.parametrize(("intervention", "positional"), CASES[1:])

@@ -82,6 +82,7 @@ def test_small_pieces_do_not_change_a_span(bridged, monkeypatch) -> None:
     monkeypatch.setattr(scoring, "WRITER_BYTES", 1)
     monkeypatch.setattr(scoring, "LEAST_TOKENS", 1)
     groups = attribute(bridged("mdm"), rows, per_position=True)
+    assert groups.per_span is not None and whole.per_span is not None
     close(groups.per_span, whole.per_span)
     close(groups.matrix, whole.matrix)
 

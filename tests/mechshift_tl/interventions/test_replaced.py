@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
 from mechshift_tl.interventions.outputs import WriterOutputs, run_writers
-from mechshift_tl.interventions.replaced import WriterMeans, replaced, writer_means
+from mechshift_tl.interventions.replaced import Intervention, WriterMeans, replaced, writer_means
 from mechshift_tl.readouts import ABSENT, Batch, Readouts, aligned_logits
 
 FULL = DiffusionSpec(attention="full", logit_shift=0, mask_token_id=2)
@@ -91,7 +91,8 @@ def test_what_writers_are_replaced_by(model) -> None:
     overall, positional = (writer_means(model, others, positional=p) for p in (False, True))
     same(replaced(model, batch, "counterfactual"), corrupt)
     same(corrupt - replaced(model, batch, "zero"), corrupt)
-    for means, name in ((overall, "mean"), (positional, "mean_positional")):
+    averages: list[tuple[WriterMeans, Intervention]] = [(overall, "mean"), (positional, "mean_positional")]
+    for means, name in averages:
         found = replaced(model, batch, name, means)
         assert found.z[1].shape == corrupt.z[1].shape and found.mlp[1].shape == found.input.shape == corrupt.input.shape
         at = slice(0, 5) if means.positional else None
@@ -129,7 +130,7 @@ def test_impossible_interventions_are_refused(model, native) -> None:
         with pytest.raises(ValueError, match=message):
             replaced(model, batch, intervention, means)
     with pytest.raises(ValueError, match="side is 'foil'"):
-        writer_means(model, prompts(1), side="foil")
+        writer_means(model, prompts(1), side=cast(Any, "foil"))
 
 
 def test_means_of_what_is_not_finite_name_where(native) -> None:

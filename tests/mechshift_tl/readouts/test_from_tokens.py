@@ -19,7 +19,7 @@ LEFT = RIGHT.flip(1)
 
 def given(attention_mask: Any = None, spans: Any = None, target: Any = (3, 4, 2), **changes: Any) -> Readouts:
     ids = {"answer_ids": torch.tensor([1, 2, 3]), "foil_ids": torch.tensor([4, 5, 6])}
-    tensors = {"clean": CLEAN, "corrupt": CORRUPT, "target_pos": torch.tensor(target)} | ids | changes
+    tensors: dict[str, Any] = {"clean": CLEAN, "corrupt": CORRUPT, "target_pos": torch.tensor(target)} | ids | changes
     return Readouts.from_tokens(**tensors, attention_mask=attention_mask, spans=spans)
 
 
@@ -59,6 +59,7 @@ def batch_of(made: Readouts, row: int) -> tuple[Batch, int]:
 def test_batches_carry_masks_only_where_something_is_hidden() -> None:
     made = given(RIGHT, spans={"front": (0, 2)})
     batches = list(made.batches(100))
+    assert made.span is not None
     assert sorted(i for batch in batches for i in batch.index.tolist()) == [0, 1, 2]
     for batch in batches:
         length = batch.clean.shape[1]
@@ -68,7 +69,8 @@ def test_batches_carry_masks_only_where_something_is_hidden() -> None:
     assert whole.clean_mask is None and whole.mask("corrupt") is None
     padded, at = batch_of(made, 0)
     assert padded.clean_mask is not None and padded.clean_mask[at].tolist() == [True, True, True, False]
-    assert torch.equal(padded.mask("corrupt"), padded.corrupt_mask)
+    mask = padded.mask("corrupt")
+    assert mask is not None and padded.corrupt_mask is not None and torch.equal(mask, padded.corrupt_mask)
 
 
 def test_parts_of_a_batch_keep_their_masks() -> None:
@@ -79,6 +81,7 @@ def test_parts_of_a_batch_keep_their_masks() -> None:
             assert torch.equal(getattr(one, name), getattr(batch, name)[1:2])
     both = batch.stacked()
     assert torch.equal(both.clean, torch.cat([batch.clean, batch.corrupt]))
+    assert both.clean_mask is not None and batch.clean_mask is not None and batch.corrupt_mask is not None
     assert torch.equal(both.clean_mask, torch.cat([batch.clean_mask, batch.corrupt_mask]))
 
 

@@ -28,7 +28,7 @@ def test_every_kept_example_is_read_correctly_by_both(pair):
 def test_arm_and_mdm_read_the_same_positions(pair):
     pool = common_correct(pair.models, Countdown(), 6)
     columns = ["example", "position", "answer_id", "foil_id"]
-    arm, mdm = (pool.readouts[role].to_dataframe()[columns].sort_values(columns, ignore_index=True) for role in ("arm", "mdm"))
+    arm, mdm = (pool.readouts[role].to_dataframe().sort_values(columns, ignore_index=True)[columns] for role in ("arm", "mdm"))
     assert arm.equals(mdm)
 
 

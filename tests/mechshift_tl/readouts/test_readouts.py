@@ -34,9 +34,14 @@ class Scripted:
         return logits
 
 
-ARM = Scripted(DiffusionSpec())
+def scripted(spec: DiffusionSpec, confidence: list[float] | None = None) -> Any:
+    """A `Scripted`, which has only what readouts ask of a model."""
+    return Scripted(spec, confidence)
+
+
+ARM = scripted(DiffusionSpec())
 FULL = DiffusionSpec(attention="full", logit_shift=0, mask_token_id=MASK)
-MDM = Scripted(FULL)
+MDM = scripted(FULL)
 
 
 def example(
@@ -97,7 +102,7 @@ def test_the_clean_answer_may_be_revealed_in_both(examples) -> None:
 
 def test_the_model_s_confidence_orders_commits_one_at_a_time(examples) -> None:
     """Position 4 leads even behind a mask, and 3 waits for 2; in the second example 3 follows the prompt and leads."""
-    model = Scripted(FULL, confidence=[0, 0, 2, 9, 13])
+    model = scripted(FULL, confidence=[0, 0, 2, 9, 13])
     assert commit_orders(model, examples, "confidence", seed=0, batch_tokens=100) == [[2, 0, 1], [0, 1]]
     assert [canvas[0].tolist() for canvas in model.seen[:3]] == [
         [10, 11, MASK, MASK, MASK],
@@ -113,7 +118,7 @@ def test_the_model_s_confidence_orders_commits_one_at_a_time(examples) -> None:
 def test_orders_do_not_depend_on_batching() -> None:
     rows = tuple(example([9, *range(10, 14 + i % 2)], [8, *range(20, 24 + i % 2)], 1, [30] * (4 + i % 2)) for i in range(5))
     made = Examples("toy", rows, None)
-    model = Scripted(FULL, confidence=[0, 3, 1, 12, 5, 4])
+    model = scripted(FULL, confidence=[0, 3, 1, 12, 5, 4])
     assert commit_orders(model, made, "confidence", 0, 1) == commit_orders(model, made, "confidence", 0, 1000)
 
 
@@ -143,7 +148,7 @@ def test_several_tokens_may_commit_in_a_step(examples) -> None:
 
 def test_every_canvas_ends_in_the_recipe_s_tail(examples) -> None:
     spec = dataclasses.replace(FULL, tail=(1, 2))
-    model = Scripted(spec, confidence=[0, 0, 0, 0, 0, 50, 50])
+    model = scripted(spec, confidence=[0, 0, 0, 0, 0, 50, 50])
     made = readouts(model, examples)
     assert made.clean.shape == (4, 7)
     for rows in (made.clean, made.corrupt, model.seen[0]):
@@ -236,10 +241,10 @@ def test_unknown_settings_are_refused(examples, settings: dict[str, Any], messag
 
 
 def test_models_that_cannot_be_read_are_refused_before_they_run(examples) -> None:
-    maskless = Scripted(DiffusionSpec(attention="full", logit_shift=0))
+    maskless = scripted(DiffusionSpec(attention="full", logit_shift=0))
     with pytest.raises(ValueError, match="scripted: an MDM without a mask token cannot be read"):
         readouts(maskless, examples)
-    small = Scripted(FULL)
+    small = scripted(FULL)
     small.cfg.d_vocab = 30
     with pytest.raises(ValueError, match="examples holds id 30, outside the vocabulary of 30"):
         readouts(small, examples)
@@ -275,7 +280,7 @@ def test_your_own_tensors() -> None:
     ],
 )
 def test_tensors_that_disagree_are_refused(changes: dict[str, Any], message: str) -> None:
-    good = {
+    good: dict[str, Any] = {
         "clean": torch.tensor([[5, 6, 0], [7, 8, 0]]),
         "corrupt": torch.tensor([[5, 9, 0], [7, 9, 0]]),
         "target_pos": torch.tensor([2, 2]),
