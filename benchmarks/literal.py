@@ -117,7 +117,7 @@ def _writer_hooks(graph: Graph, written: Tensor, sign: int, ends: list[Tensor]) 
 
         return hook_fn
 
-    hooks = [(EMBED, add(slice(0, 1)))]
+    hooks: Hooks = [(EMBED, add(slice(0, 1)))]
     for layer in range(graph.n_layers):
         heads = graph.writers_before_attention(layer)
         mlp = heads + graph.n_heads

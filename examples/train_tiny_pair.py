@@ -81,8 +81,10 @@ class TaskRows:
         groups: dict[int, list[tuple[list[int], int]]] = defaultdict(list)
         ids = tokenizer([p + a for p, a in texts])["input_ids"]
         starts = [len(x) for x in tokenizer([p for p, _ in texts])["input_ids"]]
+        end = tokenizer.eos_token_id
+        assert isinstance(end, int)
         for row, start in zip(ids, starts, strict=True):
-            groups[len(row)].append(([*row, tokenizer.eos_token_id], start))
+            groups[len(row)].append(([*row, end], start))
         made = []
         for _, rows in sorted(groups.items()):
             tokens = torch.tensor([row for row, _ in rows])
@@ -126,8 +128,9 @@ def load_stage(model: LlamaForCausalLM, folder: Path) -> None:
 def export(work: Path, out: Path) -> None:
     """Write the pair: a whole checkpoint folder per role, and the tokenizer they share."""
     tokenizer = make_tokenizer(Countdown().limit)
-    tail = (tokenizer.eos_token_id,)
-    mask = tokenizer.mask_token_id
+    end, mask = tokenizer.eos_token_id, tokenizer.mask_token_id
+    assert isinstance(end, int) and isinstance(mask, int)
+    tail = (end,)
     for role in ("arm", "mdm", "control"):
         model = make_model(len(tokenizer))
         load_stage(model, work / role)
@@ -155,6 +158,7 @@ def main() -> None:
     model.config.is_causal = stage.recipe.objective == "next_token"
     rows = TaskRows(tokenizer, stage.largest, stage.ioi_rows)
     mask = tokenizer.mask_token_id
+    assert isinstance(mask, int)
     train(model, rows, stage.recipe, folder=args.work / args.stage, mask_token_id=mask, log=lambda line: print(line, flush=True))
 
 

@@ -136,12 +136,13 @@ def plan(
     _check(rate, dtypes, batches)
     memory: list[Memory] = []
     usages: list[Usage] = []
-    for dtype in dtypes:
-        model = weightless(config, getattr(torch, dtype))
+    models = [weightless(config, getattr(torch, dtype)) for dtype in dtypes]
+    for dtype, model in zip(dtypes, models, strict=True):
         weights = _weight_bytes(model)
         for batch in sorted({min(batch, workload.rows) for batch in batches}):
             usages.append(_attribution(model, batch, workload.tokens, ig_steps, kv))
             memory.append(Memory(dtype, batch, weights, usages[-1].peak_bytes))
+    model = models[-1]
     graph, one = Graph.of(model, kv), _rows(1, workload.tokens).clean
     forward = dry_run(model, lambda: aligned_logits(model, one)).flops
     cells = len(graph.writers) * len(graph.readers)

@@ -60,6 +60,7 @@ def test_it_scores_as_python_does(invoke, model, opened, tmp_path, options, sett
     by_python = attribute(opened, readouts(opened, IOI().examples(opened.tokenizer, N, 0)), **settings)
     written = EdgeScores.load(tmp_path / "out" / "scores.safetensors")
     assert torch.equal(written.matrix, by_python.matrix) and written.settings == by_python.settings
+    assert written.settings is not None
     assert f"{written.settings.metric}: clean {written.clean:.3f}" in result.output
 
 

@@ -43,8 +43,9 @@ def test_a_table_that_a_spreadsheet_has_changed_is_not_needed(invoke, model, att
     asked = ("--n", 4, "--n-random", 1, "--parts", "tenths", "--others", "none", "--out", out)
     done = invoke("evaluate", "--model", model, "--task", "ioi", "--circuit", circuit, *asked)
     assert done.exit_code == 0, done.output
-    told = set(Circuit.load(attributed / "circuit.safetensors").provenance["prompts"])
-    assert not told & set(pd.read_csv(out / "prompts.csv")["prompt"]) and "note" not in pd.read_csv(out / "evaluation.csv")
+    told = Circuit.load(attributed / "circuit.safetensors").provenance["prompts"]
+    assert isinstance(told, list)
+    assert not set(told) & set(pd.read_csv(out / "prompts.csv")["prompt"]) and "note" not in pd.read_csv(out / "evaluation.csv")
 
 
 def test_where_nothing_tells_the_prompts_every_table_says_so(invoke, model, attributed, tmp_path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hooked_diffusion import load_pair
+from mechshift_tl.attribution.settings import PathSettings
 from mechshift_tl.evaluation.validity import Validity, validity, validity_note
 from mechshift_tl.readouts.pool import common_correct
 from mechshift_tl.tasks import IOI
@@ -21,7 +22,7 @@ def test_a_pair_is_measured_as_python_does(invoke, tmp_path) -> None:
     pair = load_pair("tiny")
     models = {"arm": pair.arm, "mdm": pair.mdm}
     pool = common_correct(models, IOI(), 3, tokenizer=pair.tokenizer)
-    methods = {"EAP": {"method": "EAP"}, "EAP-IG midpoint": {"method": "EAP-IG-inputs", "rule": "midpoint"}}
+    methods: dict[str, PathSettings] = {"EAP": {"method": "EAP"}, "EAP-IG midpoint": {"method": "EAP-IG-inputs", "rule": "midpoint"}}
     found = {}
     for role, model in models.items():
         found[role] = validity(model, pool.readouts[role], methods=methods, n_top=6, n_random=6, ig_steps=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,14 @@ from mechshift_tl.planning.shapes import find_shape
 from mechshift_tl.planning.weightless import weightless
 from mechshift_tl.tasks import IOI
 
-SMALL = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+SMALL: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "head_dim": 8,
+}
 CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SMALL, num_key_value_heads=2, tie_word_embeddings=False),
     "qwen2": Qwen2Config(**SMALL, num_key_value_heads=2, tie_word_embeddings=True),
@@ -40,7 +48,7 @@ def test_operations_and_peak_memory_are_the_real_run_s(size: Size, dtype: str) -
     model, rows = native(size).to(getattr(torch, dtype)), prompts(size)
     rows = replace(rows, corrupt=(rows.clean + 1) % size.vocab)  # no token is left out of the scores, as none is in a plan
     real = hooked(model)
-    settings = {"ig_steps": size.ig_steps, "batch_tokens": size.prompts * size.tokens}
+    settings: dict[str, Any] = {"ig_steps": size.ig_steps, "batch_tokens": size.prompts * size.tokens}
     attribute(real, rows, **settings)  # what is looked at once per model is no part of the plan
     with FlopCounterMode(display=False) as counted:
         attribute(real, rows, **settings)
@@ -102,6 +110,7 @@ def test_only_public_code_confirms_a_shape() -> None:
 def test_rows_are_the_answer_tokens_that_are_read() -> None:
     shape = find_shape("tiny")
     tokenizer = shape.tokenizer()
+    assert tokenizer is not None
     examples = IOI().examples(tokenizer, 5, 0)
     work = workload_of(IOI(), tokenizer, 5)
     assert work == Workload(5, sum(sum(e.readable) for e in examples), max(len(e.clean) for e in examples))

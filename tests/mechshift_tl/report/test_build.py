@@ -27,7 +27,8 @@ class Page(HTMLParser):
         self.tags.append(tag)
         given = dict(attrs)
         self.resources += [given[name] or "" for name in ("src", "href", "data", "srcset", "poster", "action") if name in given]
-        self.ids += [given["id"]] if given.get("id") else []
+        if own := given.get("id"):
+            self.ids.append(own)
 
     def handle_data(self, data: str) -> None:
         if self.tags[-1:] not in (["script"], ["style"]):

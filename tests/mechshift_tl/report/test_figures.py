@@ -1,6 +1,7 @@
 """Figures draw the numbers of the results they are of."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,16 +11,18 @@ from mechshift_tl.report import figures
 from mechshift_tl.report.overlap_figure import overlaps
 
 
-def traces(drawing, name):
-    return [trace for trace in drawing.figure.data if trace.name == name]
+def data(drawing) -> Any:  # plotly makes its attributes at run time
+    return drawing.figure.data
+
+
+def traces(drawing, name) -> list[Any]:
+    return [trace for trace in data(drawing) if trace.name == name]
 
 
 def test_overlaps_are_drawn_between_their_bounds(study, task_study):
     comparison = task_study.comparisons["mdm"]
     statistic = comparison.statistics["edge_jaccard"]
-    drawn = [
-        (trace.hovertemplate.split(" %{")[0], list(trace.x)) for trace in overlaps(study).figure.data if trace.y[0] and "MDM" in trace.y[0]
-    ]
+    drawn = [(trace.hovertemplate.split(" %{")[0], list(trace.x)) for trace in data(overlaps(study)) if trace.y[0] and "MDM" in trace.y[0]]
     edges = dict(drawn[:5])
     assert edges["floor"] == [statistic.floor.low, statistic.floor.high]
     assert edges["95 % over prompts"] == [statistic.interval.low, statistic.interval.high]
@@ -39,7 +42,7 @@ def test_depth_curves(task_study, draw, frame, column):
         assert curve.line.color == look.COLOURS[role]
     (arm,) = traces(drawing, "ARM")
     assert len(arm.y) == len(curve.y)
-    assert sum(trace.fill == "toself" for trace in drawing.figure.data) == 3
+    assert sum(trace.fill == "toself" for trace in data(drawing)) == 3
 
 
 def test_the_curve_over_n_shows_chance(task_study):
@@ -66,12 +69,12 @@ def test_steps_are_drawn_where_there_are_several(task_study):
 
 def test_neuron_maps_share_their_colours_and_escape_their_groups(task_study):
     drawing = figures.neurons(task_study)
-    assert len(drawing.figure.data) == 3
-    for one, heat in zip(task_study.neurons.values(), drawing.figure.data, strict=True):
+    assert len(data(drawing)) == 3
+    for one, heat in zip(task_study.neurons.values(), data(drawing), strict=True):
         np.testing.assert_allclose(heat.z, one.heatmap_frame(figures.NEURONS_SHOWN))
         assert heat.coloraxis == "coloraxis" and heat.customdata[0][0] == one.top(1)["neuron"].item()
         assert all(group.startswith("&lt;script&gt;") for group in heat.y)
-    axis = drawing.figure.layout.coloraxis
+    axis: Any = drawing.figure.layout.coloraxis
     assert axis.cmin == -axis.cmax
 
 

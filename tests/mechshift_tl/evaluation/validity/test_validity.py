@@ -150,9 +150,9 @@ def test_it_shows_and_draws_itself() -> None:
     html = one._repr_html_()
     assert "2 methods against exact patching of 20 edges (8 top by a), 12 examples" in html and html.count("<tr") == 7
     layout: Any = one.figure().layout  # plotly makes its attributes at run time
-    figure = one.figure()
+    data: Any = one.figure().data
     assert [note.text[:4] for note in layout.annotations] == ["a: ρ", "b: ρ"]
-    assert sum(len(trace.x) for trace in figure.data if trace.name) == 2 * M
+    assert sum(len(trace.x) for trace in data if trace.name) == 2 * M
     layout = one.figure(["b"]).layout
     assert len(layout.annotations) == 1
 
