@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -130,7 +130,7 @@ def test_a_plain_bridge_scores_as_the_hooked_model(native, rows, kv) -> None:
     plain = build_bridge_from_module(hf_model, "Qwen2ForCausalLM", hf_config=hf_model.config, tokenizer=None, model_name="plain")
     scores = attribute(plain, rows, kv=kv)
     assert_same(scores.matrix, hooked.matrix)
-    assert scores.provenance["spec"] is None and hooked.provenance["spec"]["attention"] == "causal"
+    assert scores.provenance["spec"] is None and cast(dict, hooked.provenance["spec"])["attention"] == "causal"
 
 
 def test_a_callable_metric_scores_as_the_named_one(model, rows) -> None:
@@ -178,7 +178,7 @@ def test_provenance_travels(model, rows) -> None:
     how = {"method": "EAP-IG-inputs", "level": "edges", "ig_steps": 3, "rule": "left", "intervention": "counterfactual"}
     assert scores.settings is not None and scores.settings.defining() == how | {"kv": "grouped", "metric": "logit_diff"}
     assert scores.provenance["spec"] == MDM.to_dict() and scores.provenance["readouts"] == {"task": "random"}
-    assert set(scores.provenance["versions"]) == {"mechshift-tl", "torch", "transformer-lens", "transformers"}
+    assert set(cast(dict, scores.provenance["versions"])) == {"mechshift-tl", "torch", "transformer-lens", "transformers"}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pytest
@@ -135,9 +135,9 @@ def bad_files(attributed: Path, tmp_path: Path) -> dict[str, tuple[object, ...]]
     circuit = Circuit.load(whole)
     (circuit & ~circuit).save(tmp_path / "empty.safetensors")
     scores = EdgeScores.load(attributed / "scores.safetensors")
-    other = scores.provenance | {"model": scores.provenance["model"] | {"sha256": "0" * 64}}
+    other = scores.provenance | {"model": cast(dict, scores.provenance["model"]) | {"sha256": "0" * 64}}
     replace(scores, provenance=other).save(tmp_path / "other-model.safetensors")
-    other = scores.provenance | {"readouts": scores.provenance["readouts"] | {"task": "countdown"}}
+    other = scores.provenance | {"readouts": cast(dict, scores.provenance["readouts"]) | {"task": "countdown"}}
     replace(scores, provenance=other).save(tmp_path / "other-task.safetensors")
     return {
         "none.pt does not exist": ("--circuit", tmp_path / "none.pt"),

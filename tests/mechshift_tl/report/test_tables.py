@@ -1,5 +1,7 @@
 """The tables of a report say who shares what."""
 
+from typing import cast
+
 import torch
 
 from mechshift_tl.report import tables
@@ -22,7 +24,7 @@ def test_lens_tables_read_each_set_in_both_models(task_study):
     found = tables.lens_tables(task_study)
     assert {name: one["total"] for name, one in found.items()} == {name: len(components) for name, components in sets.items()}
     lens = task_study.lenses["mdm"]
-    for row in (row for one in found.values() for row in one["rows"]):
+    for row in (row for one in found.values() for row in cast(list, one["rows"])):
         effect = lens.effects[lens.components.index(row["component"])]
         assert torch.isclose(torch.tensor(row["mdm"]["logit_diff"]), effect) and len(row["mdm"]["tokens"]) <= tables.TOKENS_SHOWN
 
@@ -32,6 +34,6 @@ def test_line_breaks_in_tokens_are_spelled_out():
 
 
 def test_specialisation_of_every_model(task_study):
-    rows = tables.specialisation_rows(task_study)
+    rows: list = list(tables.specialisation_rows(task_study))
     assert [row["role"] for row in rows] == ["arm", "mdm", "control"]
     assert all(row["of"].components == 10 and row["answering"] <= 10 for row in rows)
