@@ -15,7 +15,7 @@ import typer
 
 from mechshift_tl.cli.accuracy import accuracy
 from mechshift_tl.cli.attribute import attribute
-from mechshift_tl.cli.console import settle_streams
+from mechshift_tl.cli.console import printing, settle_streams
 from mechshift_tl.cli.convert import convert
 from mechshift_tl.cli.evaluate import evaluate
 from mechshift_tl.cli.inspect import inspect
@@ -33,7 +33,8 @@ class App(typer.Typer):
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         """Run it, as typer does."""
         settle_streams()
-        return super().__call__(*arguments, **settings)
+        with printing():
+            return super().__call__(*arguments, **settings)
 
 
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)

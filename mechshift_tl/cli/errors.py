@@ -11,6 +11,7 @@ Everything else is a bug, and shows itself with its traceback. MECHSHIFT_DEBUG=1
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import traceback
@@ -99,6 +100,8 @@ def _say(error: BaseException) -> None:
     if os.environ.get(DEBUG, "0") not in ("", "0"):
         traceback.print_exception(error)
     text = _one_line(error) if isinstance(error, RuntimeError) else str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        text = f"a file or standard output cannot be written ({error.strerror}); make room, then give the command again"
     Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {text or 'out of memory'}"), soft_wrap=True)
 
 
