@@ -1,0 +1,84 @@
+"""τ by its definition; 1 between equal models, and between relabelled ones once their heads are matched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from hooked_diffusion import HookedDiffusionTransformer
+from mechshift_tl.attribution import attribute
+from mechshift_tl.circuits import Circuit
+from mechshift_tl.circuits.matching import Matching, within_layers
+from mechshift_tl.circuits.permuted import permuted_heads
+from mechshift_tl.circuits.similarity import similarity_of_weights
+from mechshift_tl.evaluation.carried import Carried, carry
+from mechshift_tl.evaluation.faithfulness import recovered
+from mechshift_tl.evaluation.run import run_circuits
+from mechshift_tl.readouts import Readouts
+from mechshift_tl.study import truths
+
+
+@pytest.fixture(scope="module")
+def model_and_rows(solved: Callable[..., Any]) -> tuple[HookedDiffusionTransformer, Readouts]:
+    return solved(20)
+
+
+def cut(model: HookedDiffusionTransformer, rows: Readouts, fraction: float = 0.3) -> Circuit:
+    return Circuit.from_scores(attribute(model, rows), fraction=fraction)
+
+
+def test_tau_by_its_definition(model_and_rows: tuple[HookedDiffusionTransformer, Readouts]) -> None:
+    model, rows = model_and_rows
+    other = truths.noisy(model, 0.5, seed=1)
+    circuits = {"arm": cut(model, rows), "mdm": cut(other, rows)}
+    found = carry({"arm": model, "mdm": other}, circuits, {"arm": rows, "mdm": rows}, {}, n_null=4, n_boot=50, seed=3)
+    null = [one.circuit(circuits["mdm"]) for one in permuted_heads(circuits["mdm"].graph, 4, 3)]
+    own, cross, *rest = (recovered(run).item() for run in run_circuits(other, rows, [circuits["mdm"], circuits["arm"], *null]))
+    mean = sum(rest) / 4
+    assert found.tau[0, 0].item() == pytest.approx((cross - mean) / (own - mean), abs=1e-6)
+    assert (found.own[0].item(), found.null[0].item(), found.cross[0, 0].item()) == pytest.approx((own, mean, cross), abs=1e-6)
+    assert found.lower("id") == found.tau[0].min().item() and found.draws.shape == (50, 1, 2)
+    table = found.to_dataframe()
+    assert table["circuit"].tolist() == ["arm", "mdm"] and table["model"].tolist() == ["mdm", "arm"]
+    low, high = table["low"][0], table["high"][0]
+    assert low < high and low == found.draws[:, 0, 0].quantile(torch.tensor(0.025, dtype=torch.float64)).item()
+
+
+def test_equal_models_share_all(model_and_rows: tuple[HookedDiffusionTransformer, Readouts]) -> None:
+    model, rows = model_and_rows
+    circuit, same = cut(model, rows), truths.copied(model)
+    found = carry({"arm": model, "mdm": same}, {"arm": circuit, "mdm": circuit}, {"arm": rows, "mdm": rows}, {}, n_null=3, n_boot=20)
+    assert torch.allclose(found.draws, torch.ones_like(found.draws)) and found.best == "id"
+
+
+def test_relabelled_heads_carry_once_matched(model_and_rows: tuple[HookedDiffusionTransformer, Readouts]) -> None:
+    model, rows = model_and_rows
+    other = truths.heads_permuted(model, 2)
+    circuits = {"arm": cut(model, rows), "mdm": cut(other, rows)}
+    similarity = similarity_of_weights(model, other)
+    graph = circuits["arm"].graph
+    ways = {"weights": (within_layers(similarity, graph, "weights"), within_layers(similarity.T, graph, "weights"))}
+    found = carry({"arm": model, "mdm": other}, circuits, {"arm": rows, "mdm": rows}, ways, n_null=6, n_boot=20)
+    assert found.best == "weights" and torch.allclose(found.tau[1], torch.ones(2, dtype=torch.float64), atol=1e-4)
+    assert (found.tau[0] < 0.99).all()
+
+
+def test_it_is_kept_and_refused(model_and_rows: tuple[HookedDiffusionTransformer, Readouts], tmp_path: Any) -> None:
+    model, rows = model_and_rows
+    circuit = cut(model, rows)
+    by_id = (Matching.by_id(circuit.graph),) * 2
+    found = carry(
+        {"arm": model, "<b>": model}, dict.fromkeys(("arm", "<b>"), circuit), dict.fromkeys(("arm", "<b>"), rows), {"w": by_id}, n_boot=9
+    )
+    assert torch.equal(found.draws[:, 0], found.draws[:, 1])
+    found.save(tmp_path / "c.safetensors")
+    again = Carried.load(tmp_path / "c.safetensors")
+    assert torch.equal(again.draws, found.draws) and again.matchings == ("id", "w") and again.roles == ("arm", "<b>")
+    assert "<b>" not in found._repr_html_().replace("<b>Carried</b>", "")
+    assert len(found.figure().to_dict()["data"]) == 2
+    fewer = {"arm": rows, "mdm": rows.select(range(4))}
+    with pytest.raises(ValueError, match="20 and 4 examples"):
+        carry({"arm": model, "mdm": model}, {"arm": circuit, "mdm": circuit}, fewer, {})
