@@ -97,7 +97,7 @@ def _evidence(task: TaskParts, role: str, gains: tuple[Gain | None, Gain | None]
     carried = overlap = None
     if size.share is not None:
         circuits = {one: Circuit.from_scores(task.scores[one], fraction=size.share) for one in roles}
-        matchings = matched(models["arm"], models[role], task.found_on["arm"], task.found_on[role])
+        matchings = matched(circuits["arm"].graph, models["arm"], models[role], task.found_on["arm"], task.found_on[role])
         carried = carry(
             models, circuits, held_out, matchings, n_null=settings.search.n_null, n_boot=settings.n_boot, seed=settings.seed
         )  # fmt: skip
@@ -107,9 +107,10 @@ def _evidence(task: TaskParts, role: str, gains: tuple[Gain | None, Gain | None]
     return VerdictEvidence(task.name, role, accuracy, size, carried, overlap, neurons, layers, *gains)
 
 
-def matched(a: HookedModel, b: HookedModel, of_a: Readouts, of_b: Readouts) -> dict[str, tuple[Matching, Matching]]:
+def matched(
+    graph: Graph, a: HookedModel, b: HookedModel, of_a: Readouts, of_b: Readouts
+) -> dict[str, tuple[Matching, Matching]]:
     """Every matching of two models, by name, each way: inside layers by weights and by activations, and across depth by activations."""
-    graph = Graph.of(a)
     weights, activations = similarity_of_weights(a, b), similarity_of_activations(a, b, of_a, of_b)
     return {
         "weights": (within_layers(weights, graph, "weights"), within_layers(weights.T, graph, "weights")),
