@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.hooks import EMBED, Kept
 from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import weight_of
@@ -27,7 +28,7 @@ from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.intervals import seeded
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.views.lens import terms
-from mechshift_tl.views.positions import default_batch_tokens, predicting_positions, read_numbers, run_at
+from mechshift_tl.views.positions import read_numbers, run_at
 
 #: Reads on which outputs are compared, at most: a matrix of inner products has its square.
 MAX_READS = 256
@@ -160,10 +161,10 @@ def _at_reads(model: HookedModel, graph: Graph, readouts: Readouts) -> Kept:
     names = [EMBED, *(f"blocks.{i}.{name}" for i in range(graph.n_layers) for name in ("attn.hook_z", "hook_mlp_out"))]
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     numbers = []
-    for batch in readouts.batches(default_batch_tokens(model)):
+    for batch in readouts.batches(batch_tokens_for(model, "logits")):
         numbers.append(read_numbers(readouts, batch))
         batch = batch.to(model.cfg.device)
-        seen, _ = run_at(model, batch, predicting_positions(model, batch), names)
+        seen, _ = run_at(model, batch, batch.predicting(model), names)
         for name in names:
             parts[name].append(seen[name])
     order = torch.cat(numbers).argsort()

@@ -20,10 +20,14 @@ from mechshift_tl.tasks.task import ExampleStream, Task
 N_TEXTS, BATCH = 8000, 48
 
 
-def trained_anew(model: HookedDiffusionTransformer, task: Task, seed: int, *, steps: int = 800) -> HookedDiffusionTransformer:
+def trained_anew(
+    model: HookedDiffusionTransformer, task: Task, seed: int, *, steps: int = 800, n_texts: int = N_TEXTS
+) -> HookedDiffusionTransformer:
     """A model of `model`'s shape, trained from fresh weights on `task` alone, as an ARM or an MDM as `model` is.
 
-    800 steps teach IOI to a model of a million parameters; other tasks need many more. Raises ValueError without a tokenizer.
+    800 steps over 8000 texts teach IOI to a model of a million parameters; other tasks need many more.
+
+    Raises ValueError without a tokenizer.
     """
     if model.tokenizer is None:
         raise ValueError("trained_anew: the model has no tokenizer; give it one, to make training texts")
@@ -34,7 +38,7 @@ def trained_anew(model: HookedDiffusionTransformer, task: Task, seed: int, *, st
     masked = model.spec.is_mdm
     objective = "masked_diffusion" if masked else "next_token"
     recipe = Recipe(objective, steps=steps, seed=seed, t_min=0.1, anneal_steps=steps // 8 if masked else 0)
-    rows = TaskRows(task, model.tokenizer, model.spec.tail, seed)
+    rows = TaskRows(task, model.tokenizer, model.spec.tail, seed, n_texts)
     with tempfile.TemporaryDirectory() as folder:
         train(native, rows, recipe, folder=Path(folder), mask_token_id=model.spec.mask_token_id, save_every=steps, log=lambda line: None)
     return HookedDiffusionTransformer.from_hf(native.eval(), model.tokenizer, model.spec, name=f"{task.name}, seed {seed}")
@@ -43,9 +47,9 @@ def trained_anew(model: HookedDiffusionTransformer, task: Task, seed: int, *, st
 class TaskRows:
     """Training rows of a task: each step gets rows of one length, the length drawn by how many rows have it."""
 
-    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, tail: Sequence[int], seed: int) -> None:
+    def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, tail: Sequence[int], seed: int, n_texts: int) -> None:
         groups: dict[int, list[tuple[list[int], int]]] = defaultdict(list)
-        for example in ExampleStream(task, tokenizer, seed, split="train").up_to(N_TEXTS):
+        for example in ExampleStream(task, tokenizer, seed, split="train").up_to(n_texts):
             prompt, whole = (tokenizer(text)["input_ids"] for text in (example.pair.prompt, example.pair.prompt + example.pair.answer))
             groups[len(whole)].append(([*whole, *tail], len(prompt)))
         self.groups = [self._rows(rows) for _, rows in sorted(groups.items())]

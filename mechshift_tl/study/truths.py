@@ -19,7 +19,7 @@ from typing import Literal, cast
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hooked_diffusion.model import HookedDiffusionTransformer
@@ -166,9 +166,9 @@ def _rebuilt(model: HookedDiffusionTransformer, weights: Weights, change: str, n
 
 def _hooked(model: HookedDiffusionTransformer, native: PreTrainedModel, change: str) -> HookedDiffusionTransformer:
     """`native` as `model` is read. Its source says what was changed."""
-    weight, name = next(model.parameters()), f"{model.source.get('name', 'model')}: {change}"
-    native = cast(PreTrainedModel, native.to(weight).eval())
-    return HookedDiffusionTransformer.from_hf(native, model.tokenizer, model.spec, name=name)
+    name = f"{model.source.get('name', 'model')}: {change}"
+    placed = cast(nn.Module, native).to(model.cfg.device, next(model.parameters()).dtype)
+    return HookedDiffusionTransformer.from_hf(placed.eval(), model.tokenizer, model.spec, name=name)
 
 
 def _layer(name: str) -> int | None:

@@ -107,9 +107,7 @@ def _evidence(task: TaskParts, role: str, gains: tuple[Gain | None, Gain | None]
     return VerdictEvidence(task.name, role, accuracy, size, carried, overlap, neurons, layers, *gains)
 
 
-def matched(
-    graph: Graph, a: HookedModel, b: HookedModel, of_a: Readouts, of_b: Readouts
-) -> dict[str, tuple[Matching, Matching]]:
+def matched(graph: Graph, a: HookedModel, b: HookedModel, of_a: Readouts, of_b: Readouts) -> dict[str, tuple[Matching, Matching]]:
     """Every matching of two models, by name, each way: inside layers by weights and by activations, and across depth by activations."""
     weights, activations = similarity_of_weights(a, b), similarity_of_activations(a, b, of_a, of_b)
     return {

@@ -69,7 +69,8 @@ def test_relabelled_heads_carry_once_matched(model_and_rows: tuple[HookedDiffusi
 def test_it_is_kept_and_refused(model_and_rows: tuple[HookedDiffusionTransformer, Readouts], tmp_path: Any) -> None:
     model, rows = model_and_rows
     circuit = cut(model, rows)
-    by_id = (Matching.by_id(circuit.graph),) * 2
+    one = Matching.by_id(circuit.graph)
+    by_id = (one, one)
     found = carry(
         {"arm": model, "<b>": model}, dict.fromkeys(("arm", "<b>"), circuit), dict.fromkeys(("arm", "<b>"), rows), {"w": by_id}, n_boot=9
     )

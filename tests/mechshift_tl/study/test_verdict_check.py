@@ -54,7 +54,7 @@ def test_another_seed_is_never_called_kept() -> None:
 
 def test_training_anew_repeats() -> None:
     arm = load_pair("tiny").arm
-    first, again, other = (trained_anew(arm, IOI(), seed, steps=2) for seed in (1, 1, 2))
+    first, again, other = (trained_anew(arm, IOI(), seed, steps=2, n_texts=100) for seed in (1, 1, 2))
     weights = [dict(one.original_model.named_parameters()) for one in (first, again, other)]
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
     assert not all((weights[0][name] == weights[2][name]).all() for name in weights[0])
