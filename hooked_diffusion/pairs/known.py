@@ -57,7 +57,8 @@ class KnownPair:
     def config(self) -> PretrainedConfig:
         """The native config of this shape, for planning alone.
 
-        Fields that do not change the shape of a model (θ, ε) have the class's defaults."""
+        Fields that do not change the shape of a model (θ, ε) have the class's defaults.
+        """
         shape: dict[str, object]
         if self.architecture == "GPT2LMHeadModel":
             shape = {"n_layer": self.layers, "n_embd": self.width, "n_head": self.heads, "n_inner": self.intermediate}

@@ -31,6 +31,12 @@ class _Bf16Linear(nn.Linear):
         return product if self.bias is None else product + self.bias
 
 
+def is_fast(device: torch.device) -> bool:
+    """Whether bfloat16 products are fast there: on every device but a CPU that has no instructions for them."""
+    # On such a CPU a bfloat16 product takes many times as long as one in float32.
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+
+
 @contextmanager
 def bf16_products(model: nn.Module) -> Iterator[nn.Module]:
     """While open, every `nn.Linear` of `model` multiplies in bfloat16; their classes are restored on leaving."""

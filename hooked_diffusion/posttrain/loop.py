@@ -1,7 +1,7 @@
 """A resumable training loop.
 
 Every random draw of step s comes from a generator seeded by (recipe seed, s). So a run that was killed, and started again from its last
-checkpoint, takes the same steps as one that was not killed.
+checkpoint, takes the same steps as one that was not killed. On a CPU without instructions for bfloat16, matrices multiply in float32.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hooked_diffusion.posttrain.bf16 import bf16_products
+from hooked_diffusion.posttrain.bf16 import bf16_products, is_fast
+from hooked_diffusion.posttrain.muon import Muon
 from hooked_diffusion.posttrain.objectives import loss
 from hooked_diffusion.posttrain.recipe import Recipe, Rows
 from hooked_diffusion.seeds import step_generator
@@ -47,7 +49,7 @@ def train(
     start = _resume(model, optimizers, recipe, folder)
     model.train()
     clock, running = time.perf_counter(), 0.0
-    with bf16_products(model):
+    with bf16_products(model) if is_fast(model.device) else nullcontext():
         for step in range(start, recipe.last_step):
             generator = step_generator(recipe.seed, step)
             batches = rows(generator)
@@ -86,9 +88,14 @@ def make_optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimi
     for name, parameter in model.named_parameters():
         is_hidden = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
         (hidden if is_hidden else rest).append(parameter)
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    if all(is_fast(parameter.device) for parameter in hidden):
+        muon = torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    else:
+        muon = Muon(hidden, lr=rate, weight_decay=decay)
     return [
-        torch.optim.Muon(hidden, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.98)),
+        muon,
+        torch.optim.AdamW(rest, lr=rate, weight_decay=0.0, betas=(0.9, 0.98)),
     ]
 
 

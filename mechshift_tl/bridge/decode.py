@@ -10,13 +10,18 @@ from mechshift_tl.bridge.alignment import aligned_logits, mask_token
 from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 
 
-def decode(model: HookedModel, prompts: Int[Tensor, "batch prompt"], k: int) -> Int[Tensor, "batch k"]:
-    """`k` tokens after each prompt: denoised by an MDM, greedy by an ARM (or any plain TransformerBridge)."""
+def decode(
+    model: HookedModel, prompts: Int[Tensor, "batch prompt"], k: int, suffixes: Int[Tensor, "batch after"] | None = None
+) -> Int[Tensor, "batch k"]:
+    """`(batch, k)`: `k` tokens after each prompt. An MDM denoises them; an ARM (or any plain TransformerBridge) continues greedily.
+
+    `suffixes` stand behind the `k` tokens. An MDM sees them; an ARM never does.
+    """
     mask = mask_token(model)
     if says_how_it_is_read(model) and mask is not None:
         masks = prompts.new_full((len(prompts), k), mask)
         tail = prompts.new_tensor(model.spec.tail).expand(len(prompts), -1)
-        canvas = torch.cat([prompts, masks, tail], 1)
+        canvas = torch.cat([prompts, masks, *([] if suffixes is None else [suffixes]), tail], 1)
         where = torch.zeros_like(canvas, dtype=torch.bool)
         where[:, prompts.shape[1] : prompts.shape[1] + k] = True
         tokens = model.denoise(canvas, steps=k, mask_positions=where).tokens

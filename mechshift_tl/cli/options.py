@@ -31,9 +31,11 @@ PairName = Annotated[
     str, typer.Option("--pair", callback=not_empty, help="Name of a bundled pair, or a folder that holds arm, mdm and tokenizer.")
 ]
 ModelName = Annotated[str, typer.Option("--model", callback=not_empty, help="Checkpoint folder, GGUF file, or hub id (org/name@revision).")]
-TaskName = Annotated[str, typer.Option("--task", callback=not_empty, help="ioi or countdown.")]
+TaskName = Annotated[str, typer.Option("--task", callback=not_empty, help="ioi, greater_than, countdown, infilling or arithmetic.")]
 TaskNames = Annotated[str, typer.Option("--tasks", help="Tasks, separated by commas.")]
-Data = Annotated[Path | None, typer.Option("--data", callback=not_empty, help="CSV (ioi) or JSON lines (countdown) to take prompts from.")]
+Data = Annotated[
+    Path | None, typer.Option("--data", callback=not_empty, help="CSV (ioi, greater_than) or JSON lines (countdown) to take prompts from.")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="New or empty folder for the results.")]
 Seed = Annotated[int, typer.Option(help="Seed of prompts, floors and intervals.", **SEEDS)]
 Steps = Annotated[int, typer.Option(help="Points on the integration path.", max=MOST_POINTS)]
@@ -73,7 +75,7 @@ def tasks_of(names: str) -> list[Task]:
 
 def task_of(name: str, data: Path | None) -> Task:
     """The task of that name, on prompts of its own making or those of a file. Raises ValueError where there is no such task or file."""
-    from mechshift_tl.tasks import IOI, Countdown, task_class
+    from mechshift_tl.tasks import IOI, Countdown, GreaterThan, task_class
 
     chosen = task_class(name)
     if data is None:
@@ -81,7 +83,11 @@ def task_of(name: str, data: Path | None) -> Task:
     if not data.exists():
         raise ValueError(f"data file {data} does not exist")
     with opening(f"data file {data}"):
-        return IOI.from_csv(data) if chosen is IOI else Countdown.from_jsonl(data)
+        if chosen is IOI or chosen is GreaterThan:
+            return chosen.from_csv(data)
+        if chosen is Countdown:
+            return Countdown.from_jsonl(data)
+    raise ValueError(f"task {name!r} makes its own prompts and reads no data file; leave out --data")
 
 
 def words_of(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from mechshift_tl.cli.options import KV, ConfigFields, Family, Seed, Steps, numb
 
 def plan(
     pair: Annotated[str, typer.Option("--pair", help="A public pair by name, a bundled one, a folder, a GGUF file, or a hub id.")],
-    task: Annotated[str, typer.Option(help="ioi or countdown.")] = "countdown",
+    task: Annotated[str, typer.Option(help="ioi, greater_than, countdown, infilling or arithmetic.")] = "countdown",
     n: Annotated[int, typer.Option(help="Prompts.")] = 500,
     tokens: Annotated[int | None, typer.Option(help="Tokens per row; default counted, where a tokenizer is at hand.")] = None,
     read: Annotated[int | None, typer.Option(help="Answer tokens read per prompt; default counted likewise, or 1.")] = None,

@@ -20,7 +20,8 @@ def draw(task: Task, tokenizer: PreTrainedTokenizerBase, n: int | None, apart: i
     """Draw `n` prompts and `apart` others that differ from them.
 
     Where `n` is None, all prompts are drawn except the others; where `apart` is 0, the others are None. Raises ValueError when the task has
-    too few."""
+    too few.
+    """
     drawn = task.examples(tokenizer, None if n is None else n + apart, seed)
     kept = len(drawn) - apart
     if kept < 1:

@@ -167,7 +167,7 @@ def workload_of(task: Any, tokenizer: Any, n: int, seed: int = 0) -> Workload:
     """Rows and tokens of `n` examples of a task under a tokenizer: a row per readable answer token, each as long as the longest example."""
     examples = task.examples(tokenizer, n, seed)
     rows = sum(sum(example.readable) for example in examples)
-    return Workload(len(examples), rows, max(len(example.clean) for example in examples))
+    return Workload(len(examples), rows, max(len(example.clean) + len(example.suffix) for example in examples))
 
 
 def _attribution(model: HookedModel, batch: int, tokens: int, ig_steps: int, kv: KV) -> Usage:

@@ -7,7 +7,8 @@ A row is one forward's worth. ARM and MDM get the same examples; only the canvas
   order is the model's own confidence on the clean canvas, teacher forced, drawn once per example and shared by clean and corrupt.
 
 Positions where answer and foil coincide (or the foil also begins a valid answer) are never read. Each canvas position lies in one named
-span: `read`, whose logits are read; `changed`, where the prompts differ; the rest of the `prompt`; the rest of the `answer`; the `tail`.
+span: `read`, whose logits are read; `changed`, where what is given differs; the rest of the `prompt`, with the example's suffix; the rest
+of the `answer`; the `tail`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def readouts(
         raise ValueError(f"readouts: order is {order!r}, revealed {revealed!r}; choose from {get_args(Order)} and {get_args(Revealed)}")
     if tokens_per_step < 1:
         raise ValueError(f"readouts: tokens_per_step must be at least 1, got {tokens_per_step}")
-    check_ids(model, "examples", torch.tensor([i for e in examples for i in (*e.clean, *e.corrupt, *e.foil)]))
+    check_ids(model, "examples", torch.tensor([i for e in examples for i in (*e.clean, *e.corrupt, *e.foil, *e.suffix, *e.corrupt_suffix)]))
     mask, tail = mask_token(model), spec_of(model).tail
     masked = mask is not None
     orders = commit_orders(model, examples, order if masked else "left_to_right", seed, batch_tokens)
@@ -105,29 +106,34 @@ def _rows(
         read = [j for j in sorted(commits[at : at + tokens_per_step]) if example.readable[j]]
         if not read:
             continue
-        clean, corrupt = [*example.clean, *tail], [*example.corrupt, *tail]
+        clean, corrupt = [*example.clean, *example.suffix, *tail], [*example.corrupt, *example.corrupt_suffix, *tail]
         if revealed == "clean":
             corrupt[start : len(example.clean)] = example.answer
         if mask is not None:
             for j in commits[at:]:
                 clean[start + j] = corrupt[start + j] = mask
         positions = [start + j for j in read]
-        span = _spans(example, len(clean), [p - shift for p in positions])
+        span = _spans(example, clean, corrupt, [p - shift for p in positions])
         yield _Row(clean, corrupt, positions, [example.answer[j] for j in read], [example.foil[j] for j in read], step, index, span)
 
 
-def _spans(example: Example, length: int, read: list[int]) -> list[int]:
+def _spans(example: Example, clean: list[int], corrupt: list[int], read: list[int]) -> list[int]:
     """Index into `SPANS` of each canvas position."""
-    answer, tail = example.answer_start, len(example.clean)
+    answer, suffix = example.answer_start, len(example.clean)
+    tail = suffix + len(example.suffix)
 
     def name(position: int) -> str:
         if position in read:
             return "read"
-        if position >= answer:
-            return "answer" if position < tail else "tail"
-        return "prompt" if example.clean[position] == example.corrupt[position] else "changed"
+        if answer <= position < suffix:
+            return "answer"
+        if position >= tail:
+            return "tail"
+        if clean[position] != corrupt[position]:
+            return "changed"
+        return "prompt"
 
-    return [SPANS.index(name(position)) for position in range(length)]
+    return [SPANS.index(name(position)) for position in range(len(clean))]
 
 
 def _collate(rows: list[_Row], examples: Examples) -> Readouts:

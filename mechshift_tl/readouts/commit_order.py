@@ -35,16 +35,16 @@ def commit_orders(model: HookedModel, examples: Examples, order: Order, seed: in
     if mask is None:
         raise ValueError(f"{model.cfg.model_name} is an ARM, which commits left to right; order 'confidence' is an MDM's")
     orders: list[list[int]] = [[] for _ in examples]
-    shapes = [(len(example.clean), example.answer_start) for example in examples]
+    shapes = [(len(example.clean), len(example.suffix), example.answer_start) for example in examples]
     tokens = batch_tokens_for(model, "logits", batch_tokens)
-    for (_, start), chunk in same_shape(shapes, lambda shape: shape[0], tokens):
+    for (_, _, start), chunk in same_shape(shapes, lambda shape: shape[0] + shape[1], tokens):
         for i, commits in zip(chunk, _by_confidence(model, mask, [examples[i] for i in chunk], start), strict=True):
             orders[i] = commits
     return orders
 
 
 def _by_confidence(model: HookedModel, mask: int, examples: Sequence[Example], start: int) -> list[list[int]]:
-    written = torch.tensor([[*e.clean, *spec_of(model).tail] for e in examples], device=model.cfg.device)
+    written = torch.tensor([[*e.clean, *e.suffix, *spec_of(model).tail] for e in examples], device=model.cfg.device)
     stop = len(examples[0].clean)
     canvas = written.clone()
     canvas[:, start:stop] = mask

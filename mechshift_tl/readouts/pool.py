@@ -1,7 +1,8 @@
 """The prompt pool: examples that every compared model reads correctly.
 
 An example enters when each model ranks the written token first at every position it is read on (teacher forced, in its own commit order).
-What was tried and what each model decodes freely are reported beside, because a pool of easy prompts says nothing about hard ones.
+Of a task with many right answers, the written token must rank above the foil instead (`Task.correct`).
+What was tried and what each model decodes freely are reported beside, because a pool of easy prompts says nothing of the hard ones.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import ABSENT, Readouts, readouts
 from mechshift_tl.runs.stages import Stages
 from mechshift_tl.tasks.examples import Examples
-from mechshift_tl.tasks.task import ExampleStream, Task
+from mechshift_tl.tasks.task import Correct, ExampleStream, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -99,7 +100,7 @@ def common_correct(
             )
         # What was read before is not read again: only what has come since.
         place = kept.of(f"{len(tried)} to {len(examples)}")
-        tried = tried.then(_read(models, examples[len(tried) :], seed, place), examples.dropped)
+        tried = tried.then(_read(models, examples[len(tried) :], seed, place, task.correct), examples.dropped)
         both = tried.right_in(required)
         if len(both) >= n:
             break
@@ -164,12 +165,13 @@ def _tokenizer(models: Mapping[str, HookedModel]) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _read(models: Mapping[str, HookedModel], examples: Examples, seed: int, stages: Stages) -> Tried:
+def _read(models: Mapping[str, HookedModel], examples: Examples, seed: int, stages: Stages, correct: Correct) -> Tried:
     """Each model's readouts of some examples, and which of them it reads correctly."""
     found = Tried({}, {})
     for role, model in models.items():
         rows = stages.draft(f"{role}.readouts.safetensors", Readouts.load, partial(readouts, model, examples, seed=seed))
-        right = stages.value(f"{role}.read.json", lambda model=model, rows=rows: read_correctly(model, rows).tolist())
+        read = partial(read_correctly, model, rows, correct=correct)
+        right = stages.value(f"{role}.read.json", lambda read=read: read().tolist())
         found.readouts[role], found.right[role] = rows, torch.tensor(right)
     return found
 
@@ -180,12 +182,22 @@ def _decoded(models: Mapping[str, HookedModel], task: Task, examples: Examples, 
 
 
 @torch.no_grad()
-def read_correctly(model: HookedModel, made: Readouts, *, batch_tokens: int | None = None) -> Bool[Tensor, " n_examples"]:
-    """Whether each example's written token ranks first at every position read, on the clean canvases."""
+def read_correctly(
+    model: HookedModel, made: Readouts, *, batch_tokens: int | None = None, correct: Correct = "first"
+) -> Bool[Tensor, " n_examples"]:
+    """`(n_examples,)`: whether the written token ranks first at every position read, on the clean canvases.
+
+    With `correct` "above_foil" it need not rank first: it must have a higher logit than the foil.
+    """
     right = torch.ones(made.n_examples, dtype=torch.bool)
     for batch in made.batches(batch_tokens_for(model, "targets", batch_tokens)):
         batch = batch.to(model.cfg.device)
-        first = batch.logits(model).argmax(-1)
-        wrong = ~(first == batch.answer_ids).all(1).cpu()
+        logits = batch.logits(model)
+        if correct == "first":
+            good = logits.argmax(-1) == batch.answer_ids
+        else:
+            answer, foil = (logits.gather(-1, ids[..., None])[..., 0] for ids in (batch.answer_ids, batch.foil_ids))
+            good = answer > foil
+        wrong = ~good.all(1).cpu()
         right[made.example[batch.index][wrong]] = False
     return right

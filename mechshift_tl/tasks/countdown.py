@@ -12,11 +12,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mechshift_tl.tasks.countdown_problems import Problem, answers, check_size, has_one_solution, is_solution, problems
 from mechshift_tl.tasks.data_files import json_lines, shown
 from mechshift_tl.tasks.examples import Example, TextPair
+from mechshift_tl.tasks.fields import Kind, check_kinds, field_kinds, hard_foil, read_only
 from mechshift_tl.tasks.task import Split, Task
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 SHOWN = re.compile(r" *[0-9]{1,9} *(, *[0-9]{1,9} *)+")
 
 
+Foil = Literal["corrupt", "prompt"]
+
+
 class Countdown(Task):
     """Countdown as prompts `Input: 15,44,79,50\\nOutput: ` and answers `44-15=29,79-29=50`.
 
@@ -33,8 +37,11 @@ class Countdown(Task):
     - `unique`: keep only problems with one solution.
     - `header`, `shots`: an instruction and worked examples, put before the question. Larger models need them.
     - `rows`: problems to use in place of made ones; `headers`: how many lines of their file were no problem.
+    - `foil`: "corrupt" reads the answer against the corrupt prompt's solution, "prompt" against other numbers of the prompt.
+    - `read`: the kinds of field to read, as `mechshift_tl.tasks.fields` names them; None reads all.
 
-    The corrupt prompt is another problem of the same shape; its solution is the foil. The tiny pair solves the default settings.
+    The corrupt prompt is another problem of the same shape. The tiny pair solves the default settings. To see whether a model plans, read
+    the first operand while the whole answer is masked: `foil="prompt", read=("first operand",)`, and `order="left_to_right"` in `readouts`.
     """
 
     name = "countdown"
@@ -50,6 +57,8 @@ class Countdown(Task):
         shots: tuple[Problem, ...] = (),
         rows: tuple[Problem, ...] | None = None,
         headers: int = 0,
+        foil: Foil = "corrupt",
+        read: tuple[Kind, ...] | None = None,
     ) -> None:
         for name, value, least in (("n_numbers", n_numbers, 2), ("largest", largest, 1), ("limit", limit, 1)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -57,12 +66,25 @@ class Countdown(Task):
         for problem in (*shots, *(rows or ())):
             check_size(problem.numbers)
         self.n_shots, self.headers = len(shots), headers
+        if foil not in get_args(Foil):
+            raise ValueError(f"Countdown: unknown foil {foil!r}; choose one of {', '.join(get_args(Foil))}")
+        check_kinds("Countdown", read)
+        self.foil, self.read = foil, read
         self.n_numbers, self.largest, self.limit, self.unique = n_numbers, largest, limit, unique
         self.rows = rows
         self.preamble = "\n\n".join([*([header] if header else []), *(_question(p) + p.solution for p in shots)])
 
     @classmethod
-    def from_jsonl(cls, path: str | Path, *, unique: bool = True, header: str = "", n_shots: int = 8) -> Countdown:
+    def from_jsonl(
+        cls,
+        path: str | Path,
+        *,
+        unique: bool = True,
+        header: str = "",
+        n_shots: int = 8,
+        foil: Foil = "corrupt",
+        read: tuple[Kind, ...] | None = None,
+    ) -> Countdown:
         """Problems from a file with one `{"input": "15,44,79,50", "output": "44-15=29,79-29=50"}` per line; its solutions are kept as
         written.
 
@@ -72,8 +94,10 @@ class Countdown(Task):
         if n_shots < 0:
             raise ValueError(f"Countdown: n_shots is {n_shots}; give 0 or more worked examples")
         lines, headers = json_lines(path, ("input", "output"))
-        read = [_problem(row["input"], row["output"], where) for where, row in lines]
-        return cls(unique=unique, header=header, shots=tuple(read[:n_shots]), rows=tuple(read[n_shots:]), headers=headers)
+        given = [_problem(row["input"], row["output"], where) for where, row in lines]
+        return cls(
+            unique=unique, header=header, shots=tuple(given[:n_shots]), rows=tuple(given[n_shots:]), headers=headers, foil=foil, read=read
+        )
 
     def problems(self, split: Split = "held_out") -> tuple[Problem, ...]:
         """The problems of `split`. Given rows are all held out."""
@@ -124,14 +148,18 @@ class Countdown(Task):
                 yield self._pair(problem, rng.choice(others))
 
     def _pair(self, clean: Problem, corrupt: Problem) -> TextPair:
+        valid = self._answers(clean) or ()
+        # The turn is the problem's own, so that the foil is not always the number that the prompt shows first.
+        turn = int.from_bytes(clean.key.encode(), "big")
+        foil = corrupt.solution if self.foil == "corrupt" else hard_foil(clean.solution, clean.numbers, clean.target, valid, turn)
         return TextPair(
             prompt=self.prompt(clean),
             answer=clean.solution,
             corrupt_prompt=self.prompt(corrupt),
             corrupt_answer=corrupt.solution,
-            foil=corrupt.solution,
+            foil=foil,
             group=clean.operators,
-            also_valid=self._answers(clean) or (),
+            also_valid=valid,
         )
 
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
@@ -140,6 +168,11 @@ class Countdown(Task):
             return "too many right answers to tell where the foil is wrong"
         clean, corrupt = (_field_tokens(tokenizer, text) for text in (pair.prompt + pair.answer, pair.corrupt_prompt + pair.corrupt_answer))
         return None if clean == corrupt else "a field has another number of tokens"
+
+    def read_at(self, tokenizer: PreTrainedTokenizerBase, example: Example) -> Example:
+        """Readable only at fields of the kinds to read."""
+        kinds = field_kinds(example.pair.answer, ends_at_target=True)
+        return example if self.read is None else read_only(tokenizer, example, kinds, self.read)
 
     def solved(self, example: Example, decoded: str) -> bool:
         """Whether the decoded equations solve the prompt's last question."""

@@ -17,10 +17,11 @@ from mechshift_tl.tasks.examples import Examples
 @torch.no_grad()
 def decode_answers(model: HookedModel, examples: Examples, *, batch_tokens: int | None = None) -> list[str]:
     """`(n_examples,)`: the decoded answer text of each clean prompt. Costs one forward per answer token and batch."""
-    shapes = [(example.answer_start, len(example.answer)) for example in examples]
+    shapes = [(example.answer_start, len(example.answer), len(example.suffix)) for example in examples]
     texts = [""] * len(examples)
-    for (start, k), chunk in same_shape(shapes, sum, batch_tokens_for(model, "logits", batch_tokens)):
+    for (start, k, _), chunk in same_shape(shapes, sum, batch_tokens_for(model, "logits", batch_tokens)):
         prompts = torch.tensor([examples[i].clean[:start] for i in chunk], device=model.cfg.device)
-        for i, ids in zip(chunk, decode(model, prompts, k).tolist(), strict=True):
+        suffixes = torch.tensor([examples[i].suffix for i in chunk], dtype=torch.long, device=model.cfg.device)
+        for i, ids in zip(chunk, decode(model, prompts, k, suffixes).tolist(), strict=True):
             texts[i] = examples.tokenizer.decode(ids)
     return texts

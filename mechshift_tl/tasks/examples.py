@@ -35,6 +35,9 @@ class TextPair:
     group: str
     #: Other right answers to the clean prompt. Where the foil begins one of them, it is not wrong.
     also_valid: tuple[str, ...] = ()
+    #: The text that stands after the answer, from its first space on. An MDM sees it; an ARM never does.
+    suffix: str = ""
+    corrupt_suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Example:
 
     `clean[answer_start:]` is the answer. `foil` and `readable` have the answer's length. `readable[i]` is False where the foil's token i is
     not wrong: it equals the answer's token, or continues another right answer. A logit difference there would mean nothing.
+    `suffix` and `corrupt_suffix` follow the answer on the canvas, before any tail; they have equal lengths.
     """
 
     clean: tuple[int, ...]
@@ -51,6 +55,8 @@ class Example:
     foil: tuple[int, ...]
     readable: tuple[bool, ...]
     pair: TextPair
+    suffix: tuple[int, ...] = ()
+    corrupt_suffix: tuple[int, ...] = ()
 
     @property
     def answer(self) -> tuple[int, ...]:
@@ -138,8 +144,8 @@ def split_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -
 def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> Example:
     """The `Example` that a text pair becomes under a tokenizer.
 
-    Raises `CannotAlign` where clean and corrupt differ in length, where answer and foil do, where a word is not in the vocabulary, and
-    where no position can be read.
+    Raises `CannotAlign` where clean and corrupt differ in length, where answer and foil do, where a word is not in the vocabulary, where
+    answer and suffix share a token, and where no position can be read.
     """
     clean, start = split_answer(tokenizer, pair.prompt, pair.answer)
     corrupt, corrupt_start = split_answer(tokenizer, pair.corrupt_prompt, pair.corrupt_answer)
@@ -158,4 +164,20 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> Example:
     readable = tuple(a != f and answer[:i] + (f,) not in begins for i, (a, f) in enumerate(zip(answer, foil, strict=True)))
     if not any(readable):
         raise CannotAlign("no position where the foil is wrong")
-    return Example(clean, corrupt, start, foil, readable, pair)
+    suffix = _suffix(tokenizer, pair.prompt + pair.answer, pair.suffix, clean)
+    corrupt_suffix = _suffix(tokenizer, pair.corrupt_prompt + pair.corrupt_answer, pair.corrupt_suffix, corrupt)
+    if len(suffix) != len(corrupt_suffix):
+        raise CannotAlign("clean and corrupt differ in length")
+    if unknown is not None and unknown != tokenizer.eos_token_id and unknown in suffix + corrupt_suffix:
+        raise CannotAlign("a word is not in the vocabulary")
+    return Example(clean, corrupt, start, foil, readable, pair, suffix, corrupt_suffix)
+
+
+def _suffix(tokenizer: PreTrainedTokenizerBase, text: str, suffix: str, before: tuple[int, ...]) -> tuple[int, ...]:
+    """Ids of `suffix` behind `text`, whose own ids are `before`. Raises `CannotAlign` where the two share a token."""
+    if not suffix:
+        return ()
+    whole, _ = split_answer(tokenizer, text, suffix)
+    if whole[: len(before)] != before:
+        raise CannotAlign("the answer and what follows it share a token")
+    return whole[len(before) :]

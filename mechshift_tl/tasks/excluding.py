@@ -21,6 +21,7 @@ class Excluding(Task):
 
     def __init__(self, task: Task, prompts: Collection[str], reason: str) -> None:
         self.task, self.name, self.prompts, self.reason = task, task.name, frozenset(prompts), reason
+        self.correct = task.correct
 
     def draw(self, rng: random.Random, split: Split) -> Iterator[TextPair]:
         """All text pairs of the task; `screen` drops the excluded ones later."""
@@ -37,6 +38,10 @@ class Excluding(Task):
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
         """`reason` for an excluded prompt; otherwise what the task itself says."""
         return self.reason if pair.prompt in self.prompts else self.task.screen(tokenizer, pair)
+
+    def read_at(self, tokenizer: PreTrainedTokenizerBase, example: Example) -> Example:
+        """As the task reads it."""
+        return self.task.read_at(tokenizer, example)
 
     def solved(self, example: Example, decoded: str) -> bool:
         """What the task itself says."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Split = Literal["train", "held_out"]
+Correct = Literal["first", "above_foil"]
 HELD_OUT_PERCENT = 10
 #: Why a prompt is dropped that was drawn before.
 AGAIN = "a prompt that came before"
@@ -47,6 +48,8 @@ class Task(ABC):
     """A behaviour to explain. A subclass draws text pairs and judges decoded answers; this class does the rest."""
 
     name: str
+    #: When a model reads an answer correctly: its token ranks "first"; or, where many answers are right, its logit is "above_foil".
+    correct: Correct = "first"
 
     @abstractmethod
     def draw(self, rng: random.Random, split: Split) -> Iterator[TextPair]:
@@ -67,6 +70,13 @@ class Task(ABC):
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
         """Why `pair` must be dropped under this tokenizer, or None to keep it. By default every pair is kept."""
         return None
+
+    def read_at(self, tokenizer: PreTrainedTokenizerBase, example: Example) -> Example:
+        """The example, readable only where this task asks. By default that is wherever the foil is wrong.
+
+        Raises `CannotAlign` where nothing is left to read.
+        """
+        return example
 
     def examples(self, tokenizer: PreTrainedTokenizerBase, n: int | None, seed: int = 0, *, split: Split = "held_out") -> Examples:
         """`n` clean/corrupt pairs of equal length with aligned answers, by default from the held-out split. None asks for all there are.
@@ -95,7 +105,7 @@ class ExampleStream:
         self._pairs = iter(task.draw(random.Random(f"{task.name}:{split}:{seed}"), split))
         self._kept: list[Example] = []
         self._dropped: Counter[str] = Counter(task.left_out(split))
-        self._seen: set[str] = set()
+        self._seen: set[tuple[str, str]] = set()
 
     def exactly(self, n: int | None) -> Examples:
         """The first `n` examples; None: all there are. Raises ValueError when the task cannot make `n`, or none."""
@@ -108,9 +118,10 @@ class ExampleStream:
             )
         examples = self.up_to(n)
         if not len(examples) or (n is not None and len(examples) < n):
+            fewer = "Ask for fewer" if len(examples) else "Choose a model or task whose words fit"
             raise ValueError(
                 f"task {name!r} can make {len(examples)} {split} examples with this tokenizer, not {n or 'any'}{self._detail('dropped')}. "
-                "Ask for fewer, or widen the task's settings."
+                f"{fewer}, or widen the task's settings."
             )
         return examples
 
@@ -125,11 +136,13 @@ class ExampleStream:
 
     def _add(self, pair: TextPair) -> None:
         """Encode a pair, or count why it is dropped."""
-        reason = AGAIN if pair.prompt in self._seen else self.task.screen(self.tokenizer, pair)
-        self._seen.add(pair.prompt)
+        # The same words with another text behind the answer ask another question.
+        asked = (pair.prompt, pair.suffix)
+        reason = AGAIN if asked in self._seen else self.task.screen(self.tokenizer, pair)
+        self._seen.add(asked)
         if reason is None:
             try:
-                self._kept.append(encode_pair(self.tokenizer, pair))
+                self._kept.append(self.task.read_at(self.tokenizer, encode_pair(self.tokenizer, pair)))
                 return
             except CannotAlign as error:
                 reason = str(error)

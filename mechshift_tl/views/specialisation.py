@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hooked_diffusion.html import table
 from mechshift_tl.views.lens_table import ComponentLens
 
 Names = Literal["token", "answer"]
@@ -44,7 +45,7 @@ class Specialisation:
         return pd.DataFrame([asdict(self)])
 
     def _repr_html_(self) -> str:
-        return self.to_dataframe().to_html(index=False, float_format="%.3f")
+        return table(self.to_dataframe())
 
 
 def specialisation(lens: ComponentLens, *, share: float = 0.5, names: Names = "token") -> Specialisation:

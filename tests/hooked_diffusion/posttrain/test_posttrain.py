@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hooked_diffusion.posttrain import Recipe, Rows, train
 from hooked_diffusion.posttrain.bf16 import bf16_products
-from hooked_diffusion.posttrain.loop import learning_rate
+from hooked_diffusion.posttrain.loop import learning_rate, make_optimizers
+from hooked_diffusion.posttrain.muon import Muon, orthogonal
 from hooked_diffusion.posttrain.objectives import annealed_attention, loss, mask_rows, shifted_cross_entropy
 
 MASK = 19
@@ -138,6 +139,36 @@ def test_bf16_products_are_close_and_undone():
         near.sum().backward()
     assert [type(m) for m in model.modules()] == kinds
     assert 0 < (near - exact).abs().max() < 0.02 and near.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (24, 16), (16, 24)])
+def test_muon_takes_torch_s_steps(shape: tuple[int, int]) -> None:
+    """Torch's multiplies in bfloat16, so the two agree to its precision."""
+    torch.manual_seed(0)
+    mine, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    optimizers = [
+        Muon([mine], lr=0.1, weight_decay=0.3),
+        torch.optim.Muon([theirs], lr=0.1, weight_decay=0.3, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        for parameter, optimizer in zip((mine, theirs), optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    assert (mine - theirs).abs().max() < 0.02 < (mine - 1).abs().max()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_torch_s_muon_is_used_wherever_bfloat16_is_fast(monkeypatch, native: bool) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    hidden, _ = make_optimizers(torch.nn.Sequential(torch.nn.Linear(4, 4)), Recipe("next_token", steps=1))
+    assert type(hidden) is (torch.optim.Muon if native else Muon)
+
+
+def test_orthogonal_moves_singular_values_near_1() -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonal(torch.randn(3, 12, 20)))
+    assert values.min() > 0.6 and values.max() < 1.25
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_what_was_read_is_not_read_again_when_more_are_tried(pair, monkeypatch):
     hidden = {example.pair.prompt for example in task.examples(pair.tokenizer, 12)}
     monkeypatch.setattr(
         "mechshift_tl.readouts.pool.read_correctly",
-        lambda model, made: real(model, made) & torch.tensor([prompt not in hidden for prompt in read[-1]]),
+        lambda model, made, **settings: real(model, made, **settings) & torch.tensor([prompt not in hidden for prompt in read[-1]]),
     )
     pool = common_correct({"arm": pair.arm, "mdm": pair.mdm}, task, 9, tokenizer=pair.tokenizer)
     assert pool.tried == 36 and [len(prompts) for prompts in read] == [18, 18, 18, 18]

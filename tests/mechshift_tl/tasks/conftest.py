@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import random
-from importlib import resources
+import sys
+from collections.abc import Callable
+from importlib import import_module, resources
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mechshift_tl.tasks import IOI, Countdown
+from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
+from mechshift_tl.tasks import IOI, Countdown, SemanticInfilling
 
 
 @pytest.fixture(scope="session")
@@ -21,8 +25,37 @@ def words() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
+def five() -> PreTrainedTokenizerFast:
+    """The one that the tiny pair's recipe makes for all five tasks."""
+    folder = str(Path(__file__).parents[3] / "examples")
+    sys.path.insert(0, folder)
+    try:
+        make_tokenizer = import_module("train_tiny_pair").make_tokenizer
+    finally:
+        sys.path.remove(folder)
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_for(native) -> Callable[[PreTrainedTokenizerFast], dict[str, HookedDiffusionTransformer]]:
+    """A random ARM and a random MDM with as many words as the tokenizer given; both were trained with one `</s>` behind."""
+
+    def make(tokenizer: PreTrainedTokenizerFast) -> dict[str, HookedDiffusionTransformer]:
+        end = tokenizer.convert_tokens_to_ids(str(tokenizer.eos_token))
+        assert isinstance(end, int)
+        tail = (end,)
+        mask = tokenizer.convert_tokens_to_ids(str(tokenizer.mask_token))
+        assert isinstance(mask, int)
+        mdm = DiffusionSpec("full", mask_token_id=mask, tail=tail)
+        specs = {"arm": DiffusionSpec("causal", tail=tail), "mdm": mdm}
+        return {role: HookedDiffusionTransformer.from_hf(native(vocab_size=len(tokenizer)), spec=spec) for role, spec in specs.items()}
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def bpe() -> PreTrainedTokenizerFast:
-    """Trained on both tasks' texts, as Llama-3's or Qwen's are: spaces belong to words, digits stand alone, nothing is added in front."""
+    """Trained on the tasks' texts, as Llama-3's or Qwen's are: spaces belong to words, digits stand alone, nothing is added in front."""
     rng = random.Random(0)
     pairs = [pair for task in (IOI(), Countdown(largest=20)) for pair in islice(task.draw(rng, "held_out"), 400)]
     tokenizer = Tokenizer(models.BPE())
@@ -31,5 +64,6 @@ def bpe() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=1200, special_tokens=["<end>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator([pair.prompt + pair.answer for pair in pairs], trainer)
+    pairs += islice(SemanticInfilling().draw(rng, "held_out"), 200)
+    tokenizer.train_from_iterator([pair.prompt + pair.answer + pair.suffix for pair in pairs], trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
