@@ -29,6 +29,7 @@ from torch import Tensor
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
 from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.circuits.select import strongest
 from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.plotting import style
 
@@ -101,10 +102,16 @@ class Matching(Artefact):
         return chosen.masked_fill(gone, 0)
 
     def circuit(self, circuit: Circuit) -> Circuit:
-        """A circuit of a, in b: `requested` and provenance stay. Raises ValueError where the graphs differ."""
+        """A circuit of a, in b: `requested` and provenance stay. Raises ValueError where the graphs differ.
+
+        Where several writers of b stand for one of a, an edge of a becomes several. Only the strongest stay, as many as `circuit` has: a
+        larger circuit would recover more for its size alone.
+        """
         check_same_graph(self.graph, circuit.graph)
-        settings = circuit.settings | {"matched_by": self.by}
-        return replace(circuit, edges=self.edges(circuit.edges), scores=self.values(circuit.scores), settings=settings)
+        edges, scores = self.edges(circuit.edges), self.values(circuit.scores)
+        if int(edges.sum()) > circuit.kept:
+            edges = strongest(scores.abs().masked_fill(~edges, -1).flatten(), circuit.kept, above=-1).view_as(edges)
+        return replace(circuit, edges=edges, scores=scores * edges, settings=circuit.settings | {"matched_by": self.by})
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per head and MLP of b: writer, stands_for (empty: none), similarity."""

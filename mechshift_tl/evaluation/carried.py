@@ -7,13 +7,15 @@ a matching (`circuits.matching`), and F_null the mean of its own circuit with he
 circuit does as well as the own one, 0 where it does no better than the own one on wrong heads. Below 0 and above 1 both occur.
 
 A mechanism is shared when both circuits work in both models, so τ of two models is the lower of the two directions. Intervals come from
-drawing the prompts anew, the same ones in all runs and in both models, and the permutations beside them; no model runs again.
+drawing the prompts anew, the same ones in all runs and in both models, and the permutations beside them; no model runs again. On a draw
+where the own circuit does no better than its null, τ has no meaning: it is NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import pandas as pd
@@ -21,19 +23,17 @@ import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from typing_extensions import Unpack
 
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
-from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.matching import Matching
 from mechshift_tl.circuits.permuted import permuted_heads
 from mechshift_tl.evaluation.faithfulness import N_BOOT, check_gap, recovered
-from mechshift_tl.evaluation.run import RunSettings, run_circuits
+from mechshift_tl.evaluation.run import CircuitRun
+from mechshift_tl.evaluation.run_once import CircuitRuns
 from mechshift_tl.intervals import check_draws, draw_counts, interval, seeded
 from mechshift_tl.plotting import QUIET, style
-from mechshift_tl.readouts import Readouts
 
 BY_ID = "id"
 
@@ -42,6 +42,7 @@ BY_ID = "id"
 class Carried(Artefact):
     """Two models' circuits carried into each other.
 
+    - `n`: prompts.
     - `roles`: of the two models. Direction 0 runs the first one's circuit in the second, direction 1 the second one's in the first.
     - `matchings`: names of the ways of carrying, "id" first.
     - `own`, `null (2,)`, `cross (matchings, 2)`: faithfulness on all prompts.
@@ -50,6 +51,7 @@ class Carried(Artefact):
 
     KIND: ClassVar[str] = "carried circuits"
 
+    n: int
     roles: tuple[str, str]
     matchings: tuple[str, ...]
     own: Float[Tensor, " 2"]
@@ -102,59 +104,53 @@ class Carried(Artefact):
 
 
 def carry(
-    models: Mapping[str, HookedModel],
+    runs: CircuitRuns,
     circuits: Mapping[str, Circuit],
-    readouts: Mapping[str, Readouts],
     matchings: Mapping[str, tuple[Matching, Matching]],
     *,
-    n_null: int = 10,
+    n_null: int = 8,
     n_boot: int = N_BOOT,
     seed: int = 0,
-    **settings: Unpack[RunSettings],
 ) -> Carried:
-    """Carry the circuits of two models into each other; `models`, `circuits` and `readouts` by role, the same two roles in each.
+    """Carry the circuits of two models, by role, into each other.
 
-    - `readouts`: of the same examples in the same order, on which neither circuits nor matchings were found.
+    - `runs`: of prompts on which neither circuits nor matchings were found.
     - `matchings`: by name, the first model's writers for the second's, and the other way round. By id is always done.
     - `n_null`: permutations of each own circuit's heads; `n_boot`: draws of the prompts, and of these.
 
-    Cost: 1 + n_null + matchings runs of a circuit in each model. A matching that is the ids is not run again. Raises ValueError where
-    `run_circuits` does and where examples differ in number; `NoGap` where the metric does not tell clean from corrupt.
+    Cost: 1 + n_null + matchings runs of a circuit in each model, less those that `runs` holds. Raises ValueError where `run_circuits` does;
+    `NoGap` where the metric does not tell clean from corrupt.
     """
     check_draws(n_boot)
-    first, second = models
-    n = readouts[first].n_examples
-    if readouts[second].n_examples != n:
-        raise ValueError(
-            f"carry: the readouts of {first} and {second} hold {n} and {readouts[second].n_examples} examples; give the same ones"
-        )
-    counts = draw_counts(n, n_boot, seed)
-    every = torch.cat([torch.ones(1, n, dtype=torch.float64), counts])  # the sample itself comes first, then its draws
+    first, second = circuits
+    counts = draw_counts(runs.n_examples, n_boot, seed)
+    every = torch.cat([torch.ones_like(counts[:1]), counts])  # the sample itself comes first, then its draws
     ways = {BY_ID: (Matching.by_id(circuits[first].graph),) * 2, **matchings}
     found = []
     for j, (source, target) in enumerate(((first, second), (second, first))):
         carried = [way[j] for way in ways.values()]
-        found.append(
-            _in_model(models[target], circuits[source], circuits[target], carried, readouts[target], every, n_null, seed, settings)
-        )
+        found.append(_in_model(partial(runs.of, target), circuits[source], circuits[target], carried, every, n_null, seed))
     own, null, cross, tau = (torch.stack(parts, -1) for parts in zip(*found, strict=True))
-    return Carried((first, second), tuple(ways), own[0], null[0], cross[0], tau[0], tau[1:])
+    return Carried(runs.n_examples, (first, second), tuple(ways), own[0], null[0], cross[0], tau[0], tau[1:])
 
 
 def _in_model(
-    model: HookedModel, other: Circuit, own: Circuit, ways: list[Matching], readouts: Readouts, counts: Tensor, n_null: int, seed: int,
-    settings: RunSettings,
+    run: Callable[[list[Circuit]], list[CircuitRun]],
+    other: Circuit,
+    own: Circuit,
+    ways: list[Matching],
+    counts: Tensor,
+    n_null: int,
+    seed: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Faithfulness of the own circuit, of its null and of the carried circuits, and τ of these: `(draws,)` twice, `(draws, ways)` twice."""
-    moved = [way for way in ways if not way.is_by_id]
     null = [one.circuit(own) for one in permuted_heads(own.graph, n_null, seed)]
-    runs = run_circuits(model, readouts, [own, other, *null, *(way.circuit(other) for way in moved)], **settings)
+    runs = run([own, *null, *(way.circuit(other) for way in ways)])
     check_gap(runs[0], counts)
-    own_f, by_id, *rest = (recovered(run, counts) for run in runs)
+    own_f, *rest = (recovered(one, counts) for one in runs)
     null_f = _mean_of_drawn(torch.stack(rest[: len(null)], 1), seed)
-    others = iter(rest[len(null) :])
-    cross = torch.stack([by_id if way.is_by_id else next(others) for way in ways], 1)
-    return own_f, null_f, cross, (cross - null_f[:, None]) / (own_f - null_f)[:, None]
+    cross, gap = torch.stack(rest[len(null) :], 1), own_f - null_f
+    return own_f, null_f, cross, (cross - null_f[:, None]) / gap.where(gap > 0, torch.nan)[:, None]
 
 
 def _mean_of_drawn(null: Float[Tensor, "draws n_null"], seed: int) -> Float[Tensor, " draws"]:

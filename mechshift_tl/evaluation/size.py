@@ -7,8 +7,12 @@ that it was not found on. The size will do when, in every model:
 2. it stands clear of its null: its faithfulness exceeds, by at least `clear`, the mean of the same circuit with heads permuted inside
    layers (`circuits.permuted`). In a large circuit the heads no longer matter, and nothing could be told from what they do.
 
-Recovery grows with size, so its smallest size is found by bisection, over shares of the possible edges on a log scale. Clearance shrinks
-with size as a rule; it is looked at there, and at a few larger sizes. "Not faithful at any size" and "never clear of the null" are results.
+Recovery grows with size, as a rule, so its smallest size is found by bisection, over shares of the possible edges on a log scale. Where the
+largest circuit recovers too little, smaller ones are tried before that is the result. Clearance shrinks with size; it is looked at where
+recovery begins, and at a few larger sizes. "Not faithful at any size" and "never clear of the null" are results.
+
+A size is chosen on the prompts that it is judged on, so the recovery there is, by a little, too good. τ (`evaluation.carried`) is a ratio
+to it, which makes τ smaller, not larger.
 """
 
 from __future__ import annotations
@@ -20,19 +24,16 @@ from typing import ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
-from typing_extensions import Unpack
 
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
-from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
-from mechshift_tl.circuits.permuted import permuted_heads
+from mechshift_tl.circuits.permuted import n_permutations, permuted_heads
 from mechshift_tl.evaluation.faithfulness import N_BOOT, Faithfulness, NoGap, recovered
-from mechshift_tl.evaluation.run import RunSettings, run_circuits
+from mechshift_tl.evaluation.run_once import CircuitRuns
 from mechshift_tl.intervals import check_draws
 from mechshift_tl.plotting import COLOURS, QUIET, style
-from mechshift_tl.readouts import Readouts
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SizeSearch:
 
     - `recovers`: the least lower end of a circuit's faithfulness; `clear`: how far it exceeds its null, at least.
     - `smallest`, `largest`: shares of the possible edges, in (0, 1], between which a size is sought.
-    - `halvings`: of the range between them, on a log scale; 5 find a size to within 1.13 times between 1 % and 50 %.
+    - `halvings`: of the range between them, on a log scale; 4 find a size to within 1.28 times between 1 % and 50 %.
     - `larger`: how many larger sizes, each 1.25 times the one before, are tried where the smallest faithful one is not clear of its null.
     - `n_null`: permutations of each circuit's heads. `n_boot`: draws of the prompts.
 
@@ -52,9 +53,9 @@ class SizeSearch:
     clear: float = 0.15
     smallest: float = 0.01
     largest: float = 0.5
-    halvings: int = 5
-    larger: int = 3
-    n_null: int = 10
+    halvings: int = 4
+    larger: int = 2
+    n_null: int = 8
     n_boot: int = N_BOOT
 
     def __post_init__(self) -> None:
@@ -135,21 +136,14 @@ class FaithfulSize(JsonArtefact):
         return card("FaithfulSize", found, self.to_dataframe())
 
 
-def faithful_size(
-    models: Mapping[str, HookedModel],
-    scores: Mapping[str, EdgeScores],
-    readouts: Mapping[str, Readouts],
-    search: SizeSearch | None = None,
-    *,
-    seed: int = 0,
-    **settings: Unpack[RunSettings],
-) -> FaithfulSize:
-    """The size of `SizeSearch`, for the circuits of `scores` in `models` on `readouts`, all by role.
+def faithful_size(runs: CircuitRuns, scores: Mapping[str, EdgeScores], search: SizeSearch | None = None, *, seed: int = 0) -> FaithfulSize:
+    """The size of `SizeSearch`, for the circuits of `scores`, each in the model of its role.
 
-    Give readouts of other prompts than those that were scored. Cost: a run of every model's circuit per halving, and `n_null` more at each
-    size that recovers enough. Raises ValueError where `run_circuits` does.
+    Give runs on other prompts than those that were scored. Cost: a run of every model's circuit per halving, and `n_null` more at each
+    size that recovers enough. A model with one head per layer has no null, so no size: that is a result. Raises ValueError where
+    `run_circuits` does.
     """
-    looked = _Search(models, scores, readouts, search or SizeSearch(), seed, settings, [])
+    looked = _Search(runs, scores, search or SizeSearch(), seed, [])
     try:
         share, reason = looked.smallest()
     except NoGap as error:
@@ -159,50 +153,57 @@ def faithful_size(
 
 @dataclass(frozen=True)
 class _Search:
-    models: Mapping[str, HookedModel]
+    runs: CircuitRuns
     scores: Mapping[str, EdgeScores]
-    readouts: Mapping[str, Readouts]
     search: SizeSearch
     seed: int
-    settings: RunSettings
     tried: list[SizeTried]
 
     def smallest(self) -> tuple[float | None, str]:
         asked = self.search
-        low, high = asked.smallest, asked.largest
-        if not self._recovers(high):
-            return None, f"not faithful at any size: at {high:.0%} of the edges {self._worst()}"
-        if self._recovers(low):
-            high = low
-        for _ in range(asked.halvings):
-            if low == high:
-                break
-            middle = exp((log(low) + log(high)) / 2)
-            low, high = (low, middle) if self._recovers(middle) else (middle, high)
+        if n_permutations(next(iter(self.scores.values())).graph) == 1:
+            return None, "layers have one head each, so no circuit on other heads says what recovery is worth"
+        high = self._smallest_faithful()
+        if high is None:
+            return None, f"not faithful at any size: at {asked.largest:.0%} of the edges {self._said(asked.largest)}"
         sizes = [high * 1.25**i for i in range(asked.larger + 1) if high * 1.25**i <= asked.largest]
         for share in sizes:
             if self._clear(share):
                 return share, ""
-        return None, f"never clear of the null: at {sizes[0]:.1%} of the edges {self._worst()}"
+        return None, f"never clear of the null: at {sizes[0]:.1%} of the edges {self._said(sizes[0])}"
+
+    def _smallest_faithful(self) -> float | None:
+        low, high = self.search.smallest, self.search.largest
+        if not self._recovers(high):
+            steps = range(1, self.search.halvings + 1)
+            smaller = [exp(log(high) + (log(low) - log(high)) * i / len(steps)) for i in steps]
+            return next((share for share in smaller if self._recovers(share)), None)
+        if self._recovers(low):
+            return low
+        for _ in range(self.search.halvings):
+            middle = exp((log(low) + log(high)) / 2)
+            low, high = (low, middle) if self._recovers(middle) else (middle, high)
+        return high
 
     def _recovers(self, share: float) -> bool:
-        return all([self._run(role, share, 0).low >= self.search.recovers for role in self.models])
+        return all([self._run(role, share, 0).low >= self.search.recovers for role in self.scores])
 
     def _clear(self, share: float) -> bool:
-        found = [self._run(role, share, self.search.n_null) for role in self.models]
+        found = [self._run(role, share, self.search.n_null) for role in self.scores]
         return all(one.low >= self.search.recovers and one.value - one.null >= self.search.clear for one in found)
 
     def _run(self, role: str, share: float, n_null: int) -> SizeTried:
         circuit = Circuit.from_scores(self.scores[role], fraction=share)
         others = [one.circuit(circuit) for one in permuted_heads(circuit.graph, n_null, self.seed)] if n_null else []
-        own, *null = run_circuits(self.models[role], self.readouts[role], [circuit, *others], **self.settings)
+        own, *null = self.runs.of(role, [circuit, *others])
         found = Faithfulness.of(own, n_boot=self.search.n_boot, seed=self.seed)
         mean = sum(recovered(one)[0].item() for one in null) / len(null) if null else nan
         tried = SizeTried(role, share, circuit.kept, found.value, found.low, found.high, mean, found.clean_accuracy)
         self.tried.append(tried)
         return tried
 
-    def _worst(self) -> str:
-        last = self.tried[-len(self.models) :]
+    def _said(self, share: float) -> str:
+        """What the last circuits of this size recover, in words."""
+        last = {one.role: one for one in self.tried if one.share == share}.values()
         nulls = {one.role: f", heads permuted {one.null:.2f}" if one.null == one.null else "" for one in last}
         return "; ".join(f"the circuit of {one.role} recovers {one.value:.2f} (from {one.low:.2f}){nulls[one.role]}" for one in last)

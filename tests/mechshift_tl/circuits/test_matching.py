@@ -191,3 +191,13 @@ def test_neurons_in_another_order_are_found_again(model: HookedDiffusionTransfor
     for layer, image in enumerate(other.image):
         assert torch.equal(model.blocks[layer].mlp.W_in[:, image], truths.neurons_permuted(model, 2).blocks[layer].mlp.W_in)
     assert match_neurons(model, truths.reinitialised(model, 1)).mean_similarity < 0.5
+
+
+def test_a_carried_circuit_is_no_larger(scored: Callable[..., EdgeScores]) -> None:
+    """All heads of layer 0 stand for a0.h0: its two edges become eight, of which the two strongest stay."""
+    graph = Graph(2, 4, 4)
+    image = torch.arange(11)
+    image[1:5] = 1
+    circuit = Circuit.from_scores(scored(graph, {("a0.h0", "m1"): -3.0, ("a0.h0", "logits"): 1.0}), 2, prune=False)
+    carried = Matching(graph, image, torch.ones(11), "hand").circuit(circuit)
+    assert carried.edge_set() == {("a0.h0", "m1"), ("a0.h1", "m1")} and carried.scores.sum() == -6

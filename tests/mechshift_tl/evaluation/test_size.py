@@ -12,7 +12,9 @@ import torch
 from mechshift_tl.attribution import attribute
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.evaluation.faithfulness import faithfulness
-from mechshift_tl.evaluation.size import FaithfulSize, SizeSearch, faithful_size
+from mechshift_tl.evaluation.run_once import CircuitRuns
+from mechshift_tl.evaluation.size import FaithfulSize, SizeSearch, _Search, faithful_size
+from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import Readouts
 
 ASKED = SizeSearch(recovers=0.6, clear=-9.0, smallest=0.02, largest=1.0, halvings=7, n_null=3, n_boot=100)
@@ -26,7 +28,7 @@ def parts(solved: Callable[..., Any]) -> tuple[Any, Any, Readouts]:
 
 def test_just_large_enough(parts: tuple[Any, Any, Readouts]) -> None:
     model, scores, rows = parts
-    found = faithful_size({"arm": model}, {"arm": scores}, {"arm": rows}, ASKED)
+    found = faithful_size(CircuitRuns({"arm": model}, {"arm": rows}), {"arm": scores}, ASKED)
     assert found.share is not None and found.reason == ""
     chosen = found.chosen["arm"]
     again = faithfulness(model, rows, Circuit.from_scores(scores, fraction=found.share), n_boot=100)
@@ -42,21 +44,23 @@ def test_every_model_must_be_faithful(parts: tuple[Any, Any, Readouts]) -> None:
     model, scores, rows = parts
     noise = torch.randn(scores.matrix.shape, generator=torch.Generator().manual_seed(0)) * scores.graph.possible
     both = {"arm": scores, "mdm": replace(scores, matrix=noise)}
-    alone = faithful_size({"arm": model}, {"arm": scores}, {"arm": rows}, ASKED)
-    found = faithful_size({"arm": model, "mdm": model}, both, {"arm": rows, "mdm": rows}, ASKED)
+    alone = faithful_size(CircuitRuns({"arm": model}, {"arm": rows}), {"arm": scores}, ASKED)
+    found = faithful_size(CircuitRuns({"arm": model, "mdm": model}, {"arm": rows, "mdm": rows}), both, ASKED)
     assert alone.share is not None
     assert found.share is None or found.share > alone.share
 
 
 def test_not_faithful_at_any_size(parts: tuple[Any, Any, Readouts]) -> None:
     model, scores, rows = parts
-    found = faithful_size({"arm": model}, {"arm": scores}, {"arm": rows}, SizeSearch(largest=0.02, n_boot=50))
+    found = faithful_size(CircuitRuns({"arm": model}, {"arm": rows}), {"arm": scores}, SizeSearch(largest=0.02, n_boot=50))
     assert found.share is None and "not faithful at any size" in found.reason and found.chosen == {}
 
 
 def test_never_clear_of_the_null(parts: tuple[Any, Any, Readouts]) -> None:
     model, scores, rows = parts
-    found = faithful_size({"arm": model}, {"arm": scores}, {"arm": rows}, SizeSearch(clear=5.0, largest=1.0, larger=1, n_null=2, n_boot=50))
+    found = faithful_size(
+        CircuitRuns({"arm": model}, {"arm": rows}), {"arm": scores}, SizeSearch(clear=5.0, largest=1.0, larger=1, n_null=2, n_boot=50)
+    )
     assert found.share is None and "never clear of the null" in found.reason
     assert sum(one.null == one.null for one in found.tried) in (1, 2)
 
@@ -64,13 +68,13 @@ def test_never_clear_of_the_null(parts: tuple[Any, Any, Readouts]) -> None:
 def test_no_gap_is_a_result(parts: tuple[Any, Any, Readouts]) -> None:
     model, scores, rows = parts
     same = Readouts.from_tokens(rows.clean, rows.clean, rows.target_pos, rows.answer_ids, rows.foil_ids)
-    found = faithful_size({"arm": model}, {"arm": scores}, {"arm": same}, SizeSearch(n_boot=50))
+    found = faithful_size(CircuitRuns({"arm": model}, {"arm": same}), {"arm": scores}, SizeSearch(n_boot=50))
     assert found.share is None and "no meaning" in found.reason
 
 
 def test_it_is_kept_and_shown(parts: tuple[Any, Any, Readouts], tmp_path: Any) -> None:
     model, scores, rows = parts
-    found = faithful_size({"<b>x": model}, {"<b>x": scores}, {"<b>x": rows}, SizeSearch(0.5, 0, 0.05, 1, 2, 0, 2, 20))
+    found = faithful_size(CircuitRuns({"<b>x": model}, {"<b>x": rows}), {"<b>x": scores}, SizeSearch(0.5, 0, 0.05, 1, 2, 0, 2, 20))
     found.save(tmp_path / "s.json")
     again = FaithfulSize.load(tmp_path / "s.json")
     assert (again.share, again.search, len(again.tried)) == (found.share, found.search, len(found.tried))
@@ -82,3 +86,20 @@ def test_it_is_kept_and_shown(parts: tuple[Any, Any, Readouts], tmp_path: Any) -
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SizeSearch(**wrong)
+
+
+def test_one_head_per_layer_has_no_null(parts: tuple[Any, Any, Readouts]) -> None:
+    model, scores, rows = parts
+    lone = replace(scores, graph=Graph(2, 1, 1), matrix=torch.zeros(Graph(2, 1, 1).shape), per_step=torch.zeros(1, *Graph(2, 1, 1).shape))
+    found = faithful_size(CircuitRuns({"arm": model}, {"arm": rows}), {"arm": lone}, ASKED)
+    assert found.share is None and "one head each" in found.reason and found.tried == ()
+
+
+def test_smaller_sizes_are_tried_where_the_largest_recovers_too_little(
+    parts: tuple[Any, Any, Readouts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, scores, rows = parts
+    looked = _Search(CircuitRuns({"arm": model}, {"arm": rows}), {"arm": scores}, SizeSearch(), 0, [])
+    monkeypatch.setattr(_Search, "_recovers", lambda self, share: 0.05 < share < 0.2)
+    share = looked._smallest_faithful()
+    assert share is not None and 0.05 < share < 0.2
