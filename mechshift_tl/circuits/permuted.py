@@ -36,6 +36,7 @@ class OverlapNull(JsonArtefact):
     - `value`: Jaccard of the two circuits, in [0, 1]; `shared` of the `union` edges are in both.
     - `null`: mean and central 95 % of the Jaccard over `n` permutations of one circuit's heads.
     - `p`: share of the permutations, in (0, 1], whose overlap is at least as large; `exhaustive`: every permutation was tried.
+    - `over_prompts`: of the Jaccard over draws of the prompts; None where they were not drawn anew.
     """
 
     KIND: ClassVar[str] = "overlap null"
@@ -47,6 +48,7 @@ class OverlapNull(JsonArtefact):
     p: float
     n: int
     exhaustive: bool
+    over_prompts: Interval | None = None
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row: jaccard, shared, union, null, null_low, null_high, p, n."""

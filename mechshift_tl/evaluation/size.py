@@ -61,6 +61,8 @@ class SizeSearch:
     def __post_init__(self) -> None:
         if not 0 < self.smallest < self.largest <= 1:
             raise ValueError(f"SizeSearch: sizes run from {self.smallest} to {self.largest}; give shares with 0 < smallest < largest <= 1")
+        if not 0 < self.recovers <= 1 or not self.clear < self.recovers:
+            raise ValueError(f"SizeSearch: recovers is {self.recovers}, clear {self.clear}; give recovers in (0, 1] and a smaller clear")
         if self.halvings < 1 or self.larger < 0 or self.n_null < 1:
             raise ValueError(
                 f"SizeSearch: halvings is {self.halvings}, larger {self.larger}, n_null {self.n_null}; give 1, 0 and 1 or more"

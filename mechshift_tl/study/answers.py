@@ -16,14 +16,28 @@ from hooked_diffusion.html import card
 from mechshift_tl.plotting import COLOURS, QUIET, style
 
 CANNOT_TELL = "cannot tell"
+#: How an answer reads in a sentence about a model.
+SAID = {
+    ("circuit", "kept"): "the ARM's circuit is kept",
+    ("circuit", "partly kept"): "the ARM's circuit is partly kept",
+    ("circuit", "moved"): "the ARM's circuit has moved",
+    ("circuit", "replaced"): "the ARM's circuit is replaced",
+    ("circuit", CANNOT_TELL): "it cannot be told what became of the ARM's circuit",
+    ("front_loaded", "yes"): "the work is front-loaded",
+    ("front_loaded", "no"): "the work is not front-loaded",
+    ("front_loaded", CANNOT_TELL): "it cannot be told whether the work is front-loaded",
+    ("distributed", "yes"): "it is distributed",
+    ("distributed", "no"): "it is not distributed",
+    ("distributed", CANNOT_TELL): "it cannot be told whether it is distributed",
+}
 
 
 @dataclass(frozen=True)
 class Answer:
     """One answer: to which question ("circuit", "front_loaded", "distributed"), for which task and role.
 
-    `p`, `corrected`: NaN where nothing was tested. `why`: in words. `figures`: what it rests on; `smallest…` is the change that so many
-    prompts can show.
+    `p`, `corrected`: NaN where nothing was tested. `why`: in words. `figures`: what it rests on; `smallest_…change` is what so many prompts
+    can show.
     """
 
     task: str
@@ -45,25 +59,36 @@ class Verdicts(JsonArtefact):
     answers: tuple[Answer, ...]
 
     def by_task(self) -> dict[str, dict[str, dict[str, object]]]:
-        """`{task: {role: {question: answer, …, "p": …, "corrected": …, "why": …, "figures": …}}}`, the last four by question."""
+        """`{task: {role: {question: answer, …, "figures": {question: {"p": …, "corrected": …, "why": …, …}}}}}`."""
         found: dict[str, dict[str, dict[str, object]]] = {}
         for one in self.answers:
             place = found.setdefault(one.task, {}).setdefault(one.role, {"figures": {}})
-            place[one.question] = one.answer
-            for name in ("p", "corrected", "why", "figures"):
-                kept = place.setdefault(name, {})
-                assert isinstance(kept, dict)
-                kept[one.question] = getattr(one, name)
+            figures = place.pop("figures")
+            assert isinstance(figures, dict)
+            tested: dict[str, object] = {"p": one.p, "corrected": one.corrected, "why": one.why}
+            place |= {one.question: one.answer, "figures": figures | {one.question: tested | one.figures}}
         return found
 
     def write_by_task(self, path: str | Path) -> None:
         """Write `by_task` to `path` (JSON; NaN is null), for other programs. Raises OSError where the file cannot be written."""
         write_json(path, without_nan(self.by_task()))
 
-    def sentence(self, role: str = "mdm") -> str:
-        """The verdicts on one model, in a line: its circuit in every task, and why."""
-        parts = [f"{one.task}: {one.answer} ({one.why})" for one in self.answers if one.role == role and one.question == "circuit"]
-        return "; ".join(parts)
+    def sentence(self) -> str:
+        """The verdicts in plain words, one sentence per task and line, with the figures that they rest on; empty without answers."""
+        return "\n".join(self.sentences())
+
+    def sentences(self) -> list[str]:
+        """One sentence per task."""
+        tasks = {one.task: None for one in self.answers}
+        return [f"{task}: {'; '.join(self._of(task, role) for role in self._roles(task))}." for task in tasks]
+
+    def _roles(self, task: str) -> list[str]:
+        return list({one.role: None for one in self.answers if one.task == task})
+
+    def _of(self, task: str, role: str) -> str:
+        said = [f"{SAID[one.question, one.answer]} ({one.why})" for one in self.answers if (one.task, one.role) == (task, role)]
+        name = role.upper() if role == "mdm" else role
+        return f"in the {name} {', '.join(said[:-1])} and {said[-1]}" if len(said) > 1 else f"in the {name} {said[0]}"
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per answer: task, role, question, answer, p, corrected, why."""
@@ -74,7 +99,7 @@ class Verdicts(JsonArtefact):
         """τ of every task and role, by id and under the best matching, with its interval; 0 and 1 are marked."""
         figure = go.Figure()
         for one in self.answers:
-            if one.question != "circuit" or not one.figures:
+            if one.question != "circuit" or "tau_by_id" not in one.figures:
                 continue
             x = [f"{one.task}, by id", f"{one.task}, best"]
             y, low, high = ([one.figures[f"tau_{way}{end}"] for way in ("by_id", "best")] for end in ("", "_low", "_high"))

@@ -36,22 +36,23 @@ CHUNK = 2**24
 class Gain(Artefact):
     """One statistic of a model less that of the models it is held against.
 
-    - `against`: their roles. `value`: the smallest difference on all prompts; `draws (n_boot,)`: on each draw of them.
+    - `n`: prompts. `against`: their roles. `value`: the smallest difference on all prompts; `draws (n_boot,)`: on each draw of them.
     - `statistics`: the statistic itself on all prompts, by role.
     """
 
     KIND: ClassVar[str] = "gain"
 
+    n: int
     against: tuple[str, ...]
     value: float
     draws: Float[Tensor, " n_boot"]
     statistics: dict[str, float]
 
     @classmethod
-    def of(cls, role: str, against: tuple[str, ...], found: Mapping[str, Float[Tensor, " n_boot_plus_1"]]) -> Gain:
-        """From a statistic of all models by role, on the sample (first) and on the same draws."""
+    def of(cls, role: str, against: tuple[str, ...], found: Mapping[str, Float[Tensor, " n_boot_plus_1"]], n: int) -> Gain:
+        """From a statistic of all models by role, on the sample of `n` prompts (first) and on the same draws of it."""
         gain = torch.stack([found[role] - found[other] for other in against]).amin(0)
-        return cls(against, gain[0].item(), gain[1:], {one: found[one][0].item() for one in (role, *against)})
+        return cls(n, against, gain[0].item(), gain[1:], {one: found[one][0].item() for one in (role, *against)})
 
     @property
     def interval(self) -> Interval:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import nan
 
 from jaxtyping import Float
@@ -27,3 +27,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(order) - rank) * p))
         corrected[i] = highest
     return corrected
+
+
+def p_of_some(p_values: Iterable[float]) -> float:
+    """How much speaks against all of several statements: the least p-value times how many there are (Bonferroni), at most 1."""
+    found = list(p_values)
+    return min(1.0, len(found) * min(found))

@@ -22,8 +22,9 @@ from mechshift_tl.readouts import Readouts
 from mechshift_tl.readouts.pool import common_correct
 from mechshift_tl.study import truths
 from mechshift_tl.study.answers import CANNOT_TELL
+from mechshift_tl.study.gathering import ToJudge, gather_verdict_evidence
 from mechshift_tl.study.trained_anew import trained_anew
-from mechshift_tl.study.verdict_evidence import TaskParts, VerdictSettings, gather_verdict_evidence
+from mechshift_tl.study.verdict_evidence import VerdictSettings
 from mechshift_tl.study.verdicts import judge
 from mechshift_tl.tasks.task import Task
 from mechshift_tl.views.lens import component_lens
@@ -52,6 +53,7 @@ def _changed(change: Callable[..., HookedDiffusionTransformer], *values: float) 
 TRUTHS = (
     Truth("identical", lambda model, task, seed: (model, truths.copied(model)), frozenset({"kept"})),
     Truth("weight noise 0.5 %", _changed(truths.noisy, 0.005), frozenset({"kept"})),
+    Truth("weight noise 1 %", _changed(truths.noisy, 0.01), frozenset({"kept"})),
     Truth("weight noise 2 %", _changed(truths.noisy, 0.02), frozenset({"kept"})),
     Truth("heads permuted", _changed(truths.heads_permuted), frozenset({"moved"})),
     Truth("neurons permuted", _changed(truths.neurons_permuted), frozenset({"moved"})),
@@ -151,7 +153,7 @@ def _check(
 ) -> TruthChecked:  # fmt: skip
     start = time.perf_counter()
     a, b = truth.make(model, task, seed)
-    evidence = gather_verdict_evidence(parts_of(task.name, {"arm": a, "mdm": b}, found_on, held_out), settings)
+    evidence = gather_verdict_evidence(parts_of(task, {"arm": a, "mdm": b}, found_on, held_out), settings)
     circuit, front, spread = judge(evidence).answers
     false_claim = truth.same_function and "yes" in (front.answer, spread.answer)
     allowed = circuit.answer in truth.circuit
@@ -164,11 +166,11 @@ def _check(
     )  # fmt: skip
 
 
-def parts_of(task: str, models: Mapping[str, HookedDiffusionTransformer], found_on: Readouts, held_out: Readouts) -> TaskParts:
+def parts_of(task: Task, models: Mapping[str, HookedDiffusionTransformer], found_on: Readouts, held_out: Readouts) -> ToJudge:
     """The parts of two models that read the same rows, "arm" and "mdm"; the ARM is its own control."""
     scores = {role: attribute(model, found_on, keep_per_example=True) for role, model in models.items()}
     lenses = {role: component_lens(model, found_on) for role, model in models.items()}
-    return TaskParts(
-        task, models, dict.fromkeys(models, found_on), scores | {"control": scores["arm"]}, dict.fromkeys(models, held_out),
-        lenses | {"control": lenses["arm"]},
+    return ToJudge(
+        task.name, models, dict.fromkeys(models, found_on), scores | {"control": scores["arm"]}, dict.fromkeys(models, held_out),
+        lenses | {"control": lenses["arm"]}, task.correct,
     )  # fmt: skip

@@ -55,7 +55,8 @@ def test_equal_models_share_all(model_and_rows: tuple[HookedDiffusionTransformer
     found = carry(
         CircuitRuns({"arm": model, "mdm": same}, {"arm": rows, "mdm": rows}), {"arm": circuit, "mdm": circuit}, {}, n_null=3, n_boot=20
     )
-    assert torch.allclose(found.draws, torch.ones_like(found.draws)) and found.best == "id"
+    defined = found.draws[~found.draws.isnan()]
+    assert len(defined) and torch.allclose(defined, torch.ones_like(defined)) and found.best == "id"
 
 
 def test_relabelled_heads_carry_once_matched(model_and_rows: tuple[HookedDiffusionTransformer, Readouts]) -> None:
@@ -78,10 +79,14 @@ def test_it_is_kept_and_refused(model_and_rows: tuple[HookedDiffusionTransformer
     roles = ("arm", "<b>")
     runs = CircuitRuns(dict.fromkeys(roles, model), dict.fromkeys(roles, rows))
     found = carry(runs, dict.fromkeys(roles, circuit), {"w": by_id}, n_boot=9)
-    assert torch.equal(found.draws[:, 0], found.draws[:, 1])
+    assert torch.equal(found.draws[:, 0].nan_to_num(7), found.draws[:, 1].nan_to_num(7))
     found.save(tmp_path / "c.safetensors")
     again = Carried.load(tmp_path / "c.safetensors")
-    assert torch.equal(again.draws, found.draws) and again.matchings == ("id", "w") and again.roles == ("arm", "<b>")
+    assert (
+        torch.equal(again.draws.nan_to_num(7), found.draws.nan_to_num(7))
+        and again.matchings == ("id", "w")
+        and again.roles == ("arm", "<b>")
+    )
     assert "<b>" not in found._repr_html_().replace("<b>Carried</b>", "")
     assert len(found.figure().to_dict()["data"]) == 2
 

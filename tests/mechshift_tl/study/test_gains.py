@@ -50,9 +50,9 @@ def test_spread_is_the_participation_ratio(task_study: TaskStudy) -> None:
 
 def test_a_gain_exceeds_both(tmp_path: Path) -> None:
     found = {"arm": torch.tensor([0.5, 0.5, 0.6]), "control": torch.tensor([0.3, 0.4, 0.3]), "mdm": torch.tensor([0.52, 0.3, 0.7])}
-    gain = Gain.of("mdm", ("control", "arm"), {role: one.double() for role, one in found.items()})
+    gain = Gain.of("mdm", ("control", "arm"), {role: one.double() for role, one in found.items()}, 4)
     assert gain.value == pytest.approx(0.02) and gain.draws.tolist() == pytest.approx([-0.2, 0.1])
     assert gain.statistics == pytest.approx({"mdm": 0.52, "control": 0.3, "arm": 0.5})
-    assert gain.interval.n_draws == 2
+    assert gain.interval.n_draws == 2 and gain.n == 4
     gain.save(tmp_path / "g.safetensors")
     assert torch.equal(Gain.load(tmp_path / "g.safetensors").draws, gain.draws)
