@@ -7,7 +7,10 @@ from typing import Literal
 
 from mechshift_tl.attribution.path import Rule
 from mechshift_tl.attribution.settings import AttributionSettings
+from mechshift_tl.evaluation.size import SizeSearch
 from mechshift_tl.graph import KV
+from mechshift_tl.study.verdict_evidence import VerdictSettings
+from mechshift_tl.study.verdicts import Rules
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,10 @@ class StudyConfig:
     - `n_boot`, `n_random`: draws behind intervals and floors.
     - `held_out`: further prompts, read correctly as well, on which circuits are run; 0 runs none.
     - `validity_n`, `validity_edges`: of these, prompts on which edges are patched exactly (0: none), and how many top and random edges.
+    - `recovers`, `clear`: what both own circuits must recover, and by how much they must exceed their null, for a verdict
+      (`evaluation.size`); `null_circuits`: circuits on permuted heads behind that null.
+    - `kept`, `replaced`, `early_margin`, `spread_margin`: thresholds of the verdicts (`study.verdicts.Rules`).
+    - `verdict_draws`, `permutations`: draws of prompts, and of heads, behind the verdicts' p-values.
     - `measurements`: "all", those of a "quick" study, "none", or names of `study.measurements`.
     """
 
@@ -38,15 +45,26 @@ class StudyConfig:
     held_out: int = 40
     validity_n: int = 8
     validity_edges: int = 50
+    recovers: float = 0.7
+    clear: float = 0.15
+    null_circuits: int = 8
+    kept: float = 0.7
+    replaced: float = 0.3
+    early_margin: float = 0.05
+    spread_margin: float = 0.1
+    verdict_draws: int = 10_000
+    permutations: int = 2000
     measurements: Literal["all", "quick", "none"] | tuple[str, ...] = "all"
 
     def __post_init__(self) -> None:
-        _ = self.attribution
+        _ = self.attribution, self.rules
         least_of = {"n": 2, "edges": 1, "components": 1, "cut": 1, "neuron_layer": 0, "n_boot": 0, "n_random": 1}
-        for name, least in (least_of | {"held_out": 0, "validity_n": 0, "validity_edges": 2}).items():
+        least_of |= {"held_out": 0, "validity_n": 0, "validity_edges": 2, "null_circuits": 1, "verdict_draws": 1, "permutations": 1}
+        for name, least in least_of.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"StudyConfig.{name} is {value}; it must be at least {least}")
+        _ = self.verdict
         if isinstance(self.measurements, str) and self.measurements not in ("all", "quick", "none"):
             raise ValueError(f"StudyConfig.measurements is {self.measurements!r}; give 'all', 'quick', 'none', or a list of names")
         if not isinstance(self.measurements, str):
@@ -56,6 +74,17 @@ class StudyConfig:
     def attribution(self) -> AttributionSettings:
         """What is asked of every attribution; each prompt's own scores are kept, for intervals over prompts."""
         return AttributionSettings(ig_steps=self.ig_steps, rule=self.rule, kv=self.kv, keep_per_example=True)
+
+    @property
+    def rules(self) -> Rules:
+        """The thresholds of the verdicts."""
+        return Rules(self.kept, self.replaced, self.early_margin, self.spread_margin)
+
+    @property
+    def verdict(self) -> VerdictSettings:
+        """How the evidence behind the verdicts is gathered."""
+        search = SizeSearch(recovers=self.recovers, clear=self.clear, n_null=self.null_circuits)
+        return VerdictSettings(search, self.cut, self.verdict_draws, self.permutations, self.n_boot, self.seed)
 
     def to_dict(self) -> dict[str, object]:
         """Plain values, for a JSON side file."""

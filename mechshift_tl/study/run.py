@@ -7,7 +7,8 @@ Per task:
 3. cut circuits, compare the ARM's with the MDM's and with the control's;
 4. run every circuit in every model on prompts kept apart, and hold scores against exact patching (`evidence`);
 5. read the lens of every component, and the neurons of an early layer;
-6. make the measurements asked for (`study.measurements`).
+6. gather the evidence behind the verdicts (`study.gathering`);
+7. make the measurements asked for (`study.measurements`).
 
 Each artefact is a stage: it is written once, when it is made, under the name that `study.files` gives it.
 """
@@ -35,6 +36,7 @@ from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study import files
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import gather_evidence
+from mechshift_tl.study.gathering import ToJudge, gather_verdict_evidence
 from mechshift_tl.study.measurements import chosen, measure
 from mechshift_tl.study.parts import TaskParts
 from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
@@ -132,7 +134,10 @@ class _TaskRun:
             self.task, self.models, self.stream.tokenizer, config, pool, held_out if len(held_out) else None, scores, circuits, lenses,
             self.progress,
         )  # fmt: skip
-        found = TaskStudy(name, pool, scores, circuits, comparisons, lenses, neurons, evidence, measure(parts, self.stages))
+        self.progress(f"{name}: what became of the circuits")
+        judged = gather_verdict_evidence(ToJudge.of(parts), config.verdict, self.stages)
+        measured = measure(parts, self.stages)
+        found = TaskStudy(name, pool, scores, circuits, comparisons, lenses, neurons, evidence, measured, judged)
         self.stages.write(found.save_prompts)
         return found
 
