@@ -50,6 +50,7 @@ class Watch:
     @contextmanager
     def on(self, model: DenoisingModel, step: DenoisingStep) -> Iterator[None]:
         """Hooks in place for the forward of `step`; removed again on leaving."""
+        # `partial` keeps this `fn`. A lambda would look `fn` up when it is called, and find the last hook of the loop.
         bound = [[(name, partial(_call, fn, step)) for name, fn in hooks] for hooks in (self.fwd_hooks, self.bwd_hooks)]
         with model.hooks(fwd_hooks=bound[0], bwd_hooks=bound[1]):
             yield
@@ -85,6 +86,7 @@ class HookedForward(Forward):
     def __init__(self, model: DenoisingModel, job: Job, watch: Watch, at_steps: Collection[int] | None = None):
         super().__init__(model, job)
         self.watch, self.at_steps = watch, check_steps(at_steps, job.plan.steps)
+        # None asks for the steps that commit, and those run anyway. An idle step runs only if the caller named it.
         self.observed = frozenset() if at_steps is None else self.at_steps
 
     def run(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
@@ -96,5 +98,7 @@ class HookedForward(Forward):
                 return super().run(step)
             with from_embeddings(self.model) as leaves:
                 logits = super().run(step)
+                # `grad` stops at the embeddings and returns its result; `backward` would also add to a `.grad` that nobody clears.
                 torch.autograd.grad(self.watch.value(logits, step), leaves)
+            # Detached, the logits no longer hold on to the graph, so its activations are freed before the next step.
             return logits.detach()

@@ -99,6 +99,7 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
     def _cell(self, step: int, pos: int, masked: bool) -> str:
         if masked:
             return "·"
+        # Canvas k shows what step k − 1 wrote.
         token, fresh = int(self.canvases[step, 0, pos]), int(self.commit_step[0, pos]) == step - 1
         return Markup("<b>{}</b>").format(token) if fresh else str(token)
 
