@@ -31,9 +31,11 @@ def attention_mask_4d(
     place = position_ids(visible)
     if direction == "block":
         place = place // (block_length or 1)
+    # Axis 1 is the query, axis 2 the key: a key that is hidden is hidden from every query.
     sees = visible[:, None, :].expand(-1, visible.shape[1], -1)
     if direction != "full":
         sees = sees & (place[:, None, :] <= place[:, :, None])
+    # Of every position, hidden or not: a visible position sees itself anyway.
     itself = torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
     return (sees | itself)[:, None]
 
@@ -48,6 +50,7 @@ def check_direction(direction: Direction, block_length: int | None) -> None:
 
 def position_ids(visible: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
     """`(batch, pos)`: how many visible tokens come before each position; hidden ones repeat the position before them, at least 0."""
+    # Padding on the left would be at −1, which no position embedding has.
     return (visible.long().cumsum(1) - 1).clamp(min=0)
 
 

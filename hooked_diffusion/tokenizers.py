@@ -61,6 +61,7 @@ def tokenizer_errors(name: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        # Rust's panic is a BaseException whose class cannot be imported, so its name is compared.
         if type(error) is Exception or type(error).__name__ == "PanicException":
             raise ValueError(f"{name}: the tokenizer fails: {error}; pass another one, or tokenizer=None and token ids") from error
         raise

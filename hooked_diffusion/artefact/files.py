@@ -104,8 +104,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield draft
         draft.chmod(mode)
         with draft.open("rb") as written:
+            # The content must be on the disk before its name is: after a power cut the name could stand for an empty file.
             os.fsync(written.fileno())
         draft.replace(path)
     finally:
+        # After the move there is no draft.
         with suppress(OSError):
             draft.unlink()

@@ -29,6 +29,7 @@ def locate(name_or_path: str | Path, revision: str | None = None) -> tuple[Path,
             raise FileNotFoundError(f"{path} is a file, but not a .gguf one; give the folder of a checkpoint that holds config.json")
         return path, None
     folder = _fetch(*_hub_id(name_or_path, revision))
+    # The cache names a snapshot's folder by its commit.
     return folder, folder.name
 
 
@@ -79,6 +80,7 @@ def _hub_id(name_or_path: str | Path, revision: str | None) -> tuple[str, str | 
 def _fetch(repo: str, revision: str | None) -> Path:
     with _clear_failure(repo, revision):
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(FETCHED)))
+        # Two steps, so that a repository with both kinds is not fetched twice over. Files that are here already are not fetched again.
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*FETCHED, *PICKLED]))
         return folder

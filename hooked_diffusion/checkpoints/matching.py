@@ -56,6 +56,7 @@ def is_tied(flag: bool | None, names: Mapping[str, str], adapter: CheckpointAdap
         return False
     if adapter.head not in names:
         return True
+    # Bit for bit: a head that was trained on its own differs, if only a little.
     head, embedding = reader.load(names[adapter.head]), reader.load(names[adapter.embedding])
     equal = head.dtype == embedding.dtype and torch.equal(head, embedding)
     if flag and not equal:

@@ -47,6 +47,7 @@ def repository_name(name_or_path: str | Path) -> str:
         return match["repo"].rpartition("/")[2]
     if path.suffix == ".json":
         path = path.parent if path.name == "config.json" else path.with_suffix("")
+    # Hugging Face's cache: models--org--name/snapshots/<commit>.
     if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):
         path = path.parent.parent
     name = re.split(r"__|--", path.name)[-1] if re.match(r"models--|[\w.-]+?__", path.name) else path.name
@@ -70,6 +71,7 @@ def told_by_name(config: Config, adapter: CheckpointAdapter, name: str) -> tuple
                 f"{field} = {value}, which the config leaves out: known of {like}, by {known.fixed}" for field, value in absent.items()
             ]
     for field, pattern in adapter.told_by_name.items():
+        # A made-up name could hold a number of thousands of digits, which Python refuses to read.
         if (match := re.search(pattern, name)) and len(match[1]) < 10:
             number = int(match[1])
             if not _states(config, field):

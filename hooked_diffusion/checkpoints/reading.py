@@ -1,4 +1,4 @@
-"""Reads a config: what it says about its checkpoint, before any weights are read.
+"""Reads a config: what the config says about its checkpoint, before any weights are read.
 
 1. The caller's own fields complete or override the config.
 2. The family is found: by `family=`, by the config, by the name.
@@ -78,6 +78,7 @@ def read_config(
     if family is None and (original := saved_from_family(whole, chosen)):
         notes.append(f"read as {original.family}, not {chosen.family}: its config was saved from {whole['_name_or_path']}")
         chosen = original
+    # Once the family is known: GGUF files have names of their own for the same keys.
     adapter = adapt(chosen)
     told, told_notes = told_by_name(whole, adapter, name)
     whole |= told
@@ -102,7 +103,7 @@ def inspect_checkpoint(
         reading = read_config(gguf.config, where=str(path), name=name, family=family, given=config, shapes=gguf.shapes, adapt=gguf.adapt)
     else:
         reading = read_config(config_of(path), where=str(path), name=name, family=family, given=config)
-    _ = reading.spec  # an error in it is to be raised here
+    _ = reading.spec  # read once here, so that an error in it is raised now
     return reading
 
 

@@ -48,6 +48,7 @@ def save_checkpoint(
     folder = Path(folder)
     replaced = _to_replace(folder, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, so on its file system: moving a file there is a rename, and needs no second copy.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
         partial = Path(name)
         hf_model.save_pretrained(partial)

@@ -87,6 +87,7 @@ def _growth(part: object, depth: int = 0) -> float:
     if not isinstance(part, dict) or depth > MOST_DEPTH:
         return 1.0
     if isinstance(steps := part.get("normalizers"), list):
+        # Steps multiply. Each is capped, so that the product cannot overflow.
         return prod(min(_growth(step, depth + 1), MOST_GROWTH * 2) for step in steps[:MOST_DEPTH])
     pattern, content = part.get("pattern"), part.get("content")
     if part.get("type") != "Replace" or not isinstance(content, str):
@@ -142,6 +143,7 @@ def _listed(tokenizer: Config, mask: str, folder: Path) -> object:
     added = tokenizer.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
         raise ValueError(f"{folder / 'tokenizer.json'}: added_tokens is no list of tokens; fetch it again, or pass tokenizer=None")
+    # The last entry counts where a token stands twice.
     return next((token.get("id") for token in reversed(added) if token.get("content") == mask), None)
 
 
