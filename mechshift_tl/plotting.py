@@ -47,6 +47,7 @@ class Drawing:
 
     def to_html(self, name: str) -> Markup:
         """HTML that draws the figure into the element with the id `name`; the page itself must load plotly.js."""
+        # Without plotly.js: it has megabytes, and one copy serves all figures of a page.
         fragment = self.figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, div_id=name, config=CONFIG)
         return Markup(fragment)
 
