@@ -1,4 +1,4 @@
-"""Is this the same work? A folder says in one JSON file what work it belongs to; other work is refused, and told what differs.
+"""Is this the same work? One JSON file says what work a folder belongs to. Other work is refused with a message that says what differs.
 
 What tells one work from another are JSON values that decide the outcome: settings, digests of weights and prompts, versions.
 """
@@ -23,6 +23,7 @@ class AlreadyFinished(Exception):
 
 def claim(folder: Path, work: Mapping[str, object]) -> None:
     """Mark `folder` as that of `work` where it is new. Raises ValueError where it belongs to other work, or holds something else."""
+    # Through JSON and back, so that it compares with what a file holds: tuples become lists, numbers as keys become text.
     work, mark = json.loads(json.dumps(work)), folder / CLAIM
     folder.mkdir(parents=True, exist_ok=True)
     if not mark.is_file():
