@@ -115,7 +115,7 @@ class CheckpointAdapter:
         return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in self.names)
 
     def spec(self, config: Config, vocabulary: int, where: str) -> DiffusionSpec:
-        """How the checkpoint is read: `config["diffusion_spec"]` if stated, else what the family says.
+        """The spec by which the checkpoint is read: `config["diffusion_spec"]` if it is stated, else the family's.
 
         Raises ValueError when `is_causal` contradicts it or the mask token lies outside the vocabulary.
         """

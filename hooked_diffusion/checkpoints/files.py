@@ -78,5 +78,5 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
 
 
 def _stays_inside(name: str) -> bool:
-    """Whether a relative path leads nowhere but into its folder, on any system."""
+    """Whether a relative path stays in its folder, on any operating system."""
     return len(name) <= 255 and "\\" not in name and ":" not in name and PurePath(name).name == name

@@ -50,7 +50,7 @@ def locate_config(name_or_path: str | Path, revision: str | None = None) -> Path
 
 
 def no_config(folder: Path) -> str:
-    """What to say of a folder without a config."""
+    """The message about a folder without a config."""
     return f"{folder} holds no config.json; give the folder of a checkpoint, a .gguf file, or a hub id org/name"
 
 

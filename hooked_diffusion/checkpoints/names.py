@@ -1,4 +1,4 @@
-"""What the name of a checkpoint tells: fields that its config leaves out, since its authors' code fixes them or the name alone has them.
+"""The fields that the name of a checkpoint tells. Its config leaves them out: its authors' code fixes them, or only the name has them.
 
 A name is the last part of a hub id or path. It is also found in the folders of Hugging Face's cache (`models--org--name/snapshots/…`) and
 in folders and files called `org__name`.
@@ -19,7 +19,7 @@ HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the repositories whose name is like the pattern `names`: fields of their config, and by what they are `fixed`."""
+    """Repositories whose name matches the pattern `names`: known fields of their config, and the code that has `fixed` them."""
 
     names: str
     fields: Mapping[str, object]

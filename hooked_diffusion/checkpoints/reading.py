@@ -92,7 +92,7 @@ def read_config(
 def inspect_checkpoint(
     name_or_path: str | Path, *, family: str | None = None, revision: str | None = None, config: Config | None = None
 ) -> ConfigReading:
-    """What is known of a checkpoint without its weights: a folder, a GGUF file, a hub id, or a `config.json` by whatever file name.
+    """Read a checkpoint without its weights: a folder, a GGUF file, a hub id, or a `config.json` under any file name.
 
     The settings are those of `load_checkpoint`. Raises ValueError, FileNotFoundError and OSError as that does before it reads weights, and
     where no mask token is known.
@@ -115,7 +115,7 @@ def _given(config: Config | None) -> tuple[str, ...]:
 
 
 def _rows(config: Config, adapter: CheckpointAdapter, name: str, shapes: Shapes | None) -> tuple[dict[str, object], tuple[str, ...]]:
-    """How large the vocabulary is, where the stored embedding says so and not the config; and the note of a difference."""
+    """The size of the vocabulary, where the stored embedding decides it and not the config; and a note where the two differ."""
     if not adapter.rows_from_embedding:
         return {}, ()
     field = adapter.fields.get("vocab_size", "vocab_size")

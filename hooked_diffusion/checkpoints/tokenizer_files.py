@@ -97,7 +97,7 @@ def _growth(part: object, depth: int = 0) -> float:
 
 
 def _is_generic(folder: Path) -> bool:
-    """Whether a tokenizer is all in `tokenizer.json`. AutoTokenizer would build Qwen2's own beside a Qwen2 model, of another vocabulary."""
+    """Whether `tokenizer.json` is the whole tokenizer. Beside a Qwen2 model, AutoTokenizer would build Qwen2's, of another vocabulary."""
     stated = _read(folder / "tokenizer_config.json").get("tokenizer_class")
     return stated in ("PreTrainedTokenizerFast", "TokenizersBackend") and (folder / "tokenizer.json").is_file()
 

@@ -95,7 +95,7 @@ def _open_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _is_stored(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers are all there. A file can describe a tensor of any size that repeats one number, or has no data."""
+    """Whether the file holds all numbers of a tensor. A file can describe a huge tensor that repeats one number, or that has no data."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         return False
     # A tensor of stride 0 repeats one number: its storage is smaller than its shape says.

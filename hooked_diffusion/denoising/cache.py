@@ -91,7 +91,7 @@ class DenoisingCache:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a run keeps of its activations, and how; the fields are explained by `run_with_denoising_cache`."""
+    """Which activations a run keeps, and how. `run_with_denoising_cache` explains the fields."""
 
     at_steps: Sequence[int] | None = None
     names_filter: NamesFilter = None

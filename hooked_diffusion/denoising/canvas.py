@@ -1,4 +1,4 @@
-"""What can be denoised: a canvas and the positions on it that are masked, checked before any work.
+"""A canvas to denoise, and the positions on it that are masked. Both are checked before any work.
 
 Masks are a boolean tensor beside the tokens. The tokens alone are not enough: the mask id of some models is also an ordinary word.
 """

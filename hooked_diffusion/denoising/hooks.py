@@ -32,7 +32,7 @@ Metric = Callable[[Float[Tensor, "batch pos d_vocab"], DenoisingStep], Float[Ten
 
 @dataclass(frozen=True)
 class Watch:
-    """What is on the model while it denoises: step hooks, and the metric whose gradient the backward hooks see.
+    """The step hooks on a model while it denoises, and the metric whose gradient the backward hooks see.
 
     Raises ValueError on backward hooks without a metric: there is no gradient then.
     """

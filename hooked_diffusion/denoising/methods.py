@@ -1,4 +1,4 @@
-"""What a model can do with a canvas: denoise it; watch, steer and resume the run. `HookedDiffusionTransformer` has these methods."""
+"""The methods by which a model denoises a canvas, and by which a caller watches, steers and resumes the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trajectory shows, in numbers: in which order tokens were committed, when the model was sure of them, where it looked.
+"""Statistics of a trajectory: the order in which tokens were committed, when the model was sure of them, where its attention went.
 
 The model runs once more on every canvas of the trajectory, without guidance. Four tables come of it:
 

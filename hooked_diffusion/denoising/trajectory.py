@@ -1,4 +1,4 @@
-"""What a denoising run did, as an object that can be saved, shown and measured."""
+"""The result of a denoising run: it can be saved, shown and measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN_STEPS = 48
 
 
 class Decoder(Protocol):
-    """What turns token ids into text: a tokenizer."""
+    """A tokenizer, which turns token ids into text."""
 
     def decode(self, token_ids: Sequence[int], /) -> str:
         """The text of these tokens."""

@@ -132,7 +132,7 @@ class _Settings(TypedDict, total=False):
 def _open_pair(
     name: str | Path | None, mdm: str | Path | None, settings: Mapping[str, _Settings], tokenizer: Tokenizer
 ) -> tuple[str, dict[str, OpenCheckpoint], Tokenizer]:
-    """What `load_pair` was asked for: its label, its checkpoints by role, and their tokenizer."""
+    """Open what `load_pair` was asked for: the pair's label, its checkpoints by role, and their tokenizer."""
     if name is None:
         raise ValueError("load_pair needs a name, the folder of a pair, or two checkpoints: load_pair(arm=…, mdm=…)")
     if mdm is not None:

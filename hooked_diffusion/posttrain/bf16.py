@@ -33,7 +33,7 @@ class _Bf16Linear(nn.Linear):
 
 
 def is_fast(device: torch.device) -> bool:
-    """Whether bfloat16 products are fast there: on every device but a CPU that has no instructions for them."""
+    """Whether a device multiplies fast in bfloat16. Every device does, except a CPU that has no instructions for it."""
     # On such a CPU a bfloat16 product takes many times as long as one in float32.
     return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
