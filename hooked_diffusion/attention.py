@@ -1,7 +1,7 @@
-"""Who sees whom: one boolean mask for direction and padding alike.
+"""Who sees whom: one boolean mask for both direction and padding.
 
 TransformerLens rebuilds attention itself. Given Hugging Face's two-dimensional padding mask, or none, it may draw its own causal triangle
-over it; a four-dimensional boolean mask it takes as it is. So whenever a token is hidden, or attention points another way than the model
+over it; a four-dimensional boolean mask is used directly. So whenever a token is hidden, or attention points another way than the model
 was built for, the whole mask is written out here: `mask[b, 0, q, k]` is True where query q sees key k.
 
 1. Positions count visible tokens only, so padding shifts no token. Learned and rotary position embeddings get these positions.
@@ -55,7 +55,7 @@ def position_ids(visible: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]
 
 
 def visible_tokens(tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None) -> Bool[Tensor, "batch pos"]:
-    """`(batch, pos)`: `mask` as it is, or, without one, True at every token."""
+    """`(batch, pos)`: `mask` itself, or, without one, True at every token."""
     return torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
 
 

@@ -16,7 +16,7 @@ from hooked_diffusion.threads import in_one_thread
 EMBEDDINGS = "embed.hook_out"
 
 
-#: A TransformerLens hook: it gets what passes and the hook point, and returns what goes on in its place, or None.
+#: A TransformerLens hook: it gets a tensor and the hook point, and returns a tensor that replaces it, or None.
 HookFunction = Callable[..., Tensor | None]
 NamedHooks = list[tuple[str | Callable[[str], bool], HookFunction]]
 

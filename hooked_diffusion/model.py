@@ -6,7 +6,7 @@
 2. Attention that is bidirectional when the spec says full. Hugging Face draws a causal mask, and TransformerLens draws one of its own when
    it rebuilds attention. Both are switched before the bridge is built, and a self-test proves the result on the loaded weights.
 3. Padding masks that mean the same under every direction, and `attention`, which switches the direction for a while.
-4. `token_logits`, whose row p is the prediction for the token at p, whatever the shift.
+4. `token_logits`, whose row p is the prediction for the token at p, under any logit shift.
 5. Denoising, with hooks and caches that know the step: `DenoisingMethods`.
 6. One thread at a time. Hooks, frozen weights and the direction belong to the model, so a second thread is refused (`ModelInUse`).
 """
@@ -39,7 +39,7 @@ from hooked_diffusion.tokenizers import check_bos, check_tokenizer, tokenizer_er
 
 
 class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
-    """A TransformerLens bridge that reads ARMs and MDMs alike; see the module docstring. Make one with `from_pretrained` or `from_hf`."""
+    """A TransformerLens bridge that reads both ARMs and MDMs; see the module docstring. Make one with `from_pretrained` or `from_hf`."""
 
     spec: DiffusionSpec
     #: Where the weights came from, for provenance, as JSON values: name, revision, hash, notes.
@@ -104,7 +104,7 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         self,
         input: str | list[str] | Tensor,
         return_type: str | None = "logits",
-        *args: Any,  # TransformerLens' own arguments, whatever they are
+        *args: Any,  # any arguments of TransformerLens'
         attention_mask: Tensor | None = None,
         reduce: Callable[[Tensor], Tensor] | None = None,
         **kwargs: Any,

@@ -10,7 +10,7 @@ STRIDE = 1_000_003
 
 
 def check_seed(seed: int, name: str = "seed") -> int:
-    """The seed as it is. Raises ValueError, naming it, unless it is a whole number of 64 bits: −2⁶³ … 2⁶⁴ − 1, as torch takes them."""
+    """The seed itself. Raises ValueError, naming it, unless it is a whole number of 64 bits: −2⁶³ … 2⁶⁴ − 1, as torch takes them."""
     if not isinstance(seed, int) or isinstance(seed, bool) or not -WORD // 2 <= seed < WORD:
         raise ValueError(f"{name} is a whole number from −2⁶³ to 2⁶⁴ − 1, got {seed!r}; give one, such as 0, to get the same draws again")
     return seed

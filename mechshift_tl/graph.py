@@ -2,7 +2,7 @@
 
 Writers, in order: `input`, then per layer its heads `a3.h0 …` and its MLP `m3`. Readers, in order: per layer the q, k and v inputs of its
 heads and its MLP, then `logits`. An edge goes from a writer to any reader that comes later in the residual stream; within a layer the MLP
-reads the heads, but the heads read nothing of their own layer. Both models of a pair have the same graph, hence the same ids.
+reads the heads, but the heads read nothing of their own layer. Both models of a pair have the same graph, so their ids are the same.
 
 K and V readers are per KV head (`a3.g0<k>`), or per query head when ungrouped (`a3.h1<k>`). On a model without groups the two coincide.
 """

@@ -58,7 +58,7 @@ def style(figure: go.Figure, height: int, **layout: Any) -> go.Figure:  # plotly
 
 
 def plain(text: str) -> str:
-    """`text`, escaped: plotly reads its labels as a kind of HTML, and shows this one as it is written."""
+    """`text`, escaped. Plotly reads its labels as a kind of HTML; an escaped one is shown literally."""
     return escape(text, quote=False)
 
 

@@ -45,7 +45,7 @@ def reading(what: str, remedy: str) -> Iterator[None]:
 
 
 def quoted(error: BaseException) -> str:
-    """Another library's error on one line: its class, and its message as far as it is printable, cut."""
+    """Another library's error on one line: its class, and its message, cut, with "?" for letters that cannot be printed."""
     text = " ".join(str(error).split())
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return f"{type(error).__name__}: {text[:QUOTED]}" + ("…" if len(text) > QUOTED else "")

@@ -10,7 +10,7 @@ Every field is of one of five kinds, and any other field is an error:
 4. *flags*: they may be left out, which means that same value; where stated they must have it;
 5. *inert*: it says nothing about what the model computes (paths, dtypes, settings of training and generation).
 
-A field that nobody knows is passed over only while it is off (false, null, 0, empty). Sizes are checked before a model is built: a single
+An unknown field is passed over only while it is off (false, null, 0, empty). Sizes are checked before a model is built: a single
 number there could take all time and memory.
 """
 
@@ -65,7 +65,7 @@ EPSILONS = ("rms_norm_eps", "layer_norm_epsilon")
 def native_config(adapter: CheckpointAdapter, config: Config, where: str) -> PretrainedConfig:
     """The native config, untied until the weights have been seen.
 
-    Raises ValueError naming every field that `config` leaves out, one that says what the family does not, or one that nobody knows.
+    Raises ValueError naming every field that `config` leaves out, a field with a value that the family does not have, or an unknown field.
     """
     kind = cast(type[PretrainedConfig], adapter.model_class.config_class).model_type
     names = {native: adapter.fields.get(native, native) for native in REQUIRED.get(kind, REQUIRED[""])}

@@ -78,7 +78,7 @@ class GgufReader:
         self.tokenizer_at: tuple[Path, str | None] | None = (path.parent, path.name) if has_tokenizer else None
 
     def dtype(self, key: str) -> torch.dtype:
-        """float32, whatever the file's quantisation."""
+        """float32, for every kind of quantisation."""
         return torch.float32
 
     def load(self, key: str, fresh: bool = False) -> Float[Tensor, "*shape"]:

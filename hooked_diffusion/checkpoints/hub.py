@@ -1,4 +1,4 @@
-"""From a name to local files: a path that exists is taken as it is, a hub id is fetched into Hugging Face's own cache."""
+"""From a name to local files: a path that exists is used directly; a hub id is fetched into Hugging Face's own cache."""
 
 from __future__ import annotations
 

@@ -237,7 +237,7 @@ def load_checkpoint(
     `org/name@revision`. The settings are those of `OpenSettings`.
 
     Raises FileNotFoundError for a path without a config, weights or (under "auto") tokenizer files; ValueError for an unknown family, a
-    config that leaves out what must be stated or says what nobody knows, a tied flag with an untied head, a mask token outside the
+    config that leaves out a required field or has an unknown one, a tied flag with an untied head, a mask token outside the
     vocabulary, or a file cut short; `CheckpointMismatch` (a ValueError) naming missing, extra and misshaped keys; OSError when the hub does
     not give the checkpoint.
     """

@@ -70,7 +70,7 @@ def read_config(
     - `where` names it in messages; `name` is its repository's; `given` has the caller's own fields (None takes one out).
     - `shapes`: stored key → shape, once the weight files have been seen; `adapt` changes the adapter to how they name their keys.
 
-    Raises ValueError for an unknown family, and for a config that leaves out what must be stated or says what nobody knows.
+    Raises ValueError for an unknown family, and for a config that leaves out a required field or has an unknown one.
     """
     whole = {**config, **(given or {})}
     chosen = adapter_for(whole, family, where, name)

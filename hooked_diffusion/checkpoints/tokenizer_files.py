@@ -50,7 +50,7 @@ def _tried(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Refuse tokenizer files that would take the memory or the time of whoever loads them.
+    """Refuse tokenizer files that would take all memory or time when they are loaded.
 
     That is a file of more than 64 MiB, and in `tokenizer.json` a regular expression that repeats a repetition, which can take for ever on a
     short text, or normalizers that make a text many times longer. Raises ValueError naming file and pattern.

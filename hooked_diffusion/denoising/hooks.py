@@ -24,7 +24,7 @@ from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.steering import DenoisingStep
 from hooked_diffusion.gradients import from_embeddings
 
-#: Gets an activation, its hook point and the step; returns what goes on in its place, or None.
+#: Gets an activation, its hook point and the step; returns an activation that replaces it, or None.
 StepHook = Callable[[Tensor, HookPoint, DenoisingStep], Tensor | None]
 StepHooks = Sequence[tuple[str | Callable[[str], bool], StepHook]]
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"], DenoisingStep], Float[Tensor, ""]]

@@ -4,7 +4,7 @@ For each step, with canvas x and the positions that are masked in it:
 
 1. Ask the plan where the step may commit, and how many positions in each row. Frozen positions are left out. With `remask`, draw which
    committed positions are masked again. A step that commits nothing runs no forward.
-2. Run the model on x. Its logits are aligned with the tokens that they predict, whatever the shift, and guided if asked.
+2. Run the model on x. Its logits are aligned with the tokens that they predict, and guided if asked.
 3. Propose a token and a score at every open position. Commit the best ones, and the forced ones. Canvas k + 1 is canvas k with those
    tokens written, and with the mask id where positions are masked again.
 
@@ -121,7 +121,7 @@ class Denoiser:
         )
 
     def advance(self, index: int) -> None:
-        """Take one step; canvas and masks stay as they are when there is nothing to commit."""
+        """Take one step. Canvas and masks do not change when there is nothing to commit."""
         generator = step_generator(self.settings.seed, index)
         step, steering = self.context(index), self.job.steering
         open_ = step.open & ~steering.frozen(step)

@@ -127,7 +127,7 @@ class DenoisingSettings:
 
 
 class SettingArguments(TypedDict, total=False):
-    """The settings that are passed by name, as `DenoisingSettings` explains them; None, but for `seed`, leaves the preset's value."""
+    """The settings that are passed by name; `DenoisingSettings` explains them. None leaves the preset's value; `seed` cannot be None."""
 
     schedule: Schedule | None
     eps: float | None

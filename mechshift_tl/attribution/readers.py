@@ -64,7 +64,7 @@ class ReaderPath:
 
     @property
     def watched(self) -> list[str]:
-        """Hooks whose activations `add` needs besides."""
+        """Hooks whose activations `add` needs, too."""
         return [name for readers in self.all for name in readers.watched]
 
     @property

@@ -2,7 +2,7 @@
 
 A layer's heads are expanded once from head space to the residual's width. Then one matrix product scores all earlier writers against the
 layer's readers. Tokens are scored in pieces of bounded memory. Each row and each span that is kept apart has pieces of its own.
-Cost: writers × readers × tokens × d multiply-adds, besides one output projection per layer and piece.
+Cost: writers × readers × tokens × d multiply-adds, plus one output projection per layer and piece.
 """
 
 from __future__ import annotations

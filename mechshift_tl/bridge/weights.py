@@ -9,7 +9,7 @@ Layers may run on several devices, and weights may be kept in CPU memory or on d
 3. Autograd keeps the weights of a forward until its backward. `refetch_in_backward` makes it keep the places of fetched weights instead,
    and fetch them again.
 
-A model that lies whole on one device is read as it is, without copies.
+A model that lies on one device is read directly, without copies.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def weightless(model: HookedModel) -> bool:
 
 
 def gathered(kept: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Activations on `device`; those that are there already as they are."""
+    """Activations on `device`. Those that are there already are not copied."""
     return {name: tensor.to(device) for name, tensor in kept.items()}
 
 

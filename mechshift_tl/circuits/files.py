@@ -109,7 +109,7 @@ class _File:
 
     @property
     def nodes(self) -> Bool[Tensor, " n_writers"]:
-        """Writers with an edge out of them and, but for input, one into them."""
+        """Writers that have an edge out of them and an edge into them; the input needs only an edge out."""
         entered = self.edges.any(0).float() @ self.graph.membership > 0
         # Nothing leads into the input.
         entered[0] = True

@@ -51,7 +51,8 @@ KINDS = ("q", "k", "v")
 class Base:
     """The replaced outputs of a batch, and the residual stream that they make.
 
-    - `writers`: the replaced outputs; `pre`, `mid`, `final`, each `(b, pos, d)`: their sum before and amid each layer, and at the end.
+    - `writers`: the replaced outputs; `pre`, `mid`, `final`, each `(b, pos, d)`: their sum before each layer, between its attention and its
+      MLP, and at the end.
     - `heads`: q, k and v made of that stream, by hook name, `(b, pos, head, d_head)`.
     - `own`: the replaced outputs come from a real run of the model. A writer whose input is not moved then keeps its replaced output, and
       need not be computed again.
@@ -71,7 +72,7 @@ class Base:
         (_, clean), (writers, logits) = run_both_sides(model, batch, capture([*_streams(model), *_heads(model)], seen))
         # The batch is stacked: clean rows first, corrupt rows below.
         corrupt = {name: tensor[len(batch) :] for name, tensor in seen.items()}
-        # The names alternate: before a layer, amid it, before the next.
+        # The names alternate: before a layer, between its attention and its MLP, before the next layer.
         *streams, final = (corrupt[name].to(batch.clean.device, torch.float32) for name in _streams(model))
         heads = {name: corrupt[name] for name in _heads(model)}
         return clean, cls(writers, streams[::2], streams[1::2], final, heads, own=True), logits
@@ -95,7 +96,7 @@ class Base:
 
 
 def _streams(model: HookedModel) -> list[str]:
-    """Hook names of the residual stream: before and amid each layer, and at the end."""
+    """Hook names of the residual stream: before each layer, between its attention and its MLP, and at the end."""
     names = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in ("hook_resid_pre", "ln2.hook_in")]
     return [*names, "ln_final.hook_in"]
 

@@ -80,7 +80,7 @@ class CircuitRun:
         return self.kept / self.n_edges
 
     def mean(self, outcome: Outcome) -> float:
-        """The metric of one of the runs, mean over all read positions, in the metric's unit; `EdgeScores` weighs examples alike."""
+        """The metric of one of the runs, mean over all read positions, in the metric's unit; `EdgeScores` weighs examples the same way."""
         # In float64: sums over many prompts would lose digits in float32.
         return (outcome.metric.double() @ self.read.double() / self.read.sum()).item()
 

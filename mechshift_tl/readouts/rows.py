@@ -1,4 +1,4 @@
-"""`Readouts`: the rows that a model is read on, whatever made them.
+"""`Readouts`: the rows that a model is read on.
 
 Rows of one batch share their length and their number of read positions, so rows of different lengths need no padding. Rows that come with
 padding of their own carry masks: no position sees a masked token, and no score depends on it.
@@ -35,8 +35,8 @@ class Readouts(Artefact):
     - `span` `(rows, pos)` says in which of the named `spans` a position lies, −1 for none.
     - `info` carries what a report must state: number of masks, order, what was dropped.
 
-    Raises ValueError, naming the tensor, when the parts do not fit each other: shapes, one mask without the other, −1 on one side or amid a
-    row, an example that has no group.
+    Raises ValueError, naming the tensor, when the parts do not fit each other: shapes, one mask without the other, −1 on one side or in
+    a row, an example that has no group.
     """
 
     KIND: ClassVar[str] = "readouts"

@@ -44,7 +44,7 @@ def finished_results(folder: Path) -> str:
 
 
 def stated(path: Path) -> dict[str, object]:
-    """The values by which the file at `path` tells its work; none where there is no such file. Raises ValueError on a damaged file."""
+    """The values that identify the work of the file at `path`; empty without such a file. Raises ValueError on a damaged file."""
     return artefact.read_json(path, "the run that made this folder") if path.is_file() else {}
 
 
