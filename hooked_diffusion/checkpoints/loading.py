@@ -125,7 +125,7 @@ class OpenCheckpoint:
         own = self._tokenizer() if isinstance(tokenizer, str) else tokenizer
         model, names = self._skeleton()
         stored = Counter(self.reader.dtype(key) for key in names.values())
-        # A dtype that was asked for is no news. Without one, tensors that are cast to the embedding's dtype are noted.
+        # Where the caller asks for a dtype, casts need no note. Otherwise a note says which tensors are cast to the embedding's.
         cast_to = Counter() if kept else stored
         kept = kept or self.reader.dtype(names[self.adapter.embedding])
         place = Placement.of(device) if device_map is None else Placement.from_map(device_map, model, kept)

@@ -123,6 +123,7 @@ def other_corruptions(task: str, data: Path | None, names: str | None, intervent
 
     if names is None:
         applies = task == "ioi" and data is None and intervention == "counterfactual"
+        # The first corruption is the task's own.
         names = ",".join(get_args(Corruption)[1:]) if applies else "none"
     wanted: list[Any] = [] if names == "none" else words_of(names)
     if wanted and task != "ioi":
