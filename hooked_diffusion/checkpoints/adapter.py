@@ -192,6 +192,7 @@ def mdm_spec(
     def read(config: Config) -> DiffusionSpec:
         mask = whole_in(config, "mask_token_id")
         if mask is None:
+            # No family has 0 rows, so a config without a vocabulary finds no mask here.
             mask = (masks or {}).get(whole_in(config, "vocab_size") or 0)
         if mask is None:
             raise ValueError("config.json leaves out mask_token_id; state it there, or pass config={'mask_token_id': …}")

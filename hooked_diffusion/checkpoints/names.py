@@ -65,6 +65,7 @@ def told_by_name(config: Config, adapter: CheckpointAdapter, name: str) -> tuple
     notes: list[str] = []
     for known in KNOWN:
         if like := next((one for one in (name, saved_from(config)) if re.fullmatch(known.names, one, re.IGNORECASE)), None):
+            # What the config states itself always counts.
             absent = {field: value for field, value in known.fields.items() if not _states(config, field)}
             found |= absent
             notes += [

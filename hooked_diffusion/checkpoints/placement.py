@@ -55,6 +55,7 @@ class Placement:
             with reading("device_map does not fit the model", "name a device for every module, by the names of its state dict"):
                 check_device_map(module, dict(device_map))
             return cls(dict(device_map))
+        # Layers whose parts must share a device, since a residual connection joins them.
         undivided = list(model._no_split_modules or ())
         if device_map == "sequential":
             memory = get_max_memory()

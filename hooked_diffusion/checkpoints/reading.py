@@ -72,6 +72,7 @@ def read_config(
 
     Raises ValueError for an unknown family, and for a config that leaves out a required field or has an unknown one.
     """
+    # None takes a field out: every reader of a field treats null as absent.
     whole = {**config, **(given or {})}
     chosen = adapter_for(whole, family, where, name)
     notes = [*_given(given)]

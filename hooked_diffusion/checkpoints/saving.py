@@ -62,6 +62,7 @@ def save_checkpoint(
         written = {path.name for path in partial.iterdir()}
         for path in partial.iterdir():
             os.replace(path, folder / path.name)
+    # After the new files are in place: a run that is stopped before leaves files too many, but none too few.
     for path in replaced:
         if path.name not in written:  # shards of the old weights would be read instead of the new
             path.unlink(missing_ok=True)
@@ -82,6 +83,7 @@ def convert(
 
     Settings and errors are those of `load_checkpoint` and `save_checkpoint`. All weights pass through memory. Returns what was written.
     """
+    # Before the source is read, which can take minutes.
     _to_replace(Path(folder), overwrite)
     opened = open_checkpoint(source, family=family, revision=revision, config=config)
     loaded = opened.load(tokenizer="auto" if opened.reader.tokenizer_at else None, dtype=dtype)

@@ -75,6 +75,7 @@ def _patterns(part: object, depth: int = 0) -> Iterator[str]:
     if isinstance(part, dict):
         if isinstance(pattern := part.get("Regex"), str):
             yield pattern
+        # Without the vocabulary, which is large and holds no patterns.
         for name in part.keys() - {"model", "added_tokens"}:
             yield from _patterns(part[name], depth + 1)
     elif isinstance(part, list):
