@@ -114,6 +114,7 @@ def attribute(
     MemoryError when one row alone does not fit; OSError when the journal cannot be written.
     """
     metrics = resolve_all(metric)
+    # A string is a sequence too.
     several = isinstance(metric, Sequence) and not isinstance(metric, str)
     settings = AttributionSettings(
         method=method, level=level, ig_steps=ig_steps, rule=rule, kv=kv, intervention=intervention,
@@ -165,6 +166,7 @@ def _totals(
     engine.check(readouts)
     made_from = provenance(model, readouts.info)
     work = {**settings.to_dict(), **made_from, **engine.digests(readouts, weights=journal is not None)}
+    # Around all batches: weights take no gradient, and no other thread can change the model meanwhile.
     with frozen(model):
         totals = accumulate(
             engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, settings.keep_per_example) for _ in metrics], engine.tokens,

@@ -94,6 +94,7 @@ class Scores(Artefact):
             raise ValueError(f"resample: {drawn.tolist()[:6]} are not indices of {self.n_examples} examples; give at least one")
         count = torch.bincount(drawn, minlength=self.n_examples).float()
         total = float(count @ self.read_per_example.float())
+        # Sums over the drawn examples, divided by the positions that these read: examples may have different numbers of them.
         matrix = torch.tensordot(count, self.per_example, 1) / total
         clean, corrupt = (self.ends_per_example @ count / total).tolist()
         return replace(
@@ -142,6 +143,7 @@ class EdgeScores(Scores):
     def completeness_gap(self) -> float:
         """Row `input` summed, minus the effect, as a share of |effect|; tends to 0 as the embeddings' path is sampled finer
         (Sundararajan et al.). Without a path of the embeddings it says how far the method is from complete."""
+        # The bound avoids dividing by an effect of 0.
         return (self.matrix[0].sum().item() - self.effect) / max(abs(self.effect), 1e-12)
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -151,6 +153,7 @@ class EdgeScores(Scores):
     def top(self, n: int) -> pd.DataFrame:
         """The `n` rows of largest |score|, strongest first; others are not made, of which a large model has millions."""
         strength = self.matrix.abs().masked_fill(~self.graph.possible, -1).flatten()
+        # Every edge as strong as the weakest chosen one is sorted too, so that ties fall as in the full table.
         least = strength.topk(max(1, min(n, self.graph.n_edges))).values[-1]
         return self.graph.edge_frame((strength >= least).view_as(self.matrix), self.matrix).head(n)
 

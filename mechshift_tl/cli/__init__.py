@@ -28,7 +28,7 @@ SUMMARY = "Circuits of autoregressive and masked-diffusion language models: foun
 
 
 class App(typer.Typer):
-    """The command, with streams that take whatever it prints."""
+    """The command, with streams that accept everything it prints."""
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         """Run it, as typer does."""

@@ -37,7 +37,7 @@ console = PatientConsole(markup=False)  # what is printed may hold brackets of i
 
 
 def settle_streams() -> None:
-    """Make standard output take whatever is printed: it may be closed, or not know the characters that tables are drawn with."""
+    """Make standard output accept all text: it may be closed, or not know the characters that tables are drawn with."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (it is open as long as the program runs)
     for stream in (sys.stdout, sys.stderr):

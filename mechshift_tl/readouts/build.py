@@ -103,6 +103,7 @@ def _rows(
     """One row per step that has something to read; `mask` None leaves the answer on the canvas."""
     start = example.answer_start
     for step, at in enumerate(range(0, len(commits), tokens_per_step)):
+        # A position where answer and foil agree shows nothing, but it is committed all the same.
         read = [j for j in sorted(commits[at : at + tokens_per_step]) if example.readable[j]]
         if not read:
             continue
@@ -110,9 +111,11 @@ def _rows(
         if revealed == "clean":
             corrupt[start : len(example.clean)] = example.answer
         if mask is not None:
+            # Masked is what this step commits and everything after it; what was committed before stays visible.
             for j in commits[at:]:
                 clean[start + j] = corrupt[start + j] = mask
         positions = [start + j for j in read]
+        # `read` is where the logits are read, one position earlier under logit shift 1.
         span = _spans(example, clean, corrupt, [p - shift for p in positions])
         yield _Row(clean, corrupt, positions, [example.answer[j] for j in read], [example.foil[j] for j in read], step, index, span)
 
@@ -139,6 +142,7 @@ def _spans(example: Example, clean: list[int], corrupt: list[int], read: list[in
 def _collate(rows: list[_Row], examples: Examples) -> Readouts:
     def padded(name: str) -> Tensor:
         values = [torch.tensor(getattr(row, name)) for row in rows]
+        # Answers have different lengths, and so have rows.
         return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=ABSENT)
 
     tensors: dict[str, Any] = {name: padded(name) for name in ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "span")}

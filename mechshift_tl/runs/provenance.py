@@ -66,7 +66,7 @@ def _differ(ours: object, theirs: object) -> bool:
 
 
 def _origin(provenance: Mapping[str, object]) -> dict[str, object]:
-    """What each of `Origin` is in a provenance, and the model's `name`; None where it is not said."""
+    """The value of each of `Origin` in a provenance, and the model's `name`; None where the provenance does not say."""
     model, readouts = (_mapping(provenance.get(name)) for name in ("model", "readouts"))
     known = ((evidence, model[evidence]) for evidence in ("sha256", "digest", "name") if model.get(evidence))
     return {
@@ -106,6 +106,7 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in tensors:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if not tensor.is_meta:
+            # As bytes: numpy has no bfloat16.
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
@@ -116,7 +117,7 @@ def text_digest(text: str) -> str:
 
 
 def identity(models: Mapping[str, HookedModel]) -> dict[str, object]:
-    """What tells models, by role, from all others, as JSON values: where weights came from, what they are now, how each model is read.
+    """JSON values that identify models, by role: where the weights came from, what they are now, how each model is read.
 
     The digest of the weights reads all of them: they may have been changed since they were opened.
     """
