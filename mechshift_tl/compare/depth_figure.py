@@ -17,7 +17,8 @@ def draw_shares(kinds: Mapping[str, Mapping[str, Float[Tensor, "draws_and_1 n_la
     titles = [name[0].upper() + name[1:] for name in kinds]
     figure = make_subplots(1, len(kinds), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=titles)
     for column, by_role in enumerate(kinds.values(), 1):
-        figure.add_vrect(x0=-0.5, x1=cut - 0.5, fillcolor=RULE, opacity=0.6, line_width=0, layer="below", row=1, col=column)
+        early = {"type": "rect", "x0": -0.5, "x1": cut - 0.5, "y0": 0, "y1": 1, "yref": "y domain", "line_width": 0}
+        figure.add_shape(early, fillcolor=RULE, opacity=0.6, layer="below", row=1, col=column)
         for role, shares in by_role.items():
             if not shares[0].isnan().any():
                 _line(figure, column, role, shares)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mechshift_tl.circuits import Circuit
+from mechshift_tl.compare.depth import At
 from mechshift_tl.compare.depth_result import KINDS, DepthShares, between_tasks, summed_up
 from mechshift_tl.compare.depth_shares import depth_shares, layer_shares
 from mechshift_tl.graph import Graph
@@ -32,7 +33,8 @@ def shares_of(scored, *, mdm: float = 3.0, control: float = 0.5, n_boot: int = 4
 
 def test_layers_hold_what_a_loop_over_edges_adds_up(scored):
     scores = scored(GRAPH, per_example(1.0))
-    for at, layer_of in (("reader", "reader_layer"), ("writer", "writer_layer")):
+    columns: dict[At, str] = {"reader": "reader_layer", "writer": "writer_layer"}
+    for at, layer_of in columns.items():
         edges = scores.to_dataframe()
         sums = [edges.loc[edges[layer_of] == layer, "score"].abs().sum() for layer in range(3)]
         assert layer_shares(scores.matrix, GRAPH, at).tolist() == pytest.approx([one / sum(sums) for one in sums], abs=1e-6)
