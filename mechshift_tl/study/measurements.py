@@ -10,9 +10,10 @@ from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
+from mechshift_tl.study.structure import DEPTH, MASSES
 
 #: Each has a result of its own kind, hence Any.
-MEASUREMENTS: tuple[Measurement[Any], ...] = ()
+MEASUREMENTS: tuple[Measurement[Any], ...] = (DEPTH, MASSES)
 
 
 def chosen(config: StudyConfig, of: Iterable[Measurement[Any]] = MEASUREMENTS) -> list[Measurement[Any]]:

@@ -16,6 +16,7 @@ from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.result import CircuitComparison, Statistic
 from mechshift_tl.compare.steps import step_overlaps
+from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.readouts.pool import Pool
 from mechshift_tl.study import files
 from mechshift_tl.study.answers import Verdicts

@@ -21,6 +21,8 @@ from mechshift_tl.attribution import attribute
 from mechshift_tl.circuits.matching import Matching
 from mechshift_tl.circuits.neurons import NeuronMatching
 from mechshift_tl.circuits.permuted import overlap_null
+from mechshift_tl.compare.depth_shares import depth_shares
+from mechshift_tl.compare.masses import component_masses
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness
 from mechshift_tl.evaluation.carried import Carried
 from mechshift_tl.evaluation.size import FaithfulSize, SizeTried
@@ -71,7 +73,8 @@ def results() -> dict[str, Any]:
         specialisation(task.lenses["arm"]),
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
-        trajectory, trajectory.statistics(pair.mdm), *verdict_results(study),
+        trajectory, trajectory.statistics(pair.mdm), *verdict_results(study), depth_shares(task.scores, task.circuits, n_boot=2),
+        component_masses(task.scores, n_boot=2),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}
 
