@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif'
 INK, QUIET, RULE = "#1d2733", "#5d6975", "#e3e7eb"
+ROLE_NAMES = {"arm": "ARM", "mdm": "MDM", "control": "control"}
 COLOURS = {"arm": "#23629f", "mdm": "#c4512d", "control": "#6b7280"}
 SYMBOLS = {"arm": "circle", "mdm": "diamond", "control": "square"}
 DASHES = {"arm": "solid", "mdm": "solid", "control": "dot"}
