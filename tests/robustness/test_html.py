@@ -17,6 +17,7 @@ import mechshift_tl
 from hooked_diffusion import load_pair
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
 from mechshift_tl.attribution import attribute
+from mechshift_tl.compare.attention import compare_attention
 from mechshift_tl.compare.specialisation import compare_specialisation
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness
 from mechshift_tl.planning import plan
@@ -24,6 +25,7 @@ from mechshift_tl.planning.estimate import Workload
 from mechshift_tl.study import StudyConfig, run_study
 from mechshift_tl.tasks import IOI
 from mechshift_tl.views import neuron_activations
+from mechshift_tl.views.attention import attention_patterns
 from mechshift_tl.views.specialisation import specialisation
 
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -63,6 +65,7 @@ def results() -> dict[str, Any]:
         study, task.pool.examples, rows, task.scores["arm"], circuit, task.comparisons["mdm"], task.lenses["mdm"],
         neuron_activations(pair.arm, grouped, 0, shuffles=20), task.evidence.curves["arm"], task.evidence.validity["arm"],
         specialisation(task.lenses["arm"]), compare_specialisation(task.lenses, d_vocab=pair.arm.cfg.d_vocab, n_boot=4),
+        attention_patterns(pair.arm, rows), compare_attention({"arm": pair.arm}, {"arm": rows}, {"arm": ["a0.h0"]}, n_boot=4),
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         trajectory, trajectory.statistics(pair.mdm),
