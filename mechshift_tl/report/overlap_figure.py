@@ -8,9 +8,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mechshift_tl.compare.result import Statistic
-from mechshift_tl.plotting import COLOURS, INK, QUIET, SYMBOLS, Drawing, plain, style
+from mechshift_tl.plotting import COLOURS, INK, QUIET, ROLE_NAMES, SYMBOLS, Drawing, plain, style
 from mechshift_tl.report.figures import validity_notes
-from mechshift_tl.study.results import ROLE_NAMES, Study
+from mechshift_tl.study.results import Study
 
 OVERLAPS = {"edge_jaccard": "edges", "component_jaccard": "components (top K)"}
 FLOOR_LINE = {"color": "#cfd5db", "width": 14}

@@ -26,7 +26,6 @@ from mechshift_tl.study.measurement import Finding
 from mechshift_tl.study.measurements import load_measured, save_measured
 from mechshift_tl.study.verdict_evidence import VerdictEvidence
 from mechshift_tl.study.verdicts import judge
-from mechshift_tl.study.wording import ROLE_NAMES
 from mechshift_tl.views.lens_table import ComponentLens
 from mechshift_tl.views.neurons import NeuronActivations
 

@@ -30,6 +30,7 @@ from mechshift_tl.compare.comparison import compare
 from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.graph import Graph
+from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.readouts.pool import Pool, common_correct
 from mechshift_tl.runs.provenance import identity, text_digest, versions
 from mechshift_tl.runs.stages import Stages
@@ -39,7 +40,7 @@ from mechshift_tl.study.evidence import gather_evidence
 from mechshift_tl.study.gathering import ToJudge, gather_verdict_evidence
 from mechshift_tl.study.measurements import chosen, measure
 from mechshift_tl.study.parts import TaskParts
-from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
+from mechshift_tl.study.results import Study, TaskStudy
 from mechshift_tl.tasks.task import ExampleStream, Task
 from mechshift_tl.views.lens import component_lens
 from mechshift_tl.views.lens_table import ComponentLens
