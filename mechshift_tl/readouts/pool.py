@@ -2,7 +2,7 @@
 
 An example enters when each model ranks the written token first at every position it is read on (teacher forced, in its own commit order).
 Of a task with many right answers, the written token must rank above the foil instead (`Task.correct`).
-What was tried and what each model decodes freely are reported beside, because a pool of easy prompts says nothing of the hard ones.
+What was tried and what each model decodes freely are reported beside, because a pool of easy prompts says nothing about hard ones.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from mechshift_tl.compare.result import CAVEAT
 from mechshift_tl.intervals import judged
 from mechshift_tl.report import figures, tables
+from mechshift_tl.report.measured import measured_sections
 from mechshift_tl.report.overlap_figure import overlaps
 from mechshift_tl.study import claims
 from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
@@ -74,6 +75,7 @@ def _section(number: int, task: TaskStudy) -> dict[str, Any]:
         "specialisation": tables.specialisation_rows(task),
         "neurons": figures.neurons(task) if task.neurons else None,
         "neuron_claims": claims.neuron_claims(task),
+        "measured": measured_sections(task),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from mechshift_tl.attribution.path import Rule
 from mechshift_tl.attribution.settings import AttributionSettings
@@ -20,6 +21,7 @@ class StudyConfig:
     - `n_boot`, `n_random`: draws behind intervals and floors.
     - `held_out`: further prompts, read correctly as well, on which circuits are run; 0 runs none.
     - `validity_n`, `validity_edges`: of these, prompts on which edges are patched exactly (0: none), and how many top and random edges.
+    - `measurements`: "all", those of a "quick" study, "none", or names of `study.measurements`.
     """
 
     n: int = 200
@@ -36,6 +38,7 @@ class StudyConfig:
     held_out: int = 40
     validity_n: int = 8
     validity_edges: int = 50
+    measurements: Literal["all", "quick", "none"] | tuple[str, ...] = "all"
 
     def __post_init__(self) -> None:
         _ = self.attribution
@@ -44,6 +47,10 @@ class StudyConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"StudyConfig.{name} is {value}; it must be at least {least}")
+        if isinstance(self.measurements, str) and self.measurements not in ("all", "quick", "none"):
+            raise ValueError(f"StudyConfig.measurements is {self.measurements!r}; give 'all', 'quick', 'none', or a list of names")
+        if not isinstance(self.measurements, str):
+            object.__setattr__(self, "measurements", tuple(self.measurements))
 
     @property
     def attribution(self) -> AttributionSettings:

@@ -19,6 +19,8 @@ from mechshift_tl.readouts.pool import Pool
 from mechshift_tl.study import files
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import Evidence
+from mechshift_tl.study.measurement import Finding
+from mechshift_tl.study.measurements import load_measured, save_measured
 from mechshift_tl.views.lens_table import ComponentLens
 from mechshift_tl.views.neurons import NeuronActivations
 
@@ -30,6 +32,7 @@ class TaskStudy:
     """One task: everything is keyed by role ("arm", "mdm", "control"); `comparisons[role]` holds the ARM against that role.
 
     `neurons` is empty where too few prompts share a group to compare groups; `evidence` is None where no prompts were kept apart for it.
+    `measured` holds the results of `study.measurements` by name.
     """
 
     task: str
@@ -40,6 +43,7 @@ class TaskStudy:
     lenses: dict[str, ComponentLens] = field(repr=False)
     neurons: dict[str, NeuronActivations] = field(repr=False)
     evidence: Evidence | None = field(default=None, repr=False)
+    measured: dict[str, Finding] = field(default_factory=dict, repr=False)
 
     def notes(self, role: str) -> list[str]:
         """Sentences to print beside the overlap of the ARM's circuit with that of `role`."""
@@ -68,6 +72,7 @@ class TaskStudy:
         files.NEURONS.save(folder, self.neurons)
         if self.evidence is not None:
             self.evidence.save(folder)
+        save_measured(folder, self.measured)
         self.pool.save(folder)
         self.save_prompts(folder)
 
@@ -89,6 +94,7 @@ class TaskStudy:
             lenses=files.LENSES.read(folder, roles),
             neurons=files.NEURONS.read_present(folder, roles),
             evidence=Evidence.load(folder, roles),
+            measured=load_measured(folder),
         )
 
 

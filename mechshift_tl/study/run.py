@@ -6,7 +6,8 @@ Per task:
 2. score every edge of every model on it (EAP-IG), keeping per-example parts for intervals;
 3. cut circuits, compare the ARM's with the MDM's and with the control's;
 4. run every circuit in every model on prompts kept apart, and hold scores against exact patching (`evidence`);
-5. read the lens of every component, and the neurons of an early layer.
+5. read the lens of every component, and the neurons of an early layer;
+6. make the measurements asked for (`study.measurements`).
 
 Each artefact is a stage: it is written once, when it is made, under the name that `study.files` gives it.
 """
@@ -34,6 +35,8 @@ from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study import files
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import gather_evidence
+from mechshift_tl.study.measurements import chosen, measure
+from mechshift_tl.study.parts import TaskParts
 from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
 from mechshift_tl.tasks.task import ExampleStream, Task
 from mechshift_tl.views.lens import component_lens
@@ -58,6 +61,7 @@ def run_study(
     and when `folder` is that of another study.
     """
     config, models = config or StudyConfig(), pair.models
+    chosen(config)
     graph = Graph.of(pair.arm, config.kv)
     _check(pair.name, tasks, config, graph)
     if pair.tokenizer is None:
@@ -123,7 +127,12 @@ class _TaskRun:
             evidence = gather_evidence(self.models, scores, circuits, held_out.readouts, config, self.stages)
             self.stages.write(evidence.save_table)
         self.progress(f"{name}: lenses and neurons")
-        found = TaskStudy(name, pool, scores, circuits, comparisons, self._lenses(pool), self._neurons(pool), evidence)
+        lenses, neurons = self._lenses(pool), self._neurons(pool)
+        parts = TaskParts(
+            self.task, self.models, self.stream.tokenizer, config, pool, held_out if len(held_out) else None, scores, circuits, lenses,
+            self.progress,
+        )  # fmt: skip
+        found = TaskStudy(name, pool, scores, circuits, comparisons, lenses, neurons, evidence, measure(parts, self.stages))
         self.stages.write(found.save_prompts)
         return found
 

@@ -24,7 +24,18 @@ def pair():
 @pytest.fixture(scope="module")
 def study(pair):
     return run_study(
-        pair, [IOI(), Countdown()], StudyConfig(n=8, ig_steps=2, n_boot=10, n_random=10, held_out=6, validity_n=2, validity_edges=5)
+        pair,
+        [IOI(), Countdown()],
+        StudyConfig(
+            n=8,
+            ig_steps=2,
+            n_boot=10,
+            n_random=10,
+            held_out=6,
+            validity_n=2,
+            validity_edges=5,
+            measurements="none",
+        ),
     )
 
 
