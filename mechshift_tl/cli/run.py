@@ -34,7 +34,7 @@ def run(
     pair: PairName,
     out: Annotated[Path, typer.Option(help="New or empty folder for artefacts and report.html.")],
     tasks: TaskNames = "ioi,countdown",
-    n: Annotated[int, typer.Option(help="Prompts per task that ARM and MDM read correctly.")] = 200,
+    n: Annotated[int, typer.Option(help="Prompts per task that every model of the pair reads correctly.")] = 200,
     edges: Annotated[int | None, typer.Option(help="Edges per circuit; default min(1000, 5 % of all).")] = None,
     components: Annotated[int | None, typer.Option(help="K of the component overlap; default min(100, 10 % of all).")] = None,
     held_out: Annotated[int, typer.Option(help="Further prompts on which circuits are run in every model; 0 runs none.")] = 40,

@@ -10,9 +10,15 @@ from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
+from mechshift_tl.study.unscreened import Unscreened, unscreened
 
 #: Each has a result of its own kind, hence Any.
-MEASUREMENTS: tuple[Measurement[Any], ...] = ()
+MEASUREMENTS: tuple[Measurement[Any], ...] = (
+    Measurement(
+        "unscreened", "Without the screen", "Do overlap and early shift change when prompts that a model reads wrongly are kept?",
+        "unscreened.json", Unscreened.load, unscreened,
+    ),
+)  # fmt: skip
 
 
 def chosen(config: StudyConfig, of: Iterable[Measurement[Any]] = MEASUREMENTS) -> list[Measurement[Any]]:

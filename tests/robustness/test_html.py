@@ -18,9 +18,11 @@ from hooked_diffusion import load_pair
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
 from mechshift_tl.attribution import attribute
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness
+from mechshift_tl.intervals import Interval
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
 from mechshift_tl.study import StudyConfig, run_study
+from mechshift_tl.study.unscreened import ScreenRow, Unscreened
 from mechshift_tl.tasks import IOI
 from mechshift_tl.views import neuron_activations
 from mechshift_tl.views.specialisation import specialisation
@@ -65,6 +67,7 @@ def results() -> dict[str, Any]:
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         trajectory, trajectory.statistics(pair.mdm),
+        Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}
 
