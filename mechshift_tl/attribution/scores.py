@@ -102,6 +102,26 @@ class Scores(Artefact):
             n_examples=len(examples), spans=[], **dict.fromkeys(_OPTIONAL),
         )  # fmt: skip
 
+    def select(self, examples: Sequence[int]) -> Self:
+        """The scores of some of the examples, with each one's own parts. Raises ValueError where `resample` does."""
+        whole, index = self.resample(examples), torch.as_tensor(examples, dtype=torch.long)
+        return replace(whole, **{name: part.index_select(_EXAMPLES[name], index) for name, part in self._per_example().items()})
+
+    def joined(self, other: Self) -> Self:
+        """These scores with those of further examples, which come behind. Steps are not kept apart.
+
+        Raises ValueError unless both were attributed with `keep_per_example=True`, by the same settings.
+        """
+        mine, theirs = self._per_example(), other._per_example()
+        if not mine or not theirs or self.made_by() != other.made_by():
+            raise ValueError("joined needs scores of the same settings, both attributed with keep_per_example=True")
+        parts = {name: torch.cat([part, theirs[name]], _EXAMPLES[name]) for name, part in mine.items()}
+        n = self.n_examples + other.n_examples
+        return replace(self, **parts, n_examples=n).select(range(n))
+
+    def _per_example(self) -> dict[str, Tensor]:
+        return {name: part for name in _EXAMPLES if (part := getattr(self, name)) is not None}
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per score, strongest |score| first."""
         raise NotImplementedError
@@ -199,4 +219,6 @@ class NodeScores(Scores):
         return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
 
 
+#: Parts that hold a row per example, and the dimension that counts examples.
+_EXAMPLES = {"per_example": 0, "ends_per_example": 1, "read_per_example": 0}
 _OPTIONAL = ("per_example", "ends_per_example", "read_per_example", "per_span")

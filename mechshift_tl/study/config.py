@@ -28,7 +28,7 @@ QUICK: dict[str, Any] = {
 class StudyConfig:
     """Settings of one study.
 
-    - `n`: prompts per task, read correctly by ARM and MDM; `seed`: of prompts, floors and intervals.
+    - `n`: prompts per task, read correctly by every model of the pair; `seed`: of prompts, floors and intervals.
     - `ig_steps`, `rule`, `kv`: of the attribution.
     - `edges`: circuit size (None: min(1000, 5 % of the possible edges)); `components`: K of the component overlap (None: see `compare`).
     - `cut`: layers that count as early (None: the first third); `neuron_layer`: whose neurons are shown (None: the last early layer).

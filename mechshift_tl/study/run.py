@@ -2,7 +2,7 @@
 
 Per task:
 
-1. draw the pool: held-out prompts that ARM and MDM both read correctly, the same for every model;
+1. draw the pool: held-out prompts that every model reads correctly, the same for every model;
 2. score every edge of every model on it (EAP-IG), keeping per-example parts for intervals;
 3. cut circuits, compare the ARM's with the MDM's and with the control's;
 4. run every circuit in every model on prompts kept apart, and hold scores against exact patching (`evidence`);
@@ -116,7 +116,7 @@ class _TaskRun:
     def run(self) -> TaskStudy:
         """Every step."""
         name, config = self.task.name, self.config
-        self.progress(f"{name}: prompts that ARM and MDM read correctly")
+        self.progress(f"{name}: prompts that every model reads correctly")
         pool, held_out = self._pools()
         scores = self._scores(pool)
         self.progress(f"{name}: circuits and comparisons")

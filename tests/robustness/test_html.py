@@ -28,9 +28,11 @@ from mechshift_tl.compare.specialisation import compare_specialisation
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness
 from mechshift_tl.evaluation.carried import Carried
 from mechshift_tl.evaluation.size import FaithfulSize, SizeTried
+from mechshift_tl.intervals import Interval
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
 from mechshift_tl.study import Study, StudyConfig, run_study
+from mechshift_tl.study.unscreened import ScreenRow, Unscreened
 from mechshift_tl.study.verdict_check import TruthChecked, VerdictCheck
 from mechshift_tl.tasks import IOI
 from mechshift_tl.views import neuron_activations
@@ -79,6 +81,7 @@ def results() -> dict[str, Any]:
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         trajectory, trajectory.statistics(pair.mdm), *verdict_results(study), depth_shares(task.scores, task.circuits, n_boot=2),
         component_masses(task.scores, n_boot=2),
+        Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}
 
