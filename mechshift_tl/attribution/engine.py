@@ -74,7 +74,6 @@ class Engine:
         self.settings.check_metrics(self.metrics)
         if self.edges is not None:
             check_patched_edges(self.edges, self.graph, self.settings.method, self.settings.level)
-        readouts.check(self.model)
         check_intervention(self.model, self.settings.intervention, self.means, readouts.visible("clean"))
         # The sums below depend on the architecture, so one row is enough.
         row = next(iter(readouts.batches(1))).to(self.model.cfg.device)

@@ -94,7 +94,7 @@ def resolve(metric: MetricLike) -> Metric:
         return metric
     if callable(metric):
         return Metric(getattr(metric, "__name__", "custom"), metric)
-    if metric not in METRICS:
+    if not isinstance(metric, str) or metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(METRICS)}, or pass a callable (logits, answers, foils)")
     return METRICS[metric]
 

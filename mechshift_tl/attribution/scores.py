@@ -15,7 +15,9 @@ from typing_extensions import Self
 
 from hooked_diffusion.artefact import Artefact
 from mechshift_tl.attribution.settings import AttributionSettings
+from mechshift_tl.bridge.batching import is_whole
 from mechshift_tl.graph import Graph
+from mechshift_tl.readouts.from_tokens import indices_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Scores(Artefact):
         """
         if self.per_example is None or self.read_per_example is None or self.ends_per_example is None:
             raise ValueError("these scores hold no per-example parts; attribute with keep_per_example=True to resample prompts")
-        drawn = torch.as_tensor(examples, dtype=torch.long)
+        drawn = torch.tensor(indices_of("resample", examples), dtype=torch.long)
         if not len(drawn) or not 0 <= int(drawn.min()) <= int(drawn.max()) < self.n_examples:
             raise ValueError(f"resample: {drawn.tolist()[:6]} are not indices of {self.n_examples} examples; give at least one")
         count = torch.bincount(drawn, minlength=self.n_examples).float()
@@ -127,7 +129,8 @@ class Scores(Artefact):
         raise NotImplementedError
 
     def top(self, n: int) -> pd.DataFrame:
-        """The `n` rows of largest |score|, strongest first."""
+        """The `n` rows of largest |score|, strongest first. Raises ValueError unless `n` is a whole number of at least 0."""
+        _check_count(n)
         return self.to_dataframe().head(n)
 
     def _repr_html_(self) -> str:
@@ -171,7 +174,11 @@ class EdgeScores(Scores):
         return self.graph.edge_frame(self.graph.possible, self.matrix)
 
     def top(self, n: int) -> pd.DataFrame:
-        """The `n` rows of largest |score|, strongest first; others are not made, of which a large model has millions."""
+        """The `n` rows of largest |score|, strongest first. Other rows are not made: a large model has millions of them.
+
+        Raises ValueError unless `n` is a whole number of at least 0.
+        """
+        _check_count(n)
         strength = self.matrix.abs().masked_fill(~self.graph.possible, -1).flatten()
         # Every edge as strong as the weakest chosen one is sorted too, so that ties fall as in the full table.
         least = strength.topk(max(1, min(n, self.graph.n_edges))).values[-1]
@@ -222,3 +229,8 @@ class NodeScores(Scores):
 #: Parts that hold a row per example, and the dimension that counts examples.
 _EXAMPLES = {"per_example": 0, "ends_per_example": 1, "read_per_example": 0}
 _OPTIONAL = ("per_example", "ends_per_example", "read_per_example", "per_span")
+
+
+def _check_count(n: int) -> None:
+    if not is_whole(n) or n < 0:
+        raise ValueError(f"top: n is {n}; give a whole number of at least 0")

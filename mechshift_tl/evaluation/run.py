@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
+from hooked_diffusion.threads import in_one_thread
 from mechshift_tl.attribution.check import check_writers_sum
 from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
 from mechshift_tl.bridge.batching import batch_tokens_for
@@ -29,6 +30,7 @@ from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.interventions.not_finite import locate_not_finite
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans, check_intervention, replaced
 from mechshift_tl.readouts import Batch, Readouts
+from mechshift_tl.readouts.rows import check_given
 from mechshift_tl.runs.processes import Processes
 from mechshift_tl.runs.provenance import digest
 
@@ -128,26 +130,28 @@ def run_edges(
     batch_tokens: int | None = None,
 ) -> list[CircuitRun]:
     """`run_circuits` for sets of edges, each a mask of the graph's shape. `graph` must be the model's. Raises ValueError as it does."""
-    function = resolve(metric)
-    check_same_graph(graph, Graph.of(model, graph.kv))
-    readouts.check(model)
-    check_intervention(model, intervention, means, readouts.visible("clean"))
-    check_writers_sum(model, next(iter(readouts.batches(1))).to(model.cfg.device))
-    tokens = batch_tokens_for(model, "circuits", batch_tokens)
-    processes = Processes.here()
-    _check_same_work(processes, readouts, circuits, intervention, function)
-    mine = processes.share(readouts.n_examples)
-    rows = readouts.select(mine)
-    # Two more than circuits: the clean run and the base.
-    tallies = [_Tally(readouts, rows, mine, function) for _ in range(len(circuits) + 2)]
-    batches = (batch.to(model.cfg.device).narrowed(model) for batch in rows.batches(tokens))
-    # A generator: a batch runs when `in_step` asks for it.
-    work = (done for batch in batches for done in _run_batch(model, batch, graph, circuits, intervention, means, tallies))
-    total, label = len(rows) * len(tallies), f"run {len(circuits)} circuits"
-    # Only the first process draws a bar: an endless delay means never.
-    with tqdm(total=total, desc=label, unit="row", delay=2 if processes.is_first else inf, leave=False) as bar:
-        for done in processes.in_step(work):
-            bar.update(done)
+    check_given("run_circuit", model, readouts)
+    # Hooks belong to the model: a second thread would run under those of the first.
+    with in_one_thread(model):
+        function = resolve(metric)
+        check_same_graph(graph, Graph.of(model, graph.kv))
+        check_intervention(model, intervention, means, readouts.visible("clean"))
+        check_writers_sum(model, next(iter(readouts.batches(1))).to(model.cfg.device))
+        tokens = batch_tokens_for(model, "circuits", batch_tokens)
+        processes = Processes.here()
+        _check_same_work(processes, readouts, circuits, intervention, function)
+        mine = processes.share(readouts.n_examples)
+        rows = readouts.select(mine)
+        # Two more than circuits: the clean run and the base.
+        tallies = [_Tally(readouts, rows, mine, function) for _ in range(len(circuits) + 2)]
+        batches = (batch.to(model.cfg.device).narrowed(model) for batch in rows.batches(tokens))
+        # A generator: a batch runs when `in_step` asks for it.
+        work = (done for batch in batches for done in _run_batch(model, batch, graph, circuits, intervention, means, tallies))
+        total, label = len(rows) * len(tallies), f"run {len(circuits)} circuits"
+        # Only the first process draws a bar: an endless delay means never.
+        with tqdm(total=total, desc=label, unit="row", delay=2 if processes.is_first else inf, leave=False) as bar:
+            for done in processes.in_step(work):
+                bar.update(done)
     # In the order in which `_run_batch` yields them.
     clean, empty, *runs = (tally.outcome(processes) for tally in tallies)
     return [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pandas as pd
 import torch
@@ -19,10 +19,10 @@ from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.attention import visible_tokens
 from mechshift_tl.bridge.alignment import logit_shift
 from mechshift_tl.bridge.batching import same_shape
-from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.bridge.protocol import HookedModel, check_model, check_weights, says_how_it_is_read
 from mechshift_tl.readouts.batch import Batch, Side
 from mechshift_tl.readouts.checks import ABSENT, MASKS, check_ids, check_parts
-from mechshift_tl.readouts.from_tokens import AttentionMask, Span, columns_of, masks_of, rectangle, span_of
+from mechshift_tl.readouts.from_tokens import AttentionMask, Span, columns_of, indices_of, masks_of, names_of, rectangle, span_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Readouts(Artefact):
     spans: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_parts(self.tensors(), len(self.groups))
+        check_parts(self.tensors(), len(self.groups), len(self.spans))
 
     @classmethod
     def from_tokens(
@@ -86,9 +86,7 @@ class Readouts(Artefact):
         n, length = clean.shape
         columns = columns_of(n, length, target_pos=target_pos, answer_ids=answer_ids, foil_ids=foil_ids)
         masks = masks_of(attention_mask, clean.shape)
-        names = tuple(groups) if groups is not None else ("all",) * n
-        if len(names) != n:
-            raise ValueError(f"groups names {len(names)} examples, not {n}")
+        names = names_of(groups, n)
         seen = masks or (visible_tokens(clean),) * 2
         # Padding may hold any id, −1 or −100 among them. 0 is in every vocabulary, and nobody sees it.
         tokens = {"clean": clean.masked_fill(~seen[0], 0), "corrupt": corrupt.masked_fill(~seen[1], 0)}
@@ -138,8 +136,9 @@ class Readouts(Artefact):
     def select(self, examples: Sequence[int]) -> Readouts:
         """The rows of the given examples, renumbered in that order: for splitting prompts. Raises ValueError unless they are distinct
         indices below `n_examples`."""
+        examples = indices_of("select", examples)
         # Fewer places than examples: one was named twice.
-        place = {int(e): i for i, e in enumerate(examples)}
+        place = {e: i for i, e in enumerate(examples)}
         if len(place) < len(examples) or any(not 0 <= e < self.n_examples for e in place):
             raise ValueError(
                 f"select: {list(examples)[:6]}… are not distinct indices of {self.n_examples} examples; resample scores instead"
@@ -180,6 +179,11 @@ class Readouts(Artefact):
             raise ValueError("readouts hold no row; select or make at least one example that is read somewhere")
         for name in ("clean", "corrupt", "answer_ids", "foil_ids"):
             check_ids(model, f"readouts.{name}", getattr(self, name))
+        longest = max(int(self.visible(side).sum(1).max()) for side in get_args(Side))
+        if says_how_it_is_read(model) and model.max_positions is not None and longest > model.max_positions:
+            raise ValueError(
+                f"{model.cfg.model_name}: a row has {longest} tokens, the model {model.max_positions} positions; shorten the prompt"
+            )
         shift = logit_shift(model)
         targets = self.target_pos[self.target_pos != ABSENT]
         if (first := int(targets.min())) < shift:
@@ -221,3 +225,14 @@ def _beyond(visible: Bool[Tensor, "n pos"], target_pos: Int[Tensor, "n k"]) -> B
     place = torch.arange(visible.shape[1])
     last = torch.maximum((visible * place).amax(1), target_pos.amax(1))
     return place > last[:, None]
+
+
+def check_given(caller: str, model: HookedModel, readouts: Readouts) -> None:
+    """Raise TypeError on something else than a model and readouts, and ValueError on readouts that `Readouts.check` refuses."""
+    check_model(caller, model)
+    check_weights(caller, model)
+    if not isinstance(readouts, Readouts):
+        raise TypeError(
+            f"{caller}: readouts is a {type(readouts).__name__}; give what readouts(model, examples) or Readouts.from_tokens(…) makes"
+        )
+    readouts.check(model)

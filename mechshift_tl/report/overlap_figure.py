@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mechshift_tl.compare.statistic import CEILING_MARK, FLOOR_LINE, draw_statistic
-from mechshift_tl.plotting import INK, Drawing, plain, style
+from mechshift_tl.plotting import INK, ROLE_NAMES, Drawing, plain, style
 from mechshift_tl.report.figures import validity_notes
 from mechshift_tl.study.results import Study
 

@@ -17,7 +17,7 @@ from mechshift_tl.study.config import StudyConfig
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports] (there on 3.10 alone)
 
 TASKS = "tasks"
 
