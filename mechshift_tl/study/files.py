@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 from urllib.parse import quote
 
 from mechshift_tl.attribution.scores import EdgeScores
@@ -77,10 +77,6 @@ CARRIED = PerRole("arm-{}.carried.safetensors", Carried.load)
 OVERLAPS = PerRole("arm-{}.overlap.json", OverlapNull.load)
 EARLY = PerRole("{}.early.safetensors", Gain.load)
 SPREAD = PerRole("{}.spread.safetensors", Gain.load)
-#: By the fields of `VerdictEvidence`.
-VERDICT_PARTS: Mapping[str, PerRole[Any]] = {
-    "likeness": LIKENESS, "size": SIZES, "carried": CARRIED, "overlap": OVERLAPS, "early": EARLY, "spread": SPREAD
-}  # fmt: skip
 
 
 def folder_name(task: str) -> str:

@@ -52,12 +52,23 @@ class VerdictEvidence:
 
     def save(self, folder: Path) -> None:
         """Write one file per part into a task's folder."""
-        for name, kind in files.VERDICT_PARTS.items():
-            if (part := getattr(self, name)) is not None:
-                kind.save(folder, {self.role: part})
+        files.LIKENESS.save(folder, {self.role: self.likeness})
+        files.SIZES.save(folder, {self.role: self.size})
+        if self.carried is not None and self.overlap is not None:
+            files.CARRIED.save(folder, {self.role: self.carried})
+            files.OVERLAPS.save(folder, {self.role: self.overlap})
+        if self.early is not None and self.spread is not None:
+            files.EARLY.save(folder, {self.role: self.early})
+            files.SPREAD.save(folder, {self.role: self.spread})
 
     @classmethod
     def load(cls, folder: Path, task: str, roles: Iterable[str]) -> tuple[VerdictEvidence, ...]:
         """What a task's folder holds of `roles`. Raises ValueError on a file that was changed, FileNotFoundError where one is missing."""
-        parts = {name: kind.read_present(folder, roles) for name, kind in files.VERDICT_PARTS.items()}
-        return tuple(cls(task, role, **{name: found.get(role) for name, found in parts.items()}) for role in parts["likeness"])
+        likeness = files.LIKENESS.read_present(folder, roles)
+        size = files.SIZES.read(folder, likeness)
+        carried, overlaps = files.CARRIED.read_present(folder, likeness), files.OVERLAPS.read_present(folder, likeness)
+        early, spread = files.EARLY.read_present(folder, likeness), files.SPREAD.read_present(folder, likeness)
+        return tuple(
+            cls(task, role, one, size[role], carried.get(role), overlaps.get(role), early.get(role), spread.get(role))
+            for role, one in likeness.items()
+        )

@@ -115,13 +115,13 @@ def test_distributed_and_no_control() -> None:
 
 
 def test_many_answers_are_corrected() -> None:
-    """p of 2/1000 stands alone, and among 30 answers it does not."""
+    """p of 2/1000 stands alone, and among 60 answers it does not."""
     draws = carried((1, 1), (1, 1))
     draws.draws[0] = 0.5
     one = what_became_of_the_circuit(evidence(carried=draws), Rules())
     assert (one.answer, one.p) == ("kept", 0.002)
     assert answers_of([evidence(carried=draws)])[0].answer == "kept"
-    assert answers_of([evidence(carried=draws)] * 10)[0].answer == CANNOT_TELL
+    assert answers_of([evidence(carried=draws)] * 20)[0].answer == CANNOT_TELL
 
 
 def test_p_values_add_one() -> None:
@@ -172,8 +172,8 @@ def test_some_of_several() -> None:
 
 
 def test_evidence_is_kept(tmp_path: Path) -> None:
-    given = (evidence(), evidence(role="control", early=None, carried=None, overlap=None, size=FaithfulSize(None, "none", ())))
+    given = (evidence(), evidence(role="control", early=None, spread=None, carried=None, overlap=None, size=FaithfulSize(None, "no", ())))
     for one in given:
         one.save(tmp_path)
     again = VerdictEvidence.load(tmp_path, "ioi", ["mdm", "control"])
-    assert judge(again).by_task() == judge(given).by_task() or str(judge(again).by_task()) == str(judge(given).by_task())
+    assert str(judge(again).by_task()) == str(judge(given).by_task())
