@@ -82,6 +82,8 @@ def run(
 def _print_study(study: Study) -> None:
     """The verdicts in a sentence, accuracy, overlaps with what must be said beside them, and faithfulness."""
     console.print(study.verdicts.sentence(), soft_wrap=True)
+    if study.conditions.all:
+        print_frame("Where the paper's reading would break", study.conditions.to_dataframe())
     print_frame("Held-out accuracy (decoded freely), and how the prompts were found", study.accuracy())
     print_frame(
         "Edge overlap: Jaccard of circuits, 95 % interval over prompts, floor of random circuits, ceiling of one model",

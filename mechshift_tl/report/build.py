@@ -32,6 +32,7 @@ def build_report(study: Study) -> str:
         study=study,
         config=study.config.to_dict(),
         verdicts=study.verdicts.sentences(),
+        conditions=study.conditions.all,
         overlaps=overlaps(study),
         overlap_lines=tables.overlap_lines(study),
         sizes=tables.sizes(study),

@@ -20,6 +20,7 @@ from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.readouts.pool import Pool
 from mechshift_tl.study import files
 from mechshift_tl.study.answers import Verdicts
+from mechshift_tl.study.conditions import Conditions, TaskFindings, conditions
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import Evidence
 from mechshift_tl.study.measurement import Finding
@@ -113,6 +114,13 @@ class Study:
     config: StudyConfig
     tasks: dict[str, TaskStudy]
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def conditions(self) -> Conditions:
+        """Where the paper's reading would break, and what this study says of it."""
+        known = self.provenance.get("dependency", {})
+        tasks = [TaskFindings(name, known.get(name), one.comparisons, one.measured) for name, one in self.tasks.items()]
+        return conditions(tasks, self.verdicts)
 
     @cached_property
     def verdicts(self) -> Verdicts:

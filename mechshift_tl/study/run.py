@@ -81,7 +81,8 @@ def run_study(
         found[task.name] = _TaskRun(task, streams[task.name], models, config, place, progress).run()
     sources = {role: model.source for role, model in models.items()}
     specs = {role: model.spec.to_dict() for role, model in models.items()}
-    study = Study(pair.name, config, found, {"models": sources, "specs": specs, "edges": graph.n_edges})
+    dependency = {task.name: task.dependency for task in tasks}
+    study = Study(pair.name, config, found, {"models": sources, "specs": specs, "edges": graph.n_edges, "dependency": dependency})
     stages.write(study.save_tables)
     return study
 

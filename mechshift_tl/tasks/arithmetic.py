@@ -75,6 +75,7 @@ class Arithmetic(Task):
     """
 
     name = "arithmetic"
+    dependency = "mixed"
 
     def __init__(self, *, n_terms: int = 3, largest: int = 40, limit: int = 99, read: tuple[Kind, ...] | None = None) -> None:
         check_kinds("Arithmetic", read)

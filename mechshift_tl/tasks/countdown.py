@@ -45,6 +45,7 @@ class Countdown(Task):
     """
 
     name = "countdown"
+    dependency = "global"
 
     def __init__(
         self,

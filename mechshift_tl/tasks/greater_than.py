@@ -43,6 +43,7 @@ class GreaterThan(Task):
     """
 
     name = "greater_than"
+    dependency = "local"
     correct = "above_foil"
 
     def __init__(

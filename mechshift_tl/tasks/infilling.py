@@ -65,6 +65,7 @@ class SemanticInfilling(Task):
     """
 
     name = "infilling"
+    dependency = "global"
 
     def __init__(self, *, corruption: Corruption = "either", restate: bool = True) -> None:
         if corruption not in get_args(Corruption):

@@ -69,6 +69,7 @@ class IOI(Task):
     """
 
     name = "ioi"
+    dependency = "local"
 
     def __init__(
         self,

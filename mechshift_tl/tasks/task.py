@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "held_out"]
 Correct = Literal["first", "above_foil"]
+#: How much of the prompt an answer depends on: a "local" cue, the "global" constraints of the whole, or some of both.
+Dependency = Literal["local", "global", "mixed"]
 HELD_OUT_PERCENT = 10
 #: Why a prompt is dropped that was drawn before.
 AGAIN = "a prompt that came before"
@@ -50,6 +52,8 @@ class Task(ABC):
     name: str
     #: When a model reads an answer correctly: its token ranks "first"; or, where many answers are right, its logit is "above_foil".
     correct: Correct = "first"
+    #: None where nobody said.
+    dependency: Dependency | None = None
 
     @abstractmethod
     def draw(self, rng: random.Random, split: Split) -> Iterator[TextPair]:

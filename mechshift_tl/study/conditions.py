@@ -1,0 +1,136 @@
+"""Where the paper's reading would break: each of its break conditions and failure signs, with what this study says of it.
+
+Kong et al. (arXiv 2601.14758) read three mechanisms from their circuits. Each reading holds only as long as certain findings do not occur:
+
+- **kept or rewired**: overlap is not high on global tasks, nor low on local ones;
+- **front-loading**: the early share rises on global tasks, and does not rise alike on local ones;
+- **distribution**: the MDM's variance is not as high as the ARM's with fewer components that name something.
+
+A condition is *met*, *not met*, or it *cannot tell*: the intervals decide, never the values alone. Tasks say themselves whether they are
+local or global (`Task.dependency`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import ClassVar, Literal
+
+import pandas as pd
+
+from hooked_diffusion.artefact import JsonArtefact
+from hooked_diffusion.html import card
+from mechshift_tl.compare.depth_result import DepthShares, between_tasks
+from mechshift_tl.compare.result import CircuitComparison
+from mechshift_tl.compare.specialisation import SpecialisationComparison
+from mechshift_tl.intervals import Interval
+from mechshift_tl.study.answers import Verdicts
+from mechshift_tl.study.measurement import Finding
+
+Met = Literal["met", "not met", "cannot tell"]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition: which mechanism it would break, what it says, on which tasks, whether it is met, and the figures that decide."""
+
+    mechanism: str
+    says: str
+    tasks: str
+    met: Met
+    figures: str
+
+
+@dataclass(frozen=True)
+class Conditions(JsonArtefact):
+    """Every condition that a study can hold its tasks against."""
+
+    KIND: ClassVar[str] = "conditions"
+
+    all: tuple[Condition, ...]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per condition: mechanism, says, tasks, met, figures."""
+        return pd.DataFrame([asdict(one) for one in self.all], columns=list(Condition.__dataclass_fields__))
+
+    def _repr_html_(self) -> str:
+        return card("Conditions", "", self.to_dataframe())
+
+
+@dataclass(frozen=True)
+class TaskFindings:
+    """What conditions need of one task."""
+
+    name: str
+    dependency: str | None
+    comparisons: Mapping[str, CircuitComparison]
+    measured: Mapping[str, Finding]
+
+
+def conditions(tasks: list[TaskFindings], verdicts: Verdicts) -> Conditions:
+    """Every condition that these tasks allow to be looked at."""
+    local, whole = ([one for one in tasks if one.dependency == kind] for kind in ("local", "global"))
+    pairs = [(one, other) for one in local for other in whole]
+    found = [*(made for one, other in pairs for made in _overlaps(one, other)), *(made for one in whole for made in _rises(one, verdicts))]
+    found += [made for one, other in pairs for made in _rises_alike(one, other, verdicts)]
+    return Conditions(tuple(found + [made for one in tasks for made in _varies(one)]))
+
+
+def _overlaps(local: TaskFindings, whole: TaskFindings) -> Iterator[Condition]:
+    if not all("mdm" in one.comparisons for one in (local, whole)):
+        return
+    near, far = (one.comparisons["mdm"].statistics["edge_jaccard"] for one in (local, whole))
+    met: Met = "cannot tell"
+    if near.interval and far.interval:
+        met = "met" if far.interval.low > near.interval.high else "not met" if far.interval.high < near.interval.low else "cannot tell"
+    figures = f"J ARM→MDM {_spelled(far.value, far.interval)} on {whole.name}, {_spelled(near.value, near.interval)} on {local.name}"
+    yield Condition("kept or rewired", "overlap is higher on the global task than on the local one", _both(local, whole), met, figures)
+
+
+def _rises(whole: TaskFindings, verdicts: Verdicts) -> Iterator[Condition]:
+    for answer in verdicts.answers:
+        if (answer.task, answer.role, answer.question) == (whole.name, "mdm", "front_loaded"):
+            met: Met = {"yes": "not met", "no": "met"}.get(answer.answer, "cannot tell")  # type: ignore[assignment]
+            yield Condition("front-loading", "the early share does not rise on the global task", whole.name, met, answer.why)
+
+
+def _rises_alike(local: TaskFindings, whole: TaskFindings, verdicts: Verdicts) -> Iterator[Condition]:
+    depths = [one.measured.get("depth") for one in (whole, local)]
+    first, second = depths
+    if not isinstance(first, DepthShares) or not isinstance(second, DepthShares):
+        return
+    if not all({"mdm", "control"} <= set(one.roles) for one in (first, second)):
+        return
+    gap = between_tasks(first, second)
+    met: Met = "cannot tell"
+    if gap.interval:
+        met = "not met" if gap.interval.low > 0 else "met" if _is_front_loaded(local, verdicts) else "cannot tell"
+    figures = f"MDM − control of early share, {whole.name} − {local.name}: {_spelled(gap.value, gap.interval, '+')}"
+    yield Condition("front-loading", "the early share rises alike on the local task", _both(local, whole), met, figures)
+
+
+def _is_front_loaded(task: TaskFindings, verdicts: Verdicts) -> bool:
+    return any((a.task, a.role, a.question, a.answer) == (task.name, "mdm", "front_loaded", "yes") for a in verdicts.answers)
+
+
+def _varies(task: TaskFindings) -> Iterator[Condition]:
+    found = task.measured.get("specialisation")
+    if not isinstance(found, SpecialisationComparison) or "mdm" not in found.roles:
+        return
+    variance, naming = (found.of(name, "MDM − ARM") for name in ("effect_variance", "naming"))
+    fewer, as_high = naming["high"] < 0, variance["low"] >= 1
+    met: Met = "met" if fewer and as_high else "not met" if naming["low"] >= 0 or variance["high"] < 1 else "cannot tell"
+    figures = f"variance MDM/ARM {_ranged(variance)}, naming components MDM − ARM {_ranged(naming, 0)}"
+    yield Condition("distribution", "the variance is as high with fewer naming components", task.name, met, figures)
+
+
+def _both(local: TaskFindings, whole: TaskFindings) -> str:
+    return f"{local.name}, {whole.name}"
+
+
+def _spelled(value: float, over: Interval | None, sign: str = "") -> str:
+    return f"{value:{sign}.3f}" + (f" [{over.low:{sign}.3f}, {over.high:{sign}.3f}]" if over else "")
+
+
+def _ranged(of: Mapping[str, float], digits: int = 2) -> str:
+    return f"{of['value']:.{digits}f} [{of['low']:.{digits}f}, {of['high']:.{digits}f}]"
