@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from mechshift_tl.attribution.path import Rule
 from mechshift_tl.attribution.settings import AttributionSettings
@@ -12,12 +12,23 @@ from mechshift_tl.graph import KV
 from mechshift_tl.study.verdict_evidence import VerdictSettings
 from mechshift_tl.study.verdicts import Rules
 
+#: What a quick study asks for: figures to look at in minutes, with wider intervals.
+QUICK: dict[str, Any] = {
+    "n": 60,
+    "held_out": 24,
+    "n_boot": 100,
+    "n_random": 100,
+    "validity_n": 4,
+    "validity_edges": 25,
+    "measurements": "quick",
+}
+
 
 @dataclass(frozen=True)
 class StudyConfig:
     """Settings of one study.
 
-    - `n`: prompts per task, read correctly by ARM and MDM; `seed`: of prompts, floors and intervals.
+    - `n`: prompts per task, read correctly by every model of the pair; `seed`: of prompts, floors and intervals.
     - `ig_steps`, `rule`, `kv`: of the attribution.
     - `edges`: circuit size (None: min(1000, 5 % of the possible edges)); `components`: K of the component overlap (None: see `compare`).
     - `cut`: layers that count as early (None: the first third); `neuron_layer`: whose neurons are shown (None: the last early layer).
@@ -57,6 +68,7 @@ class StudyConfig:
     measurements: Literal["all", "quick", "none"] | tuple[str, ...] = "all"
 
     def __post_init__(self) -> None:
+        self._check_types()
         _ = self.attribution, self.rules
         least_of = {"n": 2, "edges": 1, "components": 1, "cut": 1, "neuron_layer": 0, "n_boot": 0, "n_random": 1}
         least_of |= {"held_out": 0, "validity_n": 0, "validity_edges": 2, "null_circuits": 1, "verdict_draws": 1, "permutations": 1}
@@ -69,6 +81,23 @@ class StudyConfig:
             raise ValueError(f"StudyConfig.measurements is {self.measurements!r}; give 'all', 'quick', 'none', or a list of names")
         if not isinstance(self.measurements, str):
             object.__setattr__(self, "measurements", tuple(self.measurements))
+
+    def _check_types(self) -> None:
+        """Raise ValueError on a value that a file or a caller gave as another type: by each field's default, None where that is allowed."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.default is None and value is None or one.name == "measurements":
+                continue
+            wanted = int if one.default is None else type(one.default)
+            good = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
+            if not good:
+                kind = {int: "a whole number", float: "a number", str: "a text"}[wanted]
+                raise ValueError(f"StudyConfig.{one.name} is {value!r}; give {kind}")
+
+    @classmethod
+    def quick(cls, **changed: Any) -> StudyConfig:
+        """The settings of a quick study, less what is `changed`."""
+        return cls(**(QUICK | changed))
 
     @property
     def attribution(self) -> AttributionSettings:

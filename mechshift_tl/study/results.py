@@ -16,6 +16,7 @@ from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.result import CircuitComparison, Statistic
 from mechshift_tl.compare.steps import step_overlaps
+from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.readouts.pool import Pool
 from mechshift_tl.study import files
 from mechshift_tl.study.answers import Verdicts
@@ -25,7 +26,6 @@ from mechshift_tl.study.measurement import Finding
 from mechshift_tl.study.measurements import load_measured, save_measured
 from mechshift_tl.study.verdict_evidence import VerdictEvidence
 from mechshift_tl.study.verdicts import judge
-from mechshift_tl.study.wording import ROLE_NAMES
 from mechshift_tl.views.lens_table import ComponentLens
 from mechshift_tl.views.neurons import NeuronActivations
 

@@ -2,7 +2,7 @@
 
 Per task:
 
-1. draw the pool: held-out prompts that ARM and MDM both read correctly, the same for every model;
+1. draw the pool: held-out prompts that every model reads correctly, the same for every model;
 2. score every edge of every model on it (EAP-IG), keeping per-example parts for intervals;
 3. cut circuits, compare the ARM's with the MDM's and with the control's;
 4. run every circuit in every model on prompts kept apart, and hold scores against exact patching (`evidence`);
@@ -30,6 +30,7 @@ from mechshift_tl.compare.comparison import compare
 from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.graph import Graph
+from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.readouts.pool import Pool, common_correct
 from mechshift_tl.runs.provenance import identity, text_digest, versions
 from mechshift_tl.runs.stages import Stages
@@ -39,7 +40,7 @@ from mechshift_tl.study.evidence import gather_evidence
 from mechshift_tl.study.gathering import ToJudge, gather_verdict_evidence
 from mechshift_tl.study.measurements import chosen, measure
 from mechshift_tl.study.parts import TaskParts
-from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
+from mechshift_tl.study.results import Study, TaskStudy
 from mechshift_tl.tasks.task import ExampleStream, Task
 from mechshift_tl.views.lens import component_lens
 from mechshift_tl.views.lens_table import ComponentLens
@@ -115,7 +116,7 @@ class _TaskRun:
     def run(self) -> TaskStudy:
         """Every step."""
         name, config = self.task.name, self.config
-        self.progress(f"{name}: prompts that ARM and MDM read correctly")
+        self.progress(f"{name}: prompts that every model reads correctly")
         pool, held_out = self._pools()
         scores = self._scores(pool)
         self.progress(f"{name}: circuits and comparisons")

@@ -8,11 +8,11 @@ from math import nan
 import torch
 
 from mechshift_tl.evaluation.carried import BY_ID, Carried
+from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.study.answers import CANNOT_TELL, Answer
 from mechshift_tl.study.gains import Gain
 from mechshift_tl.study.verdict_evidence import VerdictEvidence
 
-ROLE_NAMES = {"arm": "ARM", "mdm": "MDM", "control": "control"}
 #: In standard deviations: a change of this size is found in 4 of 5 studies (two-sided 5 %, power 80 %).
 POWER = 2.8
 #: From the width of a central 95 % to a standard deviation.

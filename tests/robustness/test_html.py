@@ -21,15 +21,22 @@ from mechshift_tl.attribution import attribute
 from mechshift_tl.circuits.matching import Matching
 from mechshift_tl.circuits.neurons import NeuronMatching
 from mechshift_tl.circuits.permuted import overlap_null
+from mechshift_tl.compare.attention import compare_attention
+from mechshift_tl.compare.depth_shares import depth_shares
+from mechshift_tl.compare.masses import component_masses
+from mechshift_tl.compare.specialisation import compare_specialisation
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness
 from mechshift_tl.evaluation.carried import Carried
 from mechshift_tl.evaluation.size import FaithfulSize, SizeTried
+from mechshift_tl.intervals import Interval
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
 from mechshift_tl.study import Study, StudyConfig, run_study
+from mechshift_tl.study.unscreened import ScreenRow, Unscreened
 from mechshift_tl.study.verdict_check import TruthChecked, VerdictCheck
 from mechshift_tl.tasks import IOI
 from mechshift_tl.views import neuron_activations
+from mechshift_tl.views.attention import attention_patterns
 from mechshift_tl.views.specialisation import specialisation
 
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -70,10 +77,13 @@ def results() -> dict[str, Any]:
     made = [
         study, task.pool.examples, rows, task.scores["arm"], circuit, task.comparisons["mdm"], task.lenses["mdm"],
         neuron_activations(pair.arm, grouped, 0, shuffles=20), task.evidence.curves["arm"], task.evidence.validity["arm"],
-        specialisation(task.lenses["arm"]),
+        specialisation(task.lenses["arm"]), compare_specialisation(task.lenses, d_vocab=pair.arm.cfg.d_vocab, n_boot=4),
+        attention_patterns(pair.arm, rows), compare_attention({"arm": pair.arm}, {"arm": rows}, {"arm": ["a0.h0"]}, n_boot=4),
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
-        trajectory, trajectory.statistics(pair.mdm), *verdict_results(study),
+        trajectory, trajectory.statistics(pair.mdm), *verdict_results(study), depth_shares(task.scores, task.circuits, n_boot=2),
+        component_masses(task.scores, n_boot=2),
+        Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}
 
