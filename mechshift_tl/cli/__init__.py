@@ -15,6 +15,7 @@ import typer
 
 from mechshift_tl.cli.accuracy import accuracy
 from mechshift_tl.cli.attribute import attribute
+from mechshift_tl.cli.check_verdict import check_verdict
 from mechshift_tl.cli.console import printing, settle_streams
 from mechshift_tl.cli.convert import convert
 from mechshift_tl.cli.evaluate import evaluate
@@ -38,6 +39,6 @@ class App(typer.Typer):
 
 
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
-for verb in (run, attribute, evaluate, validity, accuracy, models, inspect, convert, plan):
+for verb in (run, attribute, evaluate, validity, accuracy, check_verdict, models, inspect, convert, plan):
     app.command()(verb)
 app.command("version")(print_version)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import ClassVar
 
 import pandas as pd
@@ -70,8 +71,8 @@ class Carried(Artefact):
 
     @property
     def best(self) -> str:
-        """The matching with the highest τ; "id" where no other exceeds it."""
-        return max(self.matchings, key=self.lower)
+        """The matching with the highest τ; "id" where no other exceeds it, or where τ has no meaning."""
+        return max(self.matchings, key=lambda name: lower if (lower := self.lower(name)) == lower else -inf)
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per matching and direction: matching, circuit, model, own, null, cross, tau, low, high (95 % over prompts)."""

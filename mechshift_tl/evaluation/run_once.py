@@ -30,13 +30,18 @@ class CircuitRuns:
             raise ValueError(f"CircuitRuns: the readouts hold {held} examples; give the same ones")
         self.models, self.readouts, self.settings = models, readouts, settings
         self.n_examples = next(iter(sizes.values()))
-        self._done: dict[tuple[str, bytes], CircuitRun] = {}
+        self._done: dict[str, dict[bytes, CircuitRun]] = {role: {} for role in models}
+
+    def beside(self, role: str, model: HookedModel, readouts: Readouts) -> CircuitRuns:
+        """The same with a model more, or with another one in the place of `role`. Runs in the other models are shared, both ways."""
+        more = CircuitRuns({**self.models, role: model}, {**self.readouts, role: readouts}, **self.settings)
+        more._done.update({one: done for one, done in self._done.items() if one != role})
+        return more
 
     def of(self, role: str, circuits: Sequence[Circuit]) -> list[CircuitRun]:
         """Each circuit's run in the model of `role`. Those that did not run before run now, together. Raises as `run_circuits` does."""
-        keys = [(role, circuit.edges.numpy().tobytes()) for circuit in circuits]
-        new = {key: circuit for key, circuit in zip(keys, circuits, strict=True) if key not in self._done}
+        done, keys = self._done[role], [circuit.edges.numpy().tobytes() for circuit in circuits]
+        new = {key: circuit for key, circuit in zip(keys, circuits, strict=True) if key not in done}
         if new:
-            runs = run_circuits(self.models[role], self.readouts[role], list(new.values()), **self.settings)
-            self._done.update(zip(new, runs, strict=True))
-        return [self._done[key] for key in keys]
+            done.update(zip(new, run_circuits(self.models[role], self.readouts[role], list(new.values()), **self.settings), strict=True))
+        return [done[key] for key in keys]

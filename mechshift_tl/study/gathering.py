@@ -53,7 +53,7 @@ class ToJudge:
 
     - `found_on`, `scores`: readouts that circuits and matchings are found on, and their scores with per-example parts.
     - `held_out`: readouts of other examples; empty: no circuit is run. `lenses`: component lenses on `found_on`.
-    - `correct`: when the task counts a prompt as read correctly.
+    - `correct`: when the task counts a prompt as read correctly. `runs`: on `held_out`, where some were made before.
     """
 
     name: str
@@ -63,6 +63,7 @@ class ToJudge:
     held_out: Mapping[str, Readouts]
     lenses: Mapping[str, ComponentLens]
     correct: Correct = "first"
+    runs: CircuitRuns | None = None
 
     @classmethod
     def of(cls, parts: TaskParts) -> ToJudge:
@@ -90,7 +91,7 @@ class _Gathering:
 
     @cached_property
     def runs(self) -> CircuitRuns:
-        return CircuitRuns(self.task.models, self.task.held_out)
+        return self.task.runs or CircuitRuns(self.task.models, self.task.held_out)
 
     def of(self, role: str) -> VerdictEvidence:
         task, stages = self.task, self.stages

@@ -8,7 +8,7 @@ it is another one; "cannot tell" is never wrong, and right only where there is n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -18,6 +18,8 @@ from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
 from hooked_diffusion.model import HookedDiffusionTransformer
 from mechshift_tl.attribution import attribute
+from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.evaluation.run_once import CircuitRuns
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.readouts.pool import common_correct
 from mechshift_tl.study import truths
@@ -28,6 +30,7 @@ from mechshift_tl.study.verdict_evidence import VerdictSettings
 from mechshift_tl.study.verdicts import judge
 from mechshift_tl.tasks.task import Task
 from mechshift_tl.views.lens import component_lens
+from mechshift_tl.views.lens_table import ComponentLens
 
 Models = tuple[HookedDiffusionTransformer, HookedDiffusionTransformer]
 Make = Callable[[HookedDiffusionTransformer, Task, int], Models]
@@ -94,6 +97,11 @@ class TruthChecked:
     seconds: float
     figures: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> str:
+        """Of the verdict itself: right, wrong (with confidence), or unsure."""
+        return "right" if self.right else "wrong" if self.wrong else "unsure"
+
 
 @dataclass(frozen=True)
 class VerdictCheck(JsonArtefact):
@@ -114,9 +122,9 @@ class VerdictCheck(JsonArtefact):
         return self.share_right >= 0.95 and not any(row.wrong for row in self.rows)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """One row per truth and seed: the fields of `TruthChecked`, with τ by id and matched and J in place of `figures`."""
+        """One row per truth and seed: the fields of `TruthChecked`, its `verdict`, and τ by id and matched and J in place of `figures`."""
         names = ("tau_by_id", "tau_best", "jaccard", "share_of_edges")
-        rows = [vars(row) | {name: row.figures.get(name, float("nan")) for name in names} for row in self.rows]
+        rows = [vars(row) | {"verdict": row.verdict} | {name: row.figures.get(name, float("nan")) for name in names} for row in self.rows]
         return pd.DataFrame(rows).drop(columns="figures")
 
     def _repr_html_(self) -> str:
@@ -128,8 +136,8 @@ def check_verdict(
     task: Task,
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    n: int = 100,
-    held_out: int = 60,
+    n: int = 60,
+    held_out: int = 40,
     chosen: Sequence[Truth] = TRUTHS,
     settings: VerdictSettings | None = None,
     progress: Callable[[TruthChecked], None] = lambda _: None,
@@ -141,36 +149,59 @@ def check_verdict(
     rows = []
     for seed in seeds:
         pool = common_correct({"arm": model}, task, n + held_out, seed=seed, required=("arm",)).readouts["arm"]
+        place = _Place(task, seed, pool.select(range(n)), pool.select(range(n, n + held_out)), settings or VerdictSettings())
+        given = place.study(model)
         for truth in chosen:
-            rows.append(_check(truth, model, task, pool.select(range(n)), pool.select(range(n, n + held_out)), seed, settings))
+            rows.append(place.check(truth, given))
             progress(rows[-1])
     return VerdictCheck(tuple(rows))
 
 
-def _check(
-    truth: Truth, model: HookedDiffusionTransformer, task: Task, found_on: Readouts, held_out: Readouts, seed: int,
-    settings: VerdictSettings | None,
-) -> TruthChecked:  # fmt: skip
-    start = time.perf_counter()
-    a, b = truth.make(model, task, seed)
-    evidence = gather_verdict_evidence(parts_of(task, {"arm": a, "mdm": b}, found_on, held_out), settings)
-    circuit, front, spread = judge(evidence).answers
-    false_claim = truth.same_function and "yes" in (front.answer, spread.answer)
-    allowed = circuit.answer in truth.circuit
-    figures = {f"{one.question}_{name}": value for one in (front, spread) for name, value in one.figures.items()}
-    return TruthChecked(
-        truth.name, task.name, seed, circuit.answer, front.answer, spread.answer,
-        right=allowed and not false_claim,
-        wrong=false_claim or not (allowed or circuit.answer == CANNOT_TELL),
-        p=circuit.corrected, why=circuit.why, seconds=time.perf_counter() - start, figures=circuit.figures | figures,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Studied:
+    """A model with what a verdict needs of it, and its circuits' runs as those of the ARM."""
+
+    model: HookedDiffusionTransformer
+    scores: EdgeScores
+    lens: ComponentLens
+    runs: CircuitRuns
 
 
-def parts_of(task: Task, models: Mapping[str, HookedDiffusionTransformer], found_on: Readouts, held_out: Readouts) -> ToJudge:
-    """The parts of two models that read the same rows, "arm" and "mdm"; the ARM is its own control."""
-    scores = {role: attribute(model, found_on, keep_per_example=True) for role, model in models.items()}
-    lenses = {role: component_lens(model, found_on) for role, model in models.items()}
-    return ToJudge(
-        task.name, models, dict.fromkeys(models, found_on), scores | {"control": scores["arm"]}, dict.fromkeys(models, held_out),
-        lenses | {"control": lenses["arm"]}, task.correct,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class _Place:
+    """The prompts of one task and seed."""
+
+    task: Task
+    seed: int
+    found_on: Readouts
+    held_out: Readouts
+    settings: VerdictSettings
+
+    def study(self, model: HookedDiffusionTransformer) -> _Studied:
+        scores = attribute(model, self.found_on, keep_per_example=True)
+        return _Studied(model, scores, component_lens(model, self.found_on), CircuitRuns({"arm": model}, {"arm": self.held_out}))
+
+    def check(self, truth: Truth, given: _Studied) -> TruthChecked:
+        start = time.perf_counter()
+        a, b = truth.make(given.model, self.task, self.seed)
+        first = given if a is given.model else self.study(a)
+        evidence = gather_verdict_evidence(self._to_judge(first, self.study(b)), self.settings)
+        circuit, front, spread = judge(evidence).answers
+        false_claim = truth.same_function and "yes" in (front.answer, spread.answer)
+        allowed = circuit.answer in truth.circuit
+        figures = {f"{one.question}_{name}": value for one in (front, spread) for name, value in one.figures.items()}
+        return TruthChecked(
+            truth.name, self.task.name, self.seed, circuit.answer, front.answer, spread.answer,
+            right=allowed and not false_claim,
+            wrong=false_claim or not (allowed or circuit.answer == CANNOT_TELL),
+            p=circuit.corrected, why=circuit.why, seconds=time.perf_counter() - start, figures=circuit.figures | figures,
+        )  # fmt: skip
+
+    def _to_judge(self, a: _Studied, b: _Studied) -> ToJudge:
+        """Two models that read the same rows, "arm" and "mdm"; the ARM is its own control."""
+        models = {"arm": a.model, "mdm": b.model}
+        scores = {"arm": a.scores, "mdm": b.scores, "control": a.scores}
+        lenses = {"arm": a.lens, "mdm": b.lens, "control": a.lens}
+        runs = a.runs.beside("mdm", b.model, self.held_out)
+        found_on, held_out = (dict.fromkeys(models, rows) for rows in (self.found_on, self.held_out))
+        return ToJudge(self.task.name, models, found_on, scores, held_out, lenses, self.task.correct, runs)

@@ -59,7 +59,9 @@ def classes() -> set[str]:
 def results() -> dict[str, Any]:
     """One result of every class, by its name."""
     pair = load_pair("tiny")
-    config = StudyConfig(n=4, ig_steps=1, n_boot=4, n_random=4, held_out=4, validity_n=2, validity_edges=4, measurements="none")
+    config = StudyConfig(
+        n=4, ig_steps=1, n_boot=4, n_random=4, held_out=4, validity_n=2, validity_edges=4, null_circuits=1, measurements="none"
+    )
     study = run_study(pair, [IOI()], config)
     (task,) = study.tasks.values()
     assert task.evidence is not None

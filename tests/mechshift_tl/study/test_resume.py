@@ -80,7 +80,7 @@ def whole(tmp_path_factory, forked) -> dict[str, bytes]:
 @pytest.mark.parametrize("held_out", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_keeping_what_is_finished_changes_no_byte(tmp_path, held_out) -> None:
     """Results that were read back say what results in memory say."""
-    config = StudyConfig(n=8, ig_steps=1, held_out=held_out, n_boot=10, n_random=10, measurements="none")
+    config = StudyConfig(n=8, ig_steps=1, held_out=held_out, n_boot=10, n_random=10, null_circuits=1, measurements="none")
     for name in ("memory", "kept"):
         folder = tmp_path / name
         study = run_study(load_pair("tiny"), [IOI()], config, folder=folder if name == "kept" else None)

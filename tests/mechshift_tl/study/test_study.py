@@ -34,6 +34,8 @@ def study(pair):
             held_out=6,
             validity_n=2,
             validity_edges=5,
+            null_circuits=2,
+            verdict_draws=200,
             measurements="none",
         ),
     )
@@ -85,6 +87,19 @@ def test_the_held_out_prompts_are_not_those_scored(study):
     assert curve.table["faithfulness"].iloc[-1] == pytest.approx(1, abs=1e-4)
 
 
+def test_every_task_and_model_has_its_verdicts(study):
+    found = study.verdicts.by_task()
+    assert set(found) == {"ioi", "countdown"} and all(set(one) == {"mdm", "control"} for one in found.values())
+    for one in found.values():
+        for role in one.values():
+            assert set(role) == {"circuit", "front_loaded", "distributed", "figures"} and role["front_loaded"] in (
+                "yes",
+                "no",
+                "cannot tell",
+            )
+    assert [line.split(":")[0] for line in study.verdicts.sentence().split("\n")] == ["ioi", "countdown"]
+
+
 def test_a_less_valid_method_is_said_beside_the_overlap(study):
     one = study.tasks["ioi"]
     note = one.evidence.validity_note("mdm")
@@ -100,12 +115,14 @@ def test_saved_artefacts_load(study, tmp_path):
     comparison = CircuitComparison.load(tmp_path / "countdown" / "arm-mdm.comparison.json")
     assert comparison.edge_jaccard == study.tasks["countdown"].comparisons["mdm"].edge_jaccard
     assert json.loads((tmp_path / "study.json").read_text())["config"]["n"] == 8
+    assert json.loads((tmp_path / "verdicts.json").read_text())["ioi"]["mdm"]["circuit"] == study.verdicts.answers[0].answer
 
 
 def test_a_loaded_study_says_the_same(study, tmp_path):
     study.save(tmp_path / "first")
     loaded = Study.load(tmp_path / "first")
     assert build_report(loaded) == build_report(study)
+    assert loaded.verdicts.sentence() == study.verdicts.sentence()
     for table in ("table", "overlap_table", "accuracy"):
         assert getattr(loaded, table)().equals(getattr(study, table)())
     assert loaded.config == study.config and loaded.tasks["ioi"].pool.examples == study.tasks["ioi"].pool.examples
@@ -146,7 +163,10 @@ def test_what_does_not_fit_is_refused_before_any_work(pair, config, named, monke
         run_study(pair, [Countdown()], StudyConfig(**config))
 
 
-@pytest.mark.parametrize("values", [{"n": 1}, {"ig_steps": 0}, {"rule": "middle"}, {"edges": 0}, {"n_random": 0}])
+@pytest.mark.parametrize(
+    "values",
+    [{"n": 1}, {"ig_steps": 0}, {"rule": "middle"}, {"edges": 0}, {"n_random": 0}, {"kept": 0.2}, {"recovers": 0}, {"verdict_draws": 0}],
+)
 def test_a_config_refuses(values):
     with pytest.raises(ValueError):
         StudyConfig(**values)

@@ -39,7 +39,7 @@ def evidence(**changed: object) -> VerdictEvidence:
     """Of two models that share all, with what is to differ."""
     overlap = OverlapNull(0.9, 9, 10, Interval(0.2, 0.1, 0.3, 999), 0.001, 999, False, Interval(0.88, 0.8, 0.95, 200))
     whole = VerdictEvidence(
-        "ioi", "mdm", LIKE, FaithfulSize(0.05, "", ()), carried((1, 1), (1, 1)), overlap, gain(0), gain(0)
+        "ioi", "mdm", LIKE, FaithfulSize(0.05, "", ()), carried((1, 1), (1, 1)), overlap, gain(0.0), gain(0.0)
     )  # fmt: skip
     return replace(whole, **changed)
 
