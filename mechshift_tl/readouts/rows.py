@@ -7,7 +7,7 @@ padding of their own carry masks: no position sees a masked token, and no score 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -146,6 +146,11 @@ class Readouts(Artefact):
         renumbered = torch.tensor([place[int(e)] for e in self.example[rows]], dtype=torch.long)
         groups = tuple(self.groups[e] for e in examples)
         return Readouts(**tensors, example=renumbered, groups=groups, info=self.info, spans=self.spans)
+
+    def by_row(self) -> Readouts:
+        """The same rows, each an example of its own: scores that are kept per example are then kept per example and step."""
+        rows = torch.arange(len(self))
+        return replace(self, example=rows, groups=tuple(self.groups[e] for e in self.example.tolist()))
 
     def batches(self, batch_tokens: int) -> Iterator[Batch]:
         """Rectangular batches of at most `batch_tokens` tokens (always at least one row), grouped by step, length, k and maskedness.
