@@ -101,6 +101,16 @@ class Scores(Artefact):
             n_examples=len(examples), spans=[], **dict.fromkeys(_OPTIONAL),
         )  # fmt: skip
 
+    def select(self, examples: Sequence[int]) -> Self:
+        """The scores of some of the examples, which keep their own parts. Raises ValueError as `resample` does."""
+        drawn = self.resample(examples)
+        kept = {
+            "per_example": None if self.per_example is None else self.per_example[list(examples)],
+            "ends_per_example": None if self.ends_per_example is None else self.ends_per_example[:, list(examples)],
+            "read_per_example": None if self.read_per_example is None else self.read_per_example[list(examples)],
+        }
+        return replace(drawn, **kept)
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per score, strongest |score| first."""
         raise NotImplementedError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pandas as pd
 import torch
@@ -151,6 +151,15 @@ class Readouts(Artefact):
         """The same rows, each an example of its own: scores that are kept per example are then kept per example and step."""
         rows = torch.arange(len(self))
         return replace(self, example=rows, groups=tuple(self.groups[e] for e in self.example.tolist()))
+
+    def hiding_what_follows(self) -> Readouts:
+        """The same rows with everything hidden from each row's last read position on.
+
+        A causal model reads the same. Under full attention, a model whose canvas holds the answer would see it otherwise.
+        """
+        place, last = torch.arange(self.clean.shape[1]), self.target_pos.amax(1, keepdim=True)
+        masks = {f"{side}_mask": self.visible(side) & (place < last) for side in get_args(Side)}
+        return replace(self, **masks)
 
     def batches(self, batch_tokens: int) -> Iterator[Batch]:
         """Rectangular batches of at most `batch_tokens` tokens (always at least one row), grouped by step, length, k and maskedness.

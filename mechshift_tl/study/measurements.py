@@ -10,10 +10,10 @@ from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
-from mechshift_tl.study.structure import DEPTH, MASSES, STEPS
+from mechshift_tl.study.structure import DEPTH, MASKS, MASSES, STEPS
 
 #: Each has a result of its own kind, hence Any.
-MEASUREMENTS: tuple[Measurement[Any], ...] = (DEPTH, MASSES, STEPS)
+MEASUREMENTS: tuple[Measurement[Any], ...] = (DEPTH, MASSES, STEPS, MASKS)
 
 
 def chosen(config: StudyConfig, of: Iterable[Measurement[Any]] = MEASUREMENTS) -> list[Measurement[Any]]:

@@ -6,21 +6,26 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from hooked_diffusion.attention import Direction
 from mechshift_tl.attribution.attribute import attribute_edges
+from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.compare.depth_result import DepthShares
 from mechshift_tl.compare.depth_shares import depth_shares
 from mechshift_tl.compare.masses import ComponentMasses, component_masses
 from mechshift_tl.compare.row_groups import RowGroups, half_labels, step_labels
 from mechshift_tl.compare.step_circuits import group_overlaps
 from mechshift_tl.compare.step_result import StepCircuits
+from mechshift_tl.compare.weights_by_masks import weights_by_masks
+from mechshift_tl.compare.weights_by_masks_result import Key, WeightsByMasks
 from mechshift_tl.evaluation.faithfulness import NoGap
 from mechshift_tl.evaluation.layer_losses import layer_losses
 from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.readouts.kinds import row_kinds
-from mechshift_tl.readouts.pool import Pool
+from mechshift_tl.readouts.pool import Pool, read_correctly
 from mechshift_tl.study.measurement import Measurement
 from mechshift_tl.study.parts import TaskParts
 
+DIRECTIONS: tuple[Direction, ...] = ("causal", "full")
 #: Rows that are attributed once more, at most: a prompt has one per step.
 MAX_ROWS = 300
 #: Rows on which every layer is patched, at most.
@@ -79,6 +84,27 @@ def has_steps(parts: TaskParts) -> bool:
     return any(len(rows.steps) > 1 for rows in parts.pool.readouts.values())
 
 
+def measure_masks(parts: TaskParts) -> WeightsByMasks:
+    """Every model's circuit and accuracy under the causal and the full mask. A canvas that holds the answer is hidden from the read on.
+
+    Cost: one more attribution of at most `MAX_ROWS` rows per model; under its own mask a model has its scores already.
+    """
+    pool, config = parts.pool.within(MAX_ROWS), parts.config
+    scores: dict[Key, EdgeScores] = {}
+    accuracy: dict[Key, float] = {}
+    for role, model in parts.models.items():
+        rows = pool.readouts[role] if model.spec.is_mdm else pool.readouts[role].hiding_what_follows()
+        for direction in DIRECTIONS:
+            parts.progress(f"{ROLE_NAMES[role]} under {direction} attention")
+            with model.attention(direction):
+                own = direction == model.spec.attention
+                scores[role, direction] = (
+                    parts.scores[role].select(range(len(pool))) if own else attribute_edges(model, rows, config.attribution)
+                )
+                accuracy[role, direction] = read_correctly(model, rows, correct=parts.task.correct).float().mean().item()
+    return weights_by_masks(scores, accuracy, n=config.edges, task=parts.name, n_boot=config.n_boot, seed=config.seed)
+
+
 def measure_masses(parts: TaskParts) -> ComponentMasses:
     """Source and sink masses of every component."""
     return component_masses(parts.scores, task=parts.name, n_boot=parts.config.n_boot, seed=parts.config.seed)
@@ -92,6 +118,14 @@ STEPS = Measurement(
     load=StepCircuits.load,
     make=measure_steps,
     applies=has_steps,
+)
+MASKS = Measurement(
+    name="masks",
+    title="Weights and masks",
+    question="How much of the shift does the attention mask make by itself, and how much training?",
+    file="masks.safetensors",
+    load=WeightsByMasks.load,
+    make=measure_masks,
 )
 DEPTH = Measurement(
     name="depth",
