@@ -17,11 +17,12 @@ from plotly.offline import get_plotlyjs
 
 from mechshift_tl.compare.result import CAVEAT
 from mechshift_tl.intervals import judged
+from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.report import figures, tables
 from mechshift_tl.report.measured import measured_sections
 from mechshift_tl.report.overlap_figure import overlaps
 from mechshift_tl.study import claims
-from mechshift_tl.study.results import ROLE_NAMES, Study, TaskStudy
+from mechshift_tl.study.results import Study, TaskStudy
 
 
 def build_report(study: Study) -> str:
@@ -30,6 +31,7 @@ def build_report(study: Study) -> str:
     return template.render(
         study=study,
         config=study.config.to_dict(),
+        verdicts=study.verdicts.sentences(),
         overlaps=overlaps(study),
         overlap_lines=tables.overlap_lines(study),
         sizes=tables.sizes(study),

@@ -15,8 +15,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mechshift_tl.compare.result import CircuitComparison
-from mechshift_tl.plotting import COLOURS, DASHES, DIVERGING, QUIET, SIZE, SYMBOLS, Drawing, faded, plain, style
-from mechshift_tl.study.results import ROLE_NAMES, TaskStudy
+from mechshift_tl.plotting import COLOURS, DASHES, DIVERGING, QUIET, ROLE_NAMES, SIZE, SYMBOLS, Drawing, faded, plain, style
+from mechshift_tl.study.results import TaskStudy
 
 HEIGHT = 340
 TICKS = 16

@@ -115,12 +115,8 @@ def _spelled(tokens: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 def specialisation_rows(task: TaskStudy) -> Rows:
-    """Specialisation of every model's components; `naming` counts those that name a token, `answering` those that name the answer."""
-    rows = []
-    for role, lens in task.lenses.items():
-        one = specialisation(lens)
-        rows.append({"role": role, "naming": one.explanatory, "answering": specialisation(lens, names="answer").explanatory, "of": one})
-    return rows
+    """Specialisation of every model's components."""
+    return [{"role": role, "of": specialisation(lens)} for role, lens in task.lenses.items()]
 
 
 def prompt_rows(task: TaskStudy) -> Rows:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.intervals import Interval, judged
-from mechshift_tl.study.results import ROLE_NAMES, TaskStudy
+from mechshift_tl.plotting import ROLE_NAMES
+from mechshift_tl.study.results import TaskStudy
 from mechshift_tl.views.neurons import NeuronActivations
 
 

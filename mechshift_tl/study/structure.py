@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from torch import Tensor
 
 from hooked_diffusion.attention import Direction
 from mechshift_tl.attribution.attribute import attribute_edges
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.circuits.similarity import best_layers
 from mechshift_tl.compare.depth_result import DepthShares
 from mechshift_tl.compare.depth_shares import depth_shares
 from mechshift_tl.compare.masses import ComponentMasses, component_masses
@@ -27,23 +26,24 @@ from mechshift_tl.study.parts import TaskParts
 
 DIRECTIONS: tuple[Direction, ...] = ("causal", "full")
 #: Rows that are attributed once more, at most: a prompt has one per step.
-MAX_ROWS = 300
+MAX_ROWS = 240
 #: Rows on which every layer is patched, at most.
 LAYER_ROWS = 130
 #: Draws of the prompts behind the intervals of steps, at most: each cuts a circuit per step.
 STEP_DRAWS = 50
 
 
-def measure_depth(parts: TaskParts, best_layers: Mapping[str, Sequence[int | None]] | None = None) -> DepthShares:
-    """Depth by scores and, where prompts were held out, by function. `best_layers` as `depth_shares` takes it.
+def measure_depth(parts: TaskParts) -> DepthShares:
+    """Depth by scores and, where prompts were held out, by function; layers are aligned by weights (`circuits.similarity`).
 
     Cost: the held-out prompts once per layer and model, and a circuit per model and draw.
     """
     config = parts.config
     held_out = parts.held_out.within(LAYER_ROWS) if parts.held_out else None
     losses, notes = _losses(parts, held_out)
+    nearest = {role: best_layers(parts.models["arm"], model) for role, model in parts.models.items() if role != "arm"}
     return depth_shares(
-        parts.scores, parts.circuits, losses, task=parts.name, cut=config.cut, best_layers=best_layers, n_boot=config.n_boot,
+        parts.scores, parts.circuits, losses, task=parts.name, cut=config.cut, best_layers=nearest, n_boot=config.n_boot,
         seed=config.seed, n_held_out=len(held_out) if held_out else 0, notes=notes,
     )  # fmt: skip
 

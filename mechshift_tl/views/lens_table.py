@@ -15,7 +15,7 @@ from hooked_diffusion.html import card
 from mechshift_tl.graph import Graph
 
 Norm = Literal["run", "own"]
-READINGS = ("answer", "foil", "answer_rank", "foil_rank", "entropy", "top_id")
+READINGS = ("answer", "foil", "answer_rank", "foil_rank", "entropy", "spread", "top_id")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class ComponentLens(Artefact):
     - `answer_rank`, `foil_rank`: rank of answer and foil among this component's logits, in [0, d_vocab), 0 = top; tied tokens share their
       middle rank.
     - `entropy`: of the softmax of this component's logits, nats, in [0, ln d_vocab]; near ln d_vocab where the component adds little.
+    - `spread`: variance of this component's logits over the vocabulary, logits²; 0 where the component adds nothing.
     - `top_id`: the token that this component ranks first. `words` spells the ids that occur.
     - `step`, `example (reads,)`: the step and the example of each read.
     - `gap`: largest |Σ terms − model's logit| over reads and tokens, as a share of the largest |logit|. It comes from rounding alone.
@@ -66,6 +67,7 @@ class ComponentLens(Artefact):
     answer_rank: Float[Tensor, "components reads"]
     foil_rank: Float[Tensor, "components reads"]
     entropy: Float[Tensor, "components reads"]
+    spread: Float[Tensor, "components reads"]
     top_id: Int[Tensor, "components reads"]
     step: Int[Tensor, " reads"]
     example: Int[Tensor, " reads"]

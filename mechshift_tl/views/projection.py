@@ -82,9 +82,9 @@ class Projection:
 
 
 def summarise(logits: Float[Tensor, "n d_vocab"], answers: Int[Tensor, " n"], foils: Int[Tensor, " n"]) -> dict[str, Tensor]:
-    """Six numbers per line of logits, each `(n,)`: the logits and ranks of answer and foil, the entropy of the softmax, the top token's id.
+    """Seven numbers per line of logits, each `(n,)`: the logits and ranks of answer and foil, entropy, spread, the top token's id.
 
-    Entropy is in nats, in [0, ln d_vocab].
+    `entropy` is that of the softmax, in nats, in [0, ln d_vocab]; `spread` the variance of the logits over the vocabulary, in logits².
     """
     answer, foil = logits.gather(1, answers[:, None]), logits.gather(1, foils[:, None])
     log_p = logits.log_softmax(-1)
@@ -94,6 +94,7 @@ def summarise(logits: Float[Tensor, "n d_vocab"], answers: Int[Tensor, " n"], fo
         "answer_rank": ranks(logits, answer),
         "foil_rank": ranks(logits, foil),
         "entropy": -(log_p.exp() * log_p).sum(-1),
+        "spread": logits.var(-1, correction=0),
         "top_id": logits.argmax(-1).int(),
     }
 

@@ -36,4 +36,4 @@ def test_line_breaks_in_tokens_are_spelled_out():
 def test_specialisation_of_every_model(task_study):
     rows: list = list(tables.specialisation_rows(task_study))
     assert [row["role"] for row in rows] == ["arm", "mdm", "control"]
-    assert all(row["of"].components == 10 and row["answering"] <= 10 for row in rows)
+    assert all(row["of"].components == 10 and row["of"].naming <= row["of"].with_effect for row in rows)

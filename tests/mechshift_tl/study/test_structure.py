@@ -72,9 +72,8 @@ def test_made_kept_and_read_back(parts, tmp_path):
     assert "by function (n = 4)" in found["depth"].finding()
 
 
-def test_layers_of_the_bundled_pair_align_by_what_the_caller_says(parts):
-    told = measure_depth(parts, {role: range(6) for role in ("mdm", "control")})
-    assert told.all_aligned and "aligned" not in told.finding()
+def test_layers_of_the_bundled_pair_align(parts):
+    assert measure_depth(parts).all_aligned
 
 
 def test_without_prompts_apart_there_is_no_depth_by_function(parts):

@@ -120,6 +120,8 @@ def test_each_term_is_transformer_lens_reading(model, component, norm):
     top = logit_readout(model, vectors, apply_ln=norm == "own", top_k=1)
     torch.testing.assert_close(lens.entropy[0], top.entropy, rtol=1e-4, atol=1e-5)
     assert top.top_ids is not None and torch.equal(lens.top_id[0].long(), top.top_ids[:, 0])
+    every = logit_readout(model, vectors, apply_ln=norm == "own").values
+    torch.testing.assert_close(lens.spread[0], ((every - every.mean(1, keepdim=True)) ** 2).mean(1), rtol=1e-3, atol=1e-4)
 
 
 def test_plain_bridge_reads_as_an_arm(native):
@@ -195,7 +197,8 @@ def by_hand() -> ComponentLens:
     return ComponentLens(
         ["a0.h0", "bias"], Graph(1, 1, 1), answer=torch.tensor([[1.0, 2, 3], [0, 0, 0]]), foil=torch.tensor([[1.0, 1, 1], [5, 5, 5]]),
         answer_rank=torch.tensor([[0.0, 2, 9], [1, 1, 1]]), foil_rank=torch.tensor([[4.0, 4, 4], [0, 0, 0]]),
-        entropy=torch.tensor([[0.1, 0.2, 0.3], [1, 1, 1]]), top_id=torch.tensor([[7, 3, 7], [3, 3, 3]], dtype=torch.int32),
+        entropy=torch.tensor([[0.1, 0.2, 0.3], [1, 1, 1]]), spread=torch.ones(2, 3),
+        top_id=torch.tensor([[7, 3, 7], [3, 3, 3]], dtype=torch.int32),
         step=torch.zeros(3, dtype=torch.long), example=torch.arange(3), words={7: "Mary", 3: " the"}, gap=0.0,
         settings=LensSettings("run", 5),
     )  # fmt: skip

@@ -1,0 +1,48 @@
+"""Measurements of single components: how specialised they are, and what the top heads attend to."""
+
+from __future__ import annotations
+
+from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.compare.attention import AttentionComparison, compare_attention
+from mechshift_tl.compare.specialisation import SpecialisationComparison, compare_specialisation
+from mechshift_tl.study.measurement import Measurement
+from mechshift_tl.study.parts import TaskParts
+
+#: Heads of each model whose attention is read.
+TOP_HEADS = 6
+
+
+def _specialisation(parts: TaskParts) -> SpecialisationComparison:
+    sizes = parts.models["arm"].cfg
+    return compare_specialisation(parts.lenses, d_vocab=sizes.d_vocab, n_boot=_draws(parts), seed=parts.config.seed)
+
+
+def _attention(parts: TaskParts) -> AttentionComparison:
+    top = {role: top_heads(circuit, TOP_HEADS) for role, circuit in parts.circuits.items()}
+    return compare_attention(
+        parts.models, parts.pool.readouts, top, n_boot=_draws(parts), seed=parts.config.seed, tokenizer=parts.tokenizer
+    )
+
+
+def top_heads(circuit: Circuit, k: int) -> list[str]:
+    """The `k` heads of a circuit of largest s(v), strongest first; fewer where it has fewer."""
+    return [name for name in circuit.components["component"] if ".h" in name][:k]
+
+
+def _has_heads(parts: TaskParts) -> bool:
+    return all(top_heads(circuit, 1) for circuit in parts.circuits.values())
+
+
+def _draws(parts: TaskParts) -> int:
+    """Draws of the prompts; one where a study asks for none, since a result holds intervals."""
+    return max(1, parts.config.n_boot)
+
+
+SPECIALISATION = Measurement(
+    "specialisation", "Specialisation", "Is the work spread over more components after diffusion training, and do they name the answer?",
+    "specialisation.json", SpecialisationComparison.load, _specialisation, quick=True,
+)  # fmt: skip
+ATTENTION = Measurement(
+    "attention", "Attention of the top heads", "What do the heads that carry the task attend to, and does the same head attend alike?",
+    "attention.safetensors", AttentionComparison.load, _attention, _has_heads, quick=True,
+)  # fmt: skip
