@@ -77,6 +77,8 @@ class StepCircuits(JsonArtefact):
 
     def finding(self) -> str:
         """Components and edges that steps share, and how early and late steps differ."""
+        if not self.parts:
+            return "Not measured: no two steps are read often enough to have circuits of their own; take more prompts."
         told = [_told(one) for one in self.parts if one.family == "step"]
         halves = [f"{ROLE_NAMES[one.role]} {_with_interval(one.statistics['edge overlap'])}" for one in self.parts if one.family == "half"]
         claim = f"{judged(self.supported)}: the MDM's steps share more than 90 % of their components, and more than chance gives."
@@ -89,16 +91,13 @@ class StepCircuits(JsonArtefact):
 
     def groups(self) -> pd.DataFrame:
         """One row per model, family and group: reads, edges of its circuit, edge overlap with the pooled circuit."""
-        frames = [
-            pd.DataFrame(
-                {
-                    "model": ROLE_NAMES[one.role], "family": one.family, "group": one.labels, "n_read": one.n_read, "edges": one.kept,
-                    "with_pooled": one.with_pooled,
-                }
-            )
+        columns = ["model", "family", "group", "n_read", "edges", "with_pooled"]
+        rows = [
+            (ROLE_NAMES[one.role], one.family, *group)
             for one in self.parts
-        ]  # fmt: skip
-        return pd.concat(frames, ignore_index=True)
+            for group in zip(one.labels, one.n_read, one.kept, one.with_pooled, strict=True)
+        ]
+        return pd.DataFrame(rows, columns=pd.Index(columns))
 
     def figure(self) -> go.Figure:
         """Edge overlaps of steps and of kinds of position, a matrix per model."""

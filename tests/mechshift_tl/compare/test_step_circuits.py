@@ -134,6 +134,12 @@ def test_claim_table_figure_and_file(tmp_path):
     assert found.of("arm", "step") is None
 
 
+def test_too_few_prompts_are_said_to_be_too_few():
+    found = StepCircuits("made", ())
+    assert found.finding().startswith("Not measured") and not len(found.to_dataframe()) and not len(found.groups())
+    assert not len(list(found.figure().data)) and not found.supported
+
+
 def test_groups_with_few_reads_and_wrong_scores_are_refused(models, rows):
     assert group_overlaps(made(random_masks(2), n=2), CHOSEN, role="mdm", family="step") is None
     scores = attribute(models["arm"], rows, ig_steps=1, keep_per_example=True)
