@@ -11,11 +11,11 @@ from mechshift_tl.study.components import ATTENTION, SPECIALISATION
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
-from mechshift_tl.study.structure import DEPTH, MASSES
+from mechshift_tl.study.structure import DEPTH, MASKS, MASSES, STEPS
 from mechshift_tl.study.unscreened import UNSCREENED
 
 #: Each has a result of its own kind, hence Any.
-MEASUREMENTS: tuple[Measurement[Any], ...] = (DEPTH, MASSES, SPECIALISATION, ATTENTION, UNSCREENED)
+MEASUREMENTS: tuple[Measurement[Any], ...] = (DEPTH, MASSES, STEPS, MASKS, SPECIALISATION, ATTENTION, UNSCREENED)
 
 
 def chosen(config: StudyConfig, of: Iterable[Measurement[Any]] = MEASUREMENTS) -> list[Measurement[Any]]:

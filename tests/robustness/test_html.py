@@ -17,14 +17,18 @@ import hooked_diffusion
 import mechshift_tl
 from hooked_diffusion import load_pair
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
-from mechshift_tl.attribution import attribute
+from mechshift_tl.attribution import EdgeScores, attribute
 from mechshift_tl.circuits.matching import Matching
 from mechshift_tl.circuits.neurons import NeuronMatching
 from mechshift_tl.circuits.permuted import overlap_null
 from mechshift_tl.compare.attention import compare_attention
 from mechshift_tl.compare.depth_shares import depth_shares
 from mechshift_tl.compare.masses import component_masses
+from mechshift_tl.compare.result import Statistic
 from mechshift_tl.compare.specialisation import compare_specialisation
+from mechshift_tl.compare.step_result import GroupOverlaps, StepCircuits
+from mechshift_tl.compare.weights_by_masks import weights_by_masks
+from mechshift_tl.compare.weights_by_masks_result import ARM, MDM, MDM_CAUSAL, Key
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness
 from mechshift_tl.evaluation.carried import Carried
 from mechshift_tl.evaluation.size import FaithfulSize, SizeTried
@@ -74,6 +78,12 @@ def results() -> dict[str, Any]:
     assert mask is not None
     canvas[:, -3:] = mask
     trajectory = pair.mdm.denoise(canvas, 2)
+    square = [[1.0, 0.5], [0.5, 1.0]]
+    statistics = {name: Statistic(0.5) for name in ("edge overlap", "components shared")}
+    overlaps = GroupOverlaps("arm", "step", ["0", "2"], [4, 4], [9, 9], square, square, square, statistics, [1.0, 1.0], 4)
+    step_circuits = StepCircuits("made", (overlaps,))
+    keyed: dict[Key, EdgeScores] = {ARM: task.scores["arm"], MDM: task.scores["mdm"], MDM_CAUSAL: task.scores["mdm"]}
+    masked = weights_by_masks(keyed, dict.fromkeys(keyed, 1.0), n_boot=2, n_random=2)
     made = [
         study, task.pool.examples, rows, task.scores["arm"], circuit, task.comparisons["mdm"], task.lenses["mdm"],
         neuron_activations(pair.arm, grouped, 0, shuffles=20), task.evidence.curves["arm"], task.evidence.validity["arm"],
@@ -82,7 +92,7 @@ def results() -> dict[str, Any]:
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         trajectory, trajectory.statistics(pair.mdm), *verdict_results(study), depth_shares(task.scores, task.circuits, n_boot=2),
-        component_masses(task.scores, n_boot=2),
+        component_masses(task.scores, n_boot=2), step_circuits, masked,
         Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}
