@@ -1,4 +1,5 @@
-"""Measurements of single components: how specialised they are, what the top heads attend to, which early neurons tell prompts apart."""
+"""Measurements of single components: how specialised they are, what the top heads attend to, which early neurons tell
+prompts apart, and what shared and single components say over steps."""
 
 from __future__ import annotations
 
@@ -7,6 +8,8 @@ from collections import Counter
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.attention import AttentionComparison, compare_attention
 from mechshift_tl.compare.depth import default_cut
+from mechshift_tl.compare.lens_result import LensComparison
+from mechshift_tl.compare.lens_sets import compare_lenses, component_sets
 from mechshift_tl.compare.neuron_result import NeuronComparison, NeuronComparisonSettings
 from mechshift_tl.compare.neurons import compare_neurons
 from mechshift_tl.compare.specialisation import SpecialisationComparison, compare_specialisation
@@ -15,6 +18,8 @@ from mechshift_tl.study.parts import TaskParts
 
 #: Heads of each model whose attention is read.
 TOP_HEADS = 6
+#: Components of each circuit whose lenses are compared.
+TOP_COMPONENTS = 10
 
 
 def _specialisation(parts: TaskParts) -> SpecialisationComparison:
@@ -34,6 +39,13 @@ def _neurons(parts: TaskParts) -> NeuronComparison:
     cut = config.cut or default_cut(parts.models["arm"].cfg.n_layers)
     settings = NeuronComparisonSettings(tuple(range(cut)), ig_steps=config.ig_steps, n_boot=_draws(parts), seed=config.seed)
     return compare_neurons(parts.models, parts.pool.readouts, settings, tokenizer=parts.tokenizer)
+
+
+def _lenses(parts: TaskParts) -> LensComparison:
+    sets = component_sets(parts.circuits["arm"], parts.circuits["mdm"], TOP_COMPONENTS)
+    return compare_lenses(
+        parts.models, parts.pool.readouts, parts.lenses, sets, n_boot=_draws(parts), seed=parts.config.seed, tokenizer=parts.tokenizer
+    )
 
 
 def _has_groups(parts: TaskParts) -> bool:
@@ -66,4 +78,8 @@ ATTENTION = Measurement(
 NEURONS = Measurement(
     "neurons", "Early neurons, side by side", "Which neurons of early layers tell prompt groups apart, and is it the same neuron in each?",
     "early_neurons.safetensors", NeuronComparison.load, _neurons, _has_groups,
+)  # fmt: skip
+LENSES = Measurement(
+    "lens_of_sets", "Lens of shared and single components", "Is the MDM's lens flatter, does it sharpen over steps, does it need each step?",
+    "lens_of_sets.json", LensComparison.load, _lenses,
 )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mechshift_tl.runs.stages import Stages
-from mechshift_tl.study.components import ATTENTION, NEURONS, SPECIALISATION
+from mechshift_tl.study.components import ATTENTION, LENSES, NEURONS, SPECIALISATION
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
@@ -15,6 +15,7 @@ from mechshift_tl.study.parts import TaskParts
 #: Each has a result of its own kind, hence Any.
 MEASUREMENTS: tuple[Measurement[Any], ...] = (
     SPECIALISATION,
+    LENSES,
     ATTENTION,
     NEURONS,
 )

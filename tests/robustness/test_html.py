@@ -18,6 +18,7 @@ from hooked_diffusion import load_pair
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
 from mechshift_tl.attribution import attribute
 from mechshift_tl.compare.attention import compare_attention
+from mechshift_tl.compare.lens_sets import compare_lenses
 from mechshift_tl.compare.neuron_result import NeuronComparisonSettings
 from mechshift_tl.compare.neurons import compare_neurons
 from mechshift_tl.compare.specialisation import compare_specialisation
@@ -70,6 +71,7 @@ def results() -> dict[str, Any]:
         specialisation(task.lenses["arm"]), compare_specialisation(task.lenses, d_vocab=pair.arm.cfg.d_vocab, n_boot=4),
         attention_patterns(pair.arm, rows), compare_attention({"arm": pair.arm}, {"arm": rows}, {"arm": ["a0.h0"]}, n_boot=4),
         compare_neurons({"arm": pair.arm, "mdm": pair.mdm}, {"arm": grouped, "mdm": grouped}, few_neurons),
+        compare_lenses({"mdm": pair.mdm}, {"mdm": task.pool.readouts["mdm"]}, {"mdm": task.lenses["mdm"]}, {"shared": ["m0"]}, n_boot=4),
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         trajectory, trajectory.statistics(pair.mdm),
