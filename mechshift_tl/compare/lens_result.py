@@ -14,6 +14,7 @@ from hooked_diffusion.html import card
 from mechshift_tl.compare.lens_figure import lens_panels
 from mechshift_tl.compare.paired import spelled
 from mechshift_tl.intervals import judged
+from mechshift_tl.plotting import ROLE_NAMES
 
 TOGETHER, SLOPE, WHOLE = "all steps together", "per step", "whole model"
 #: Where the prediction's own entropy is above this share of ln d_vocab, the lens reads the wrong place.
@@ -50,12 +51,7 @@ class LensComparison(JsonArtefact):
 
     def of(self, statistic: str, subject: str, name: str, scope: str = TOGETHER) -> dict[str, float]:
         """Value, low and high of a set. Raises KeyError where there is no such row."""
-        rows = self.table[
-            (self.table["set"] == name)
-            & (self.table["scope"] == scope)
-            & (self.table["statistic"] == statistic)
-            & (self.table["subject"] == subject)
-        ]
+        rows = self.table.query("set == @name and scope == @scope and statistic == @statistic and subject == @subject")
         if rows.empty:
             raise KeyError(f"no {statistic!r} of {subject!r} in set {name!r} at {scope!r}")
         return {column: float(rows[column].iloc[0]) for column in ("value", "low", "high")}
@@ -64,8 +60,8 @@ class LensComparison(JsonArtefact):
     def flatness(self) -> dict[str, float]:
         """By role: entropy of the prediction, the last depth, as a share of ln d_vocab, in [0, 1]."""
         last = self.depth["depth"].iloc[-1]
-        rows = self.depth[(self.depth["depth"] == last) & (self.depth["statistic"] == "entropy")]
-        return {role: float(rows.loc[rows["subject"] == role, "value"].iloc[0]) / math.log(self.d_vocab) for role in self.roles}
+        rows = self.depth.query("depth == @last and statistic == 'entropy'").set_index("subject")
+        return {role: float(rows.loc[[role], "value"].iloc[0]) / math.log(self.d_vocab) for role in self.roles}
 
     @property
     def roles(self) -> list[str]:
@@ -74,7 +70,7 @@ class LensComparison(JsonArtefact):
 
     def finding(self) -> str:
         """The check against the final layer, whether the MDM's lens is flatter, sharpens over steps, and hangs on one step."""
-        shares = ", ".join(f"{role} {share:.2f}" for role, share in self.flatness.items())
+        shares = ", ".join(f"{ROLE_NAMES[role]} {share:.2f}" for role, share in self.flatness.items())
         flat = max(self.flatness.values()) > FLAT
         check = f"Check at the last layer: entropy {shares} of ln(vocabulary): {'flat, a probing mistake' if flat else 'not flat'}."
         told = [check, *(self._flatter(name) for name in self.sets if name != "ARM only"), self._sharpens(), self._hangs()]
@@ -105,8 +101,11 @@ class LensComparison(JsonArtefact):
         if not self.largest:
             return ""
         values = {name: self.largest[name] for name in ("value", "low", "high")}
+        whole = self.ablation.query("set == @WHOLE and statistic == 'effect'")
+        clear = int(((whole["low"] > 0) | (whole["high"] < 0)).sum())
         return (
-            f"{judged(values['low'] > 0)}: the MDM's later predictions hang on one step more than on the mean of the others (step "
+            f"Masking one step again changes later answer − foil by {whole['value'].mean():+.2f} logits on average ({clear} of {len(whole)} "
+            f"steps clear of 0). {judged(values['low'] > 0)}: the MDM's later predictions hang on one step more than on the mean of the others (step "
             f"{self.largest['step']:.0f} masked again, {spelled(values)} logits more; {self.n_ablated} prompts; the step was chosen as the "
             "largest, so this errs to the supporting side)."
         )

@@ -51,7 +51,7 @@ def compare_lenses(
     lenses: Mapping[str, ComponentLens],
     sets: Mapping[str, Sequence[str]],
     *,
-    ablated: int = 60,
+    ablated: int = 30,
     n_boot: int = 200,
     seed: int = 0,
     batch_tokens: int | None = None,

@@ -80,6 +80,7 @@ NEURONS = Measurement(
     "early_neurons.safetensors", NeuronComparison.load, _neurons, _has_groups,
 )  # fmt: skip
 LENSES = Measurement(
-    "lens_of_sets", "Lens of shared and single components", "Is the MDM's lens flatter, does it sharpen over steps, does it need each step?",
+    "lens_of_sets", "Lens of shared and single components",
+    "Is the MDM's lens flatter, does it sharpen over steps, does it hang on one step?",
     "lens_of_sets.json", LensComparison.load, _lenses,
 )  # fmt: skip

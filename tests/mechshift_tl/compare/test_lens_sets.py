@@ -49,10 +49,8 @@ def found(models, rows) -> LensComparison:
 
 def test_sets_split_the_top_components(scored):
     graph = Graph(2, 2, 2)
-    first = Circuit.from_scores(
-        scored(graph, {("input", "m0"): 3.0, ("m0", "logits"): 3.0, ("input", "m1"): 2.0, ("m1", "logits"): 2.0}), 4
-    )
-    second = Circuit.from_scores(scored(graph, {("input", "m0"): 3.0, ("m0", "logits"): 3.0}), 2)
+    by_m0, by_m1 = {("input", "m0"): 3.0, ("m0", "logits"): 3.0}, {("input", "m1"): 2.0, ("m1", "logits"): 2.0}
+    first, second = Circuit.from_scores(scored(graph, by_m0 | by_m1), 4), Circuit.from_scores(scored(graph, by_m0), 2)
     assert component_sets(first, second, 2) == {"shared": ["m0"], "ARM only": ["m1"]}
     assert component_sets(second, first, 2) == {"shared": ["m0"], "MDM only": ["m1"]}
 
@@ -102,14 +100,14 @@ def test_one_step_has_nothing_to_ablate(models, rows):
     lenses = {role: component_lens(model, once) for role, model in models.items()}
     found = compare_lenses(models, {role: once for role in models}, lenses, SETS, n_boot=5)
     assert found.ablation.empty and found.largest == {} and "nothing can sharpen" in found.finding()
-    assert len(found.figure().data) > 3
+    assert len(list(found.figure().data)) > 3
 
 
 def test_shown_saved_and_loaded(found, tmp_path):
     found.save(tmp_path / "one.json")
     again = LensComparison.load(tmp_path / "one.json")
     assert again.finding() == found.finding() and len(again.to_dataframe()) == 3 * 3
-    assert len(again.figure().data) == 3 + 3 * 2 + 3
+    assert len(list(again.figure().data)) == 3 + 3 * 2 + 3
     with pytest.raises(KeyError, match="in set 'ARM only'"):
         found.of("entropy", "mdm", "ARM only")
 
