@@ -18,7 +18,7 @@ QUICK := not slow and not browser
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
-	$(BIN)/mechshift run --pair tiny --tasks ioi,countdown --n 200 --components 10 --out $(OUT)
+	$(BIN)/mechshift run --pair tiny --quick --tasks ioi,countdown --components 10 --out $(OUT)
 	@echo "The report: $(OUT)/report.html"
 
 test: $(INSTALLED)

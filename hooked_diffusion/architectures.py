@@ -1,4 +1,4 @@
-"""The native classes that models are built on, and TransformerLens adapters for them that know which way attention points.
+"""The native classes that models are built on, and the TransformerLens adapters that know which way their attention points.
 
 Hugging Face's Llama, Qwen2, Qwen3 and GPT2 attend both ways when their config says `is_causal = False`. TransformerLens rebuilds attention
 itself and draws its own causal triangle, unless its adapter is told otherwise before the bridge is built. These adapters read it off the
@@ -39,6 +39,7 @@ def check_native(name: str, hf_model: nn.Module, spec: DiffusionSpec) -> PreTrai
         raise TypeError(f"from_hf takes {' or '.join(NATIVE)}, got {architecture}; open other checkpoints by from_pretrained")
     native = cast(PreTrainedModel, hf_model)
     for key, weight in native.named_parameters():
+        # A floating number of one byte is a float8.
         if weight.is_floating_point() and weight.element_size() == 1:
             raise ValueError(
                 f"{name}: weight {key} is {str(weight.dtype).removeprefix('torch.')}, which means nothing without its scales; "

@@ -1,7 +1,7 @@
-"""Who sees whom: one boolean mask for direction and padding alike.
+"""Who sees whom: one boolean mask for both direction and padding.
 
 TransformerLens rebuilds attention itself. Given Hugging Face's two-dimensional padding mask, or none, it may draw its own causal triangle
-over it; a four-dimensional boolean mask it takes as it is. So whenever a token is hidden, or attention points another way than the model
+over it; a four-dimensional boolean mask is used directly. So whenever a token is hidden, or attention points another way than the model
 was built for, the whole mask is written out here: `mask[b, 0, q, k]` is True where query q sees key k.
 
 1. Positions count visible tokens only, so padding shifts no token. Learned and rotary position embeddings get these positions.
@@ -31,9 +31,11 @@ def attention_mask_4d(
     place = position_ids(visible)
     if direction == "block":
         place = place // (block_length or 1)
+    # Axis 1 is the query, axis 2 the key: a key that is hidden is hidden from every query.
     sees = visible[:, None, :].expand(-1, visible.shape[1], -1)
     if direction != "full":
         sees = sees & (place[:, None, :] <= place[:, :, None])
+    # Of every position, hidden or not: a visible position sees itself anyway.
     itself = torch.eye(visible.shape[1], dtype=torch.bool, device=visible.device)
     return (sees | itself)[:, None]
 
@@ -48,11 +50,12 @@ def check_direction(direction: Direction, block_length: int | None) -> None:
 
 def position_ids(visible: Bool[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
     """`(batch, pos)`: how many visible tokens come before each position; hidden ones repeat the position before them, at least 0."""
+    # Padding on the left would be at −1, which no position embedding has.
     return (visible.long().cumsum(1) - 1).clamp(min=0)
 
 
 def visible_tokens(tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None) -> Bool[Tensor, "batch pos"]:
-    """`(batch, pos)`: `mask` as it is, or, without one, True at every token."""
+    """`(batch, pos)`: `mask` itself, or, without one, True at every token."""
     return torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
 
 

@@ -16,7 +16,7 @@ from hooked_diffusion.threads import in_one_thread
 EMBEDDINGS = "embed.hook_out"
 
 
-#: A TransformerLens hook: it gets what passes and the hook point, and returns what goes on in its place, or None.
+#: A TransformerLens hook: it gets a tensor and the hook point, and returns a tensor that replaces it, or None.
 HookFunction = Callable[..., Tensor | None]
 NamedHooks = list[tuple[str | Callable[[str], bool], HookFunction]]
 
@@ -49,7 +49,7 @@ def frozen(model: WithParameters) -> Iterator[None]:
 
 
 def _frozen(model: WithParameters) -> Iterator[None]:
-    # A parameter that a device map keeps elsewhere is a new object after every forward: it is known by its name alone.
+    # A parameter that a device map keeps elsewhere becomes a new object at every forward. Only its name stays the same.
     wanted = [(p, p.requires_grad) for p in model.parameters()]
     away = any(p.is_meta for p, _ in wanted)
     by_name = {name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)} if away else {}
@@ -73,8 +73,10 @@ def from_embeddings(model: HookedModule) -> Iterator[list[Tensor]]:
     leaves: list[Tensor] = []
 
     def cut(embeddings: Tensor, hook: HookPoint) -> Tensor:
+        # A leaf: the graph begins here, and the weights of the embedding are no part of it.
         leaves.append(embeddings.detach().requires_grad_())
         return leaves[-1]
 
+    # `enable_grad` because the caller may be under `no_grad`, as the denoising loop is.
     with torch.enable_grad(), frozen(model), model.hooks(fwd_hooks=[(EMBEDDINGS, cut)]):
         yield leaves

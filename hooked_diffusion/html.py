@@ -20,4 +20,5 @@ def card(title: str, text: str = "", *frames: pd.DataFrame, decimals: int = 3) -
 
 def table(frame: pd.DataFrame, *, decimals: int = 3, missing: str = "NaN") -> Markup:
     """HTML of a table without its index: cells and column names are escaped, floats have `decimals` digits, NaN reads `missing`."""
+    # `to_html` has escaped the cells. `Markup` marks them as safe, so that `card` does not escape them twice.
     return Markup(frame.to_html(index=False, escape=True, float_format=f"%.{decimals}f", na_rep=missing))

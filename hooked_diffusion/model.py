@@ -6,7 +6,7 @@
 2. Attention that is bidirectional when the spec says full. Hugging Face draws a causal mask, and TransformerLens draws one of its own when
    it rebuilds attention. Both are switched before the bridge is built, and a self-test proves the result on the loaded weights.
 3. Padding masks that mean the same under every direction, and `attention`, which switches the direction for a while.
-4. `token_logits`, whose row p is the prediction for the token at p, whatever the shift.
+4. `token_logits`, whose row p is the prediction for the token at p, under any logit shift.
 5. Denoising, with hooks and caches that know the step: `DenoisingMethods`.
 6. One thread at a time. Hooks, frozen weights and the direction belong to the model, so a second thread is refused (`ModelInUse`).
 """
@@ -39,7 +39,7 @@ from hooked_diffusion.tokenizers import check_bos, check_tokenizer, tokenizer_er
 
 
 class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
-    """A TransformerLens bridge that reads ARMs and MDMs alike; see the module docstring. Make one with `from_pretrained` or `from_hf`."""
+    """A TransformerLens bridge that reads both ARMs and MDMs; see the module docstring. Make one with `from_pretrained` or `from_hf`."""
 
     spec: DiffusionSpec
     #: Where the weights came from, for provenance, as JSON values: name, revision, hash, notes.
@@ -68,11 +68,14 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         native = check_native(name, hf_model, spec)
         check_tokenizer(name, tokenizer, native.config.vocab_size, spec)
         bridge = bridge_around(name, native, tokenizer, causal=spec.attention == "causal", device=_input_device(native))
+        # TransformerLens' builder makes its own class. The object becomes ours in place: a second bridge would wrap the weights twice.
         bridge.__class__ = cls
         model = cast(HookedDiffusionTransformer, bridge)
         model.spec = spec
+        # All that is known here; `from_pretrained` replaces it.
         model.source = {"name": name}
         rope = vars(native.config).get("rope_parameters") or {}
+        # Dynamic RoPE rescales itself with the length, so there is no last position.
         model.max_positions = None if rope.get("rope_type") == "dynamic" else model.cfg.n_ctx
         if spec.bos != "tokenizer":
             model.cfg.default_prepend_bos = spec.bos == "required"
@@ -101,7 +104,7 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         self,
         input: str | list[str] | Tensor,
         return_type: str | None = "logits",
-        *args: Any,  # TransformerLens' own arguments, whatever they are
+        *args: Any,  # any arguments of TransformerLens'
         attention_mask: Tensor | None = None,
         reduce: Callable[[Tensor], Tensor] | None = None,
         **kwargs: Any,
@@ -118,6 +121,7 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         if reduce is not None:
             return reduce(self(input, return_type, *args, attention_mask=attention_mask, **kwargs))
         cached = kwargs.get("use_past_kv_cache") or kwargs.get("use_cache") or kwargs.get("past_key_values") is not None
+        # Hugging Face fills a key/value cache unless it is told not to; nobody would read this one.
         if not cached:
             kwargs.setdefault("use_cache", False)
         wants_loss = return_type in ("loss", "both")
@@ -214,6 +218,7 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         """Text as TransformerLens tokenises it, and which tokens are not padding."""
         side = kwargs.pop("padding_side", None)
         tokens = self.to_tokens(text, prepend_bos=kwargs.pop("prepend_bos", None), padding_side=side)
+        # A single text needs no padding, so it needs no mask.
         if mask is None and tokens.shape[0] > 1 and self.tokenizer.pad_token_id is not None:
             mask = get_attention_mask(self.tokenizer, tokens, prepend_bos=self.cfg.default_prepend_bos, padding_side=side)
         return tokens, mask
@@ -229,11 +234,14 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         length = self.spec.block_length or 6
         tokens = torch.arange(length + 2 if length < 6 else 6, device=self.cfg.device).remainder(self.cfg.d_vocab)[None]
         edited = tokens.clone()
+        # Another id, whatever the last one is.
         edited[0, -1] = (edited[0, -1] + 1) % self.cfg.d_vocab
         change = (self(tokens)[0, :-1] - self(edited)[0, :-1]).abs().amax(-1)
         if not change.isfinite().all():
             raise ValueError(f"{self.cfg.model_name}: its logits are not finite; its weights hold NaN or overflow: open it in float32")
+        # Before `first` nothing may change: exactly, for the same numbers enter. From `first` on something must.
         first = {"causal": len(change), "full": 0, "block": len(change) // length * length}[self.spec.attention]
+        # `and` binds before `or`: a causal model has no position that must change.
         if change[:first].any() or not (change[first:] > 0).any() and first < len(change):
             raise ValueError(
                 f"{self.cfg.model_name}: spec says {self.spec.direction} attention, but editing the last token changes earlier logits by "

@@ -1,4 +1,4 @@
-"""What TransformerLens loads where this package is installed: the entry points of the group `transformer_lens.architectures` point here.
+"""TransformerLens loads this file where the package is installed: entry points of the group `transformer_lens.architectures` name it.
 
 1. They add the names `…ForMaskedDiffusion`, which `build_bridge_from_module` then finds.
 2. Loading any of them also replaces TransformerLens' adapters of the four native classes by ones that read `config.is_causal`. This happens

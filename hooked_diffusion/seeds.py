@@ -10,7 +10,7 @@ STRIDE = 1_000_003
 
 
 def check_seed(seed: int, name: str = "seed") -> int:
-    """The seed as it is. Raises ValueError, naming it, unless it is a whole number of 64 bits: −2⁶³ … 2⁶⁴ − 1, as torch takes them."""
+    """The seed itself. Raises ValueError, naming it, unless it is a whole number of 64 bits: −2⁶³ … 2⁶⁴ − 1, as torch takes them."""
     if not isinstance(seed, int) or isinstance(seed, bool) or not -WORD // 2 <= seed < WORD:
         raise ValueError(f"{name} is a whole number from −2⁶³ to 2⁶⁴ − 1, got {seed!r}; give one, such as 0, to get the same draws again")
     return seed
@@ -19,7 +19,7 @@ def check_seed(seed: int, name: str = "seed") -> int:
 def step_generator(seed: int, step: int) -> Generator:
     """The generator of one step: its draws depend on `seed` and `step` alone, not on the steps before.
 
-    A run that is taken up at any step, or that skips the steps that draw nothing, then draws as it would have.
+    So a run draws the same numbers at a step when it is resumed there, and when it skips steps that draw nothing.
     """
     # torch reads a negative seed as the 64-bit number with the same bits; the remainder does the same, and never overflows.
     return Generator().manual_seed((seed * STRIDE + step) % WORD)

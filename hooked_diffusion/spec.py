@@ -20,7 +20,7 @@ class DiffusionSpec:
     - `logit_shift`: 1 when row p of the raw logits predicts the token at p + 1, 0 when it predicts the token at p.
     - `mask_token_id`: the id that an MDM reads at positions to be denoised; None for an ARM.
     - `mask_is_reused`: True when the mask id is also an ordinary word, so that a token with this id need not be a mask.
-    - `bos`: whether rows start with BOS: as the "tokenizer" does it, "required" by the model, or "none".
+    - `bos`: whether rows start with BOS: "tokenizer" does what the tokenizer does, "required" always adds it, "none" never does.
     - `tail`: token ids that follow every canvas, as in training (such as one EOS).
     - `block_length`: positions per block, counted from the first; None unless `attention` is "block".
 
@@ -36,6 +36,7 @@ class DiffusionSpec:
     block_length: int | None = None
 
     def __post_init__(self) -> None:
+        # JSON gives a list. A tuple cannot be changed, so the spec stays frozen and hashable.
         object.__setattr__(self, "tail", tuple(self.tail))
         choices = (("attention", self.attention, Attention), ("logit_shift", self.logit_shift, Literal[0, 1]), ("bos", self.bos, BosPolicy))
         for name, value, allowed in choices:

@@ -41,6 +41,7 @@ def in_one_thread(model: object) -> Iterator[None]:
         yield
     finally:
         with _lock:
+            # `depth` counts the entries before this one. At 0 the outermost call ends, and the model is free again.
             if depth:
                 _held[key] = (me, depth)
             else:

@@ -61,6 +61,7 @@ def tokenizer_errors(name: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        # Rust's panic is a BaseException whose class cannot be imported, so its name is compared.
         if type(error) is Exception or type(error).__name__ == "PanicException":
             raise ValueError(f"{name}: the tokenizer fails: {error}; pass another one, or tokenizer=None and token ids") from error
         raise
@@ -78,7 +79,7 @@ def check_bos(tokenizer: PreTrainedTokenizerBase | None, texts: str | Sequence[s
 def without_remote_code(tokenizer: PreTrainedTokenizerBase | None) -> Iterator[None]:
     """Inside, TransformerLens may load `tokenizer` again so that it adds BOS, but from local files alone and without their code.
 
-    TransformerLens keeps a tokenizer as it is where the files say that only their code can load it, and where it came from no files. At the
+    TransformerLens does not load a tokenizer again if its files say that only their code can load it, or if it has no files. At the
     end the tokenizer's `init_kwargs` are as they were.
     """
     if tokenizer is None:

@@ -2,7 +2,7 @@
 
 Writers, in order: `input`, then per layer its heads `a3.h0 …` and its MLP `m3`. Readers, in order: per layer the q, k and v inputs of its
 heads and its MLP, then `logits`. An edge goes from a writer to any reader that comes later in the residual stream; within a layer the MLP
-reads the heads, but the heads read nothing of their own layer. Both models of a pair have the same graph, hence the same ids.
+reads the heads, but the heads read nothing of their own layer. Both models of a pair have the same graph, so their ids are the same.
 
 K and V readers are per KV head (`a3.g0<k>`), or per query head when ungrouped (`a3.h1<k>`). On a model without groups the two coincide.
 """
@@ -56,6 +56,7 @@ class Graph:
             )
         n_kv = model.cfg.n_key_value_heads or model.cfg.n_heads
         graph = cls(model.cfg.n_layers, model.cfg.n_heads, n_kv, kv)
+        # Without groups both kinds of K/V readers are the same; one name makes such graphs equal.
         return graph if n_kv != model.cfg.n_heads else replace(graph, kv="grouped")
 
     @property
@@ -92,11 +93,13 @@ class Graph:
 
     def writers_before_attention(self, layer: int) -> int:
         """How many writers a layer's q, k, v can read: all of earlier layers."""
+        # The input, then every earlier layer's heads and MLP.
         return 1 + layer * (self.n_heads + 1)
 
     def attention_readers(self, layer: int) -> slice:
         """Columns of a layer's q, k and v readers."""
         start = layer * self.readers_per_layer
+        # The layer's last column is its MLP.
         return slice(start, start + self.readers_per_layer - 1)
 
     def mlp_reader(self, layer: int) -> int:
@@ -123,7 +126,9 @@ class Graph:
         for layer in range(self.n_layers):
             before = self.writers_before_attention(layer)
             mask[:before, self.attention_readers(layer)] = True
+            # Within a layer the MLP comes after the heads, so it also reads them.
             mask[: before + self.n_heads, self.mlp_reader(layer)] = True
+        # The logits read every writer.
         mask[:, -1] = True
         return mask
 
@@ -143,6 +148,7 @@ class Graph:
         share = torch.zeros(len(self.readers), len(self.writers))
         for column, reader in enumerate(self.readers):
             for component in self.components_of(reader):
+                # Equal shares of 1, so that sums over components equal sums over readers.
                 share[column, self.writers.index(component)] = 1 / len(self.components_of(reader))
         return share
 
@@ -193,6 +199,7 @@ class Graph:
                 "reader_layer": self.reader_layers[columns].tolist(),
             }
         )
+        # Stable: edges of equal strength keep the graph's order on every machine.
         return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
 
 

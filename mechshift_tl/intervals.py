@@ -32,6 +32,7 @@ class Interval:
 def interval(draws: Iterable[float]) -> Interval:
     """The interval of draws; NaN throughout when none is defined."""
     values = np.fromiter(draws, dtype=float)
+    # A statistic can be undefined on a draw, such as a correlation of constant values.
     values = values[~np.isnan(values)]
     if not len(values):
         return Interval(*[float("nan")] * 3, n_draws=0)
@@ -60,11 +61,13 @@ def drawn_examples(n: int, n_boot: int, seed: int = 0) -> Int[Tensor, "n_boot n"
 def draw_counts(n: int, n_boot: int, seed: int = 0) -> Float[Tensor, "n_boot n"]:
     """How often each of `n` examples occurs in each draw of `drawn_examples`, float64."""
     drawn = drawn_examples(n, n_boot, seed)
+    # With counts, a statistic that is a ratio of sums needs one matrix product for all draws.
     return torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(n_boot, n, dtype=torch.float64))
 
 
 def check_draws(n_boot: int, name: str = "n_boot") -> None:
     """Raise ValueError unless `n_boot`, which the caller knows as `name`, is a whole number of at least 1."""
+    # `Integral`, since numpy's integers are no `int`.
     if not isinstance(n_boot, Integral) or n_boot < 1:
         raise ValueError(f"{name} is {n_boot}; an interval needs at least 1 draw of the examples, and some 1000 for its ends")
 

@@ -48,6 +48,7 @@ class Drawing:
 
     def to_html(self, name: str) -> Markup:
         """HTML that draws the figure into the element with the id `name`; the page itself must load plotly.js."""
+        # Without plotly.js: it has megabytes, and one copy serves all figures of a page.
         fragment = self.figure.to_html(full_html=False, include_plotlyjs=False, include_mathjax=False, div_id=name, config=CONFIG)
         return Markup(fragment)
 
@@ -58,7 +59,7 @@ def style(figure: go.Figure, height: int, **layout: Any) -> go.Figure:  # plotly
 
 
 def plain(text: str) -> str:
-    """`text`, escaped: plotly reads its labels as a kind of HTML, and shows this one as it is written."""
+    """`text`, escaped. Plotly reads its labels as a kind of HTML; an escaped one is shown literally."""
     return escape(text, quote=False)
 
 

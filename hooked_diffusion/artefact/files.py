@@ -94,7 +94,7 @@ def check_ordinary(path: str | Path, writer: str) -> None:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Where to write what becomes `path` when the block ends well, and vanishes when it does not."""
+    """A draft to write to. It becomes `path` when the block ends well, and is deleted when the block fails."""
     path = Path(path)
     draft = path.with_name(f".{path.name}.draft")
     try:
@@ -104,8 +104,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield draft
         draft.chmod(mode)
         with draft.open("rb") as written:
+            # The content must be on the disk before its name is: after a power cut the name could stand for an empty file.
             os.fsync(written.fileno())
         draft.replace(path)
     finally:
+        # After the move there is no draft.
         with suppress(OSError):
             draft.unlink()

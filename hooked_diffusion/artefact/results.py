@@ -36,6 +36,7 @@ class Artefact:
 
     def _packed(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         """Tensors and JSON values of the file. A field that is None, and is None by default, is left out."""
+        # A dataclass field without a default has MISSING there, so a None in it is kept.
         kept = {one.name: (getattr(self, one.name), one.default) for one in fields(cast(Any, self))}
         values = {name: value for name, (value, default) in kept.items() if value is not None or default is not None}
         tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}

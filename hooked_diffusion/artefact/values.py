@@ -76,6 +76,7 @@ def _build(kind: type[T], values: object, place: str) -> T:
     if missing := [name for name, one in known.items() if name not in values and _is_required(one)]:
         raise ValueError(f"{_inside(place, missing[0])} is missing, which {kind.__name__} needs")
     hints = _hints(kind)
+    # Missing fields take their defaults, so a file that an older version wrote still opens.
     return kind(**{name: decode(values[name], hints[name], _inside(place, name)) for name in known if name in values})
 
 
@@ -99,6 +100,7 @@ def decode(value: object, kind: Annotation, place: str) -> object:
     if origin in (Union, types.UnionType):
         return _decode_union(value, get_args(kind), place)
     if origin is Literal:
+        # To Python, True equals 1 and 1 equals 1.0.
         return _checked(value, any(value == one and type(value) is type(one) for one in get_args(kind)), place, kind)
     if is_tensor_type(kind):
         return _checked(value, isinstance(value, kind), place, kind)
@@ -120,6 +122,7 @@ def is_tensor_type(kind: Annotation) -> bool:
 
 def _is_plain(value: object, kind: type) -> bool:
     if kind is float:
+        # To Python, true is a whole number; JSON means something else.
         return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
     return type(value) is kind
 
@@ -128,6 +131,7 @@ def _number(value: Any) -> float:
     try:
         return math.nan if value is None else float(value)
     except OverflowError:
+        # JSON allows a whole number of any size; a float ends near 1e308.
         return math.copysign(math.inf, cast(int, value))
 
 
@@ -139,6 +143,7 @@ _FITTING: dict[type, Callable[[Any], object]] = {
 def _decode_union(value: object, kinds: tuple[Annotation, ...], place: str) -> object:
     if value is None and type(None) in kinds:
         return None
+    # The last kind raises its own error, which names the field and the value.
     *others, last = [kind for kind in kinds if kind is not type(None)]
     for kind in others:
         try:

@@ -42,15 +42,15 @@ class CheckpointAdapter:
     - `names`: patterns of a whole repository or folder name. Capitals do not matter.
     - `when`: fields that must have these values, for families that share a `model_type`.
     - `instead_of`: general families that match too. This family is a special case of them, and wins.
-    - `looks_like`: fields of its config that another family has as well, so that only the name tells the two apart. Whoever opens such a
-      config as the other family gets a note.
+    - `looks_like`: fields of its config that another family has as well, so that only the name tells the two apart. A note is added when
+      such a config is opened as the other family.
 
     How it becomes native:
 
     - `model_class`: the native class that holds the weights.
     - `fields`: native field → this family's name for it, where the names differ.
     - `told_by_name`: field → a pattern whose first group, found in the repository's name, is the whole number that the field leaves out.
-    - `usual`: what checkpoints of this family mean where config, tokenizer and name leave a field out. Its use is noted.
+    - `usual`: what checkpoints of this family mean where config, tokenizer and name leave a field out. A note is added when it is used.
     - `expects`, `flags`, `ignores`: what the config must say, what it may say only with one value, and what has no effect (`config.py`).
     - `keys`: ordered pairs `(pattern, replacement)`. The first pattern that matches a whole key renames it. Empty: keys are native.
     - `drop`: patterns of whole keys that hold no weights.
@@ -106,6 +106,7 @@ class CheckpointAdapter:
         """Whether the config, or the `name` of the repository or folder, says that a checkpoint belongs to this family."""
         if self.when and any(config.get(key) != value for key, value in self.when.items()):
             return False
+        # None is in no family's tuple: a config without a model_type matches by class or name alone.
         stated = text_in(config, "model_type", where) in self.model_types
         return self.is_named(name) or stated or not set(self.architectures).isdisjoint(texts_in(config, "architectures", where))
 
@@ -114,7 +115,7 @@ class CheckpointAdapter:
         return any(re.fullmatch(pattern, name, re.IGNORECASE) for pattern in self.names)
 
     def spec(self, config: Config, vocabulary: int, where: str) -> DiffusionSpec:
-        """How the checkpoint is read: `config["diffusion_spec"]` if stated, else what the family says.
+        """The spec by which the checkpoint is read: `config["diffusion_spec"]` if it is stated, else the family's.
 
         Raises ValueError when `is_causal` contradicts it or the mask token lies outside the vocabulary.
         """
@@ -135,6 +136,7 @@ class CheckpointAdapter:
         if not self.keys:
             return key
         for pattern, replacement in self.keys:
+            # The whole key, never a part: `ff_out` names the head and a layer's projection.
             if match := re.fullmatch(pattern, key):
                 return match.expand(replacement)
         return None
@@ -190,10 +192,12 @@ def mdm_spec(
     def read(config: Config) -> DiffusionSpec:
         mask = whole_in(config, "mask_token_id")
         if mask is None:
+            # No family has 0 rows, so a config without a vocabulary finds no mask here.
             mask = (masks or {}).get(whole_in(config, "vocab_size") or 0)
         if mask is None:
             raise ValueError("config.json leaves out mask_token_id; state it there, or pass config={'mask_token_id': …}")
         if block is None:
+            # Ids below `words` occur in ordinary text, so such a mask id need not be a mask.
             return DiffusionSpec("causal" if causal else "full", logit_shift, mask, mask < words, bos)
         stated = whole_in(config, block_field, least=1) if block_field else None
         return DiffusionSpec("block", logit_shift, mask, mask < words, bos, block_length=stated or block)

@@ -4,8 +4,7 @@ Checkpoints are read by other libraries: json, safetensors, torch, gguf, tokeniz
 or hostile file each of them may raise any error: a KeyError, a ZeroDivisionError, a class of its own. Such an error is no bug of theirs or
 ours. So a call that gives them the content of a file stands within `reading`, which turns their errors into `Unreadable`.
 
-Nothing else stands there. An error that this package's own code raises, other than the ValueErrors that it means to raise, is a bug, and
-shows itself as what it is.
+Nothing else stands there. This package's own code raises ValueErrors on purpose; any other error in it is a bug, and is not hidden.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class MissingExtra(ImportError, Unreadable):
 def reading(what: str, remedy: str) -> Iterator[None]:
     """Inside, another library reads `what`: its errors become `Unreadable`, with the `remedy`.
 
-    A lack of memory passes as it is: it says nothing about the file. So do errors that are `Unreadable` already.
+    A lack of memory passes unchanged, because it says nothing about the file. Errors that are `Unreadable` already pass unchanged too.
     """
     try:
         yield
@@ -46,7 +45,7 @@ def reading(what: str, remedy: str) -> Iterator[None]:
 
 
 def quoted(error: BaseException) -> str:
-    """Another library's error on one line: its class, and its message as far as it is printable, cut."""
+    """Another library's error on one line: its class, and its message, cut, with "?" for letters that cannot be printed."""
     text = " ".join(str(error).split())
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     return f"{type(error).__name__}: {text[:QUOTED]}" + ("…" if len(text) > QUOTED else "")

@@ -10,7 +10,8 @@ Every field is of one of five kinds, and any other field is an error:
 4. *flags*: they may be left out, which means that same value; where stated they must have it;
 5. *inert*: it says nothing about what the model computes (paths, dtypes, settings of training and generation).
 
-A field that nobody knows is passed over only while it is off (false, null, 0, empty).
+An unknown field is passed over only while it is off (false, null, 0, empty). Sizes are checked before a model is built: a single
+number there could take all time and memory.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
 from hooked_diffusion.checkpoints.boundary import reading
-from hooked_diffusion.checkpoints.fields import Config, number_in, object_in, shown, shown_name
-from hooked_diffusion.checkpoints.sizes import check_sizes
+from hooked_diffusion.checkpoints.fields import Config, WrongField, number_in, object_in, shown, shown_name, text_in, whole_in
 
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 #: Required and optional fields by the `model_type` of the native config. All but GPT2 share the first row.
@@ -51,12 +52,20 @@ INERT = {
 MOST_LISTED = 10
 #: What holds for every family: no layer attends in a window.
 COMMON_FLAGS = {"layer_types": "full_attention"}
+#: Native field → the most it may be. The limits lie far beyond the largest public models (126 layers, 128 heads, 16384 wide, 262144 rows).
+LIMITS = {
+    "vocab_size": 4_000_000, "hidden_size": 131_072, "intermediate_size": 1_048_576, "num_hidden_layers": 512, "num_attention_heads": 2_048,
+    "num_key_value_heads": 2_048, "head_dim": 8_192, "max_position_embeddings": 2**30,
+    "n_embd": 131_072, "n_inner": 1_048_576, "n_layer": 512, "n_head": 2_048, "n_positions": 2**24,
+}  # fmt: skip
+ACTIVATIONS = ("hidden_act", "activation_function")
+EPSILONS = ("rms_norm_eps", "layer_norm_epsilon")
 
 
 def native_config(adapter: CheckpointAdapter, config: Config, where: str) -> PretrainedConfig:
     """The native config, untied until the weights have been seen.
 
-    Raises ValueError naming every field that `config` leaves out, one that says what the family does not, or one that nobody knows.
+    Raises ValueError naming every field that `config` leaves out, a field with a value that the family does not have, or an unknown field.
     """
     kind = cast(type[PretrainedConfig], adapter.model_class.config_class).model_type
     names = {native: adapter.fields.get(native, native) for native in REQUIRED.get(kind, REQUIRED[""])}
@@ -71,11 +80,13 @@ def native_config(adapter: CheckpointAdapter, config: Config, where: str) -> Pre
             f"a {adapter.family} default would be a guess"
         )
     if config.get("quantization_config"):
+        # The stored integers are packed: read as weights they mean nothing.
         raise ValueError(f"{where} says the weights are quantised; give the unquantised checkpoint, or a GGUF file")
     _check_flags(adapter, config, where)
     optional = OPTIONAL.get(kind, OPTIONAL[""])
     _check_unknown(adapter, config, {*names.values(), *optional}, where)
-    check_sizes(config, {**{name: name for name in optional}, **names}, where)
+    _check_sizes(config, {**{name: name for name in optional}, **names}, where)
+    # Null means "left out": the native class then derives the field.
     values |= {name: config[name] for name in optional if config.get(name) is not None}
     with reading(f"{where} is no config of {adapter.model_class.__name__}", "mend the field that it names, or fetch the config again"):
         return make_config(adapter.model_class, {**values, "tie_word_embeddings": False})
@@ -89,6 +100,7 @@ def make_config(model_class: type[PreTrainedModel], values: Mapping[str, object]
 def _check_flags(adapter: CheckpointAdapter, config: Config, where: str) -> None:
     """Refuse a flag of another value than the family's; a list agrees when each of its entries does."""
     for key, wanted in {**COMMON_FLAGS, **adapter.flags, **adapter.expects}.items():
+        # A flag that is left out agrees.
         stated = config.get(key, wanted)
         if any(value != wanted for value in (stated if isinstance(stated, list) else [stated])):
             raise ValueError(f"{where} says {key} = {shown(stated)}; {adapter.family} checkpoints are read with {wanted!r} alone")
@@ -115,3 +127,38 @@ def _theta(config: Config, name: str, where: str) -> float | None:
             f"{where} says {name} = {own} and rope_parameters.rope_theta = {nested}; keep the one that the weights were trained with"
         )
     return own if nested is None else nested
+
+
+def _check_sizes(config: Config, names: Mapping[str, str], where: str) -> None:
+    """Raise ValueError naming the field, unless sizes are whole numbers within their limits, fit each other, and functions are known.
+
+    `names` has native field → the config's name for it.
+    """
+    sizes = {native: whole_in(config, name, where, 1, LIMITS[native]) for native, name in names.items() if native in LIMITS}
+    for native in EPSILONS:
+        if native in names:
+            number_in(config, names[native], where)
+    for native in ACTIVATIONS:
+        if native in names and text_in(config, names[native], where) not in ACT2FN:
+            raise WrongField(
+                where, names[native], config[names[native]], f"an activation that transformers has, such as {next(iter(ACT2FN))!r}"
+            )
+    _check_heads(sizes, names, where)
+
+
+def _check_heads(sizes: Mapping[str, int | None], names: Mapping[str, str], where: str) -> None:
+    """Heads divide the width, the heads of keys and values divide the heads, and RoPE turns pairs of numbers."""
+    wide, heads = ("n_embd", "n_head") if "n_head" in names else ("hidden_size", "num_attention_heads")
+    width, count = sizes[wide], sizes[heads]
+    if width is None or count is None:
+        return
+    if sizes.get("head_dim") is None and width % count:
+        raise ValueError(
+            f"{where} says {names[wide]} = {width} and {names[heads]} = {count}, which does not divide it; one of them is wrong"
+        )
+    groups = sizes.get("num_key_value_heads")
+    if groups is not None and count % groups:
+        kv = names["num_key_value_heads"]
+        raise ValueError(f"{where} says {names[heads]} = {count} and {kv} = {groups}, which does not divide it; one of them is wrong")
+    if heads == "num_attention_heads" and (head := sizes.get("head_dim") or width // count) % 2:
+        raise ValueError(f"{where} makes heads {shown(head)} wide, and rotary positions need an even width; mend {names[wide]} or head_dim")

@@ -71,6 +71,7 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     for key, name in listed.items():
         if not isinstance(name, str) or not name.isprintable() or not _stays_inside(name) or not name.endswith(ending):
             raise ValueError(f"{index} says that {shown(key)} is in {shown(name)}; a shard is a {ending} file in the same folder")
+        # A set: the index names a shard once for every tensor in it.
         names.add(name)
     if not 0 < len(names) <= MOST_SHARDS:
         raise ValueError(f"{index} lists {len(names)} shards under weight_map; fetch it again")
@@ -78,5 +79,5 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
 
 
 def _stays_inside(name: str) -> bool:
-    """Whether a relative path leads nowhere but into its folder, on any system."""
+    """Whether a relative path stays in its folder, on any operating system."""
     return len(name) <= 255 and "\\" not in name and ":" not in name and PurePath(name).name == name

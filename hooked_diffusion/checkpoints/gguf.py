@@ -69,6 +69,7 @@ class GgufReader:
             check_header(path)
             reader = self._gguf.GGUFReader(path)
             self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+            # GGUF lists the innermost dimension first.
             self.shapes = {name: tuple(int(n) for n in reversed(tensor.shape)) for name, tensor in self._tensors.items()}
         self.files: tuple[Path, ...] = (path,)
         self.config = _config(reader, self.shapes, path)
@@ -77,7 +78,7 @@ class GgufReader:
         self.tokenizer_at: tuple[Path, str | None] | None = (path.parent, path.name) if has_tokenizer else None
 
     def dtype(self, key: str) -> torch.dtype:
-        """float32, whatever the file's quantisation."""
+        """float32, for every kind of quantisation."""
         return torch.float32
 
     def load(self, key: str, fresh: bool = False) -> Float[Tensor, "*shape"]:
@@ -88,7 +89,9 @@ class GgufReader:
         with reading(f"{self.files[0]}: {shown(key)} cannot be read", "fetch the file again"):
             values = self._gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False).reshape(self.shapes[key])
             if self.config["model_type"] == "llama" and count:
+                # (head, pair, half) → (head, half, pair): rotate-half wants all first halves, then all second ones.
                 values = values.reshape(count, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
+        # A copy: an unquantised tensor is a view of the mapped file, which cannot be written.
         return torch.from_numpy(np.array(values))
 
     def file_of(self, key: str) -> None:

@@ -1,7 +1,7 @@
-"""Whether a GGUF file is as large as its header says, before anything is read by it.
+"""Whether a GGUF file is as large as its header says. This is checked before the gguf package reads the file.
 
-The gguf package takes the header's counts as they are: one made-up number lets it collect nothing for ever. This walk over the header reads
-only counts, and skips what they count:
+The gguf package believes the header's counts: one made-up number keeps it busy for ever. This walk over the header reads only counts, and
+skips what they count:
 
     magic, version, tensors, fields, then per field: name, kind, value; per tensor: name, dimensions, type, offset
 
@@ -54,6 +54,7 @@ class Walk:
             dimensions = self.number("I")
             if dimensions > MOST_DIMENSIONS:
                 raise BrokenHeader(f"a tensor has {dimensions} dimensions")
+            # Eight bytes per dimension, four for the type, eight for the offset.
             self.skip(8 * dimensions + 4 + 8)
 
     def value(self, kind: int) -> None:
@@ -62,6 +63,7 @@ class Walk:
             self.text()
         elif kind == LIST:
             of, count = self.number("I"), self.number("Q")
+            # Summed over all lists: many lists that each pass would take as long as one that does not.
             self.items += count
             if self.items > MOST_ITEMS:
                 raise BrokenHeader(f"its lists have {self.items} entries and more")

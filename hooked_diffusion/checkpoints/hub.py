@@ -1,4 +1,4 @@
-"""From a name to local files: a path that exists is taken as it is, a hub id is fetched into Hugging Face's own cache."""
+"""From a name to local files: a path that exists is used directly; a hub id is fetched into Hugging Face's own cache."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def locate(name_or_path: str | Path, revision: str | None = None) -> tuple[Path,
             raise FileNotFoundError(f"{path} is a file, but not a .gguf one; give the folder of a checkpoint that holds config.json")
         return path, None
     folder = _fetch(*_hub_id(name_or_path, revision))
+    # The cache names a snapshot's folder by its commit.
     return folder, folder.name
 
 
@@ -49,7 +50,7 @@ def locate_config(name_or_path: str | Path, revision: str | None = None) -> Path
 
 
 def no_config(folder: Path) -> str:
-    """What to say of a folder without a config."""
+    """The message about a folder without a config."""
     return f"{folder} holds no config.json; give the folder of a checkpoint, a .gguf file, or a hub id org/name"
 
 
@@ -79,6 +80,7 @@ def _hub_id(name_or_path: str | Path, revision: str | None) -> tuple[str, str | 
 def _fetch(repo: str, revision: str | None) -> Path:
     with _clear_failure(repo, revision):
         folder = Path(snapshot_download(repo, revision=revision, allow_patterns=list(FETCHED)))
+        # Two steps, so that a repository with both kinds is not fetched twice over. Files that are here already are not fetched again.
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*FETCHED, *PICKLED]))
         return folder

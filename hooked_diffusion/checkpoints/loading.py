@@ -120,22 +120,26 @@ class OpenCheckpoint:
         """Read tokenizer and weights, as `LoadSettings` says."""
         if device is not None and device_map is not None:
             raise ValueError(f"both device={device!r} and device_map were given; a device map says where everything goes, leave device out")
+        # Settings and tokenizer first: a mistake in them is found before the weights are read.
         kept = floating_dtype(dtype)
         own = self._tokenizer() if isinstance(tokenizer, str) else tokenizer
         model, names = self._skeleton()
         stored = Counter(self.reader.dtype(key) for key in names.values())
+        # Where the caller asks for a dtype, casts need no note. Otherwise a note says which tensors are cast to the embedding's.
         cast_to = Counter() if kept else stored
         kept = kept or self.reader.dtype(names[self.adapter.embedding])
         place = Placement.of(device) if device_map is None else Placement.from_map(device_map, model, kept)
         if self.config.tie_word_embeddings:
             place = place.tied(self.adapter.embedding, self.adapter.head)
         on_disk = self._on_disk(names, place)
+        # Weights that stay on disk: on the meta device, with a shape and no memory.
         tensors = {name: torch.empty(self.reader.shapes[key], dtype=kept, device="meta") for name, (_, key) in on_disk.items()}
         tensors |= self._read({name: key for name, key in names.items() if name not in on_disk}, place, kept)
         if self.config.tie_word_embeddings:
             tensors[self.adapter.head] = tensors[self.adapter.embedding]
             if self.adapter.embedding in on_disk:
                 on_disk[self.adapter.head] = on_disk[self.adapter.embedding]
+        # `assign` puts the tensors in place of the meta parameters, which have no memory to copy into.
         model.load_state_dict(tensors, assign=True)
         model.tie_weights()
         model.config.dtype = kept
@@ -148,6 +152,7 @@ class OpenCheckpoint:
     def _read(self, names: Mapping[str, str], place: Placement, dtype: torch.dtype) -> dict[str, Tensor]:
         """Native name → tensor. What is copied anyway (another dtype or device) is read so that the file's pages are given back."""
         shapes, tensors = self.reader.shapes, {}
+        # The largest first: while a tensor and its cast copy are both in memory, little else is.
         for name, key in sorted(names.items(), key=lambda item: -prod(shapes[item[1]])):
             target = torch.device(place[name])
             copied = (self.reader.dtype(key), "cpu") != (dtype, target.type)
@@ -168,6 +173,7 @@ class OpenCheckpoint:
         self.config.tie_word_embeddings = is_tied(self.read.tied, names, self.adapter, self.reader, self.name)
         with (
             reading(f"no {self.adapter.model_class.__name__} can be built as {self.read.where} says", "mend the field that it names"),
+            # Buffers are computed, not stored: they must be real.
             init_empty_weights(include_buffers=False),
         ):
             model = self.adapter.model_class(self.config)
@@ -231,7 +237,7 @@ def load_checkpoint(
     `org/name@revision`. The settings are those of `OpenSettings`.
 
     Raises FileNotFoundError for a path without a config, weights or (under "auto") tokenizer files; ValueError for an unknown family, a
-    config that leaves out what must be stated or says what nobody knows, a tied flag with an untied head, a mask token outside the
+    config that leaves out a required field or has an unknown one, a tied flag with an untied head, a mask token outside the
     vocabulary, or a file cut short; `CheckpointMismatch` (a ValueError) naming missing, extra and misshaped keys; OSError when the hub does
     not give the checkpoint.
     """

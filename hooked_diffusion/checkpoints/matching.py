@@ -47,7 +47,7 @@ def rename(stored: Iterable[str], adapter: CheckpointAdapter) -> tuple[dict[str,
 
 
 def is_tied(flag: bool | None, names: Mapping[str, str], adapter: CheckpointAdapter, reader: CheckpointReader, where: str) -> bool:
-    """Whether head and embedding are one tensor: never against the flag, and only if the head is absent or bit-equal.
+    """Whether head and embedding are one tensor. They are not if the flag says so, nor if a stored head differs in any bit.
 
     `flag` None leaves it to the weights. Raises ValueError when the flag says tied and the head differs: loading such a checkpoint as tied
     would overwrite the embedding.
@@ -56,6 +56,7 @@ def is_tied(flag: bool | None, names: Mapping[str, str], adapter: CheckpointAdap
         return False
     if adapter.head not in names:
         return True
+    # Bit for bit: a head that was trained on its own differs, if only a little.
     head, embedding = reader.load(names[adapter.head]), reader.load(names[adapter.embedding])
     equal = head.dtype == embedding.dtype and torch.equal(head, embedding)
     if flag and not equal:

@@ -1,4 +1,4 @@
-"""What the name of a checkpoint tells: fields that its config leaves out, since its authors' code fixes them or the name alone has them.
+"""The fields that the name of a checkpoint tells. Its config leaves them out: its authors' code fixes them, or only the name has them.
 
 A name is the last part of a hub id or path. It is also found in the folders of Hugging Face's cache (`models--org--name/snapshots/…`) and
 in folders and files called `org__name`.
@@ -19,7 +19,7 @@ HUB_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the repositories whose name is like the pattern `names`: fields of their config, and by what they are `fixed`."""
+    """Repositories whose name matches the pattern `names`: known fields of their config, and the code that has `fixed` them."""
 
     names: str
     fields: Mapping[str, object]
@@ -47,6 +47,7 @@ def repository_name(name_or_path: str | Path) -> str:
         return match["repo"].rpartition("/")[2]
     if path.suffix == ".json":
         path = path.parent if path.name == "config.json" else path.with_suffix("")
+    # Hugging Face's cache: models--org--name/snapshots/<commit>.
     if path.parent.name == "snapshots" and path.parent.parent.name.startswith("models--"):
         path = path.parent.parent
     name = re.split(r"__|--", path.name)[-1] if re.match(r"models--|[\w.-]+?__", path.name) else path.name
@@ -64,12 +65,14 @@ def told_by_name(config: Config, adapter: CheckpointAdapter, name: str) -> tuple
     notes: list[str] = []
     for known in KNOWN:
         if like := next((one for one in (name, saved_from(config)) if re.fullmatch(known.names, one, re.IGNORECASE)), None):
+            # What the config states itself always counts.
             absent = {field: value for field, value in known.fields.items() if not _states(config, field)}
             found |= absent
             notes += [
                 f"{field} = {value}, which the config leaves out: known of {like}, by {known.fixed}" for field, value in absent.items()
             ]
     for field, pattern in adapter.told_by_name.items():
+        # A made-up name could hold a number of thousands of digits, which Python refuses to read.
         if (match := re.search(pattern, name)) and len(match[1]) < 10:
             number = int(match[1])
             if not _states(config, field):

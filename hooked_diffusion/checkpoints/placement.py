@@ -55,6 +55,7 @@ class Placement:
             with reading("device_map does not fit the model", "name a device for every module, by the names of its state dict"):
                 check_device_map(module, dict(device_map))
             return cls(dict(device_map))
+        # Layers whose parts must share a device, since a residual connection joins them.
         undivided = list(model._no_split_modules or ())
         if device_map == "sequential":
             memory = get_max_memory()
@@ -65,6 +66,7 @@ class Placement:
 
     def __getitem__(self, name: str) -> Device:
         """The device of a weight: the one of the longest module name that it begins with."""
+        # With the point: "layers.1" does not own "layers.10".
         owners = [module for module in self.modules if not module or name == module or name.startswith(f"{module}.")]
         return self.modules[max(owners, key=len)]
 
@@ -79,6 +81,7 @@ class Placement:
         if self[first] == self[second]:
             return self
         device = self[second] if self[first] == "disk" else self[first]
+        # The map names modules: the weight's name without its last part.
         return Placement({**self.modules, **{name.rpartition(".")[0]: device for name in (first, second)}})
 
     def dispatch(self, model: PreTrainedModel, on_disk: Mapping[str, tuple[Path, str]], dtype: torch.dtype) -> None:
@@ -98,6 +101,7 @@ def _present(device: Device, name: str, wanted: str = "cpu, cuda, cuda:N or mps,
     try:
         found = torch.device(device)
         if found.type != "meta":  # it has no data
+            # A device can have a name and not be here; only an allocation shows it.
             torch.empty(1, device=found)
             return found
     except torch.OutOfMemoryError:

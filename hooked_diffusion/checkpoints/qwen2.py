@@ -5,7 +5,7 @@ from transformers import Qwen2ForCausalLM
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter, arm_spec
 from hooked_diffusion.checkpoints.registry import register_adapter
 
-#: What the configs of Qwen's kin say for every layer to attend alike.
+#: What the configs of Qwen's relatives must say: no layer attends in a window.
 EXPECTS = {"use_sliding_window": False}
 
 QWEN2 = register_adapter(

@@ -1,4 +1,4 @@
-"""What the loader sees of a checkpoint on disk: a config, named tensors that are read one at a time, and the files that hold them."""
+"""A checkpoint on disk, as the loader sees it: a config, named tensors that are read one at a time, and the files that hold them."""
 
 from __future__ import annotations
 

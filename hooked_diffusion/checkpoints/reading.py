@@ -1,4 +1,4 @@
-"""Reads a config: what it says about its checkpoint, before any weights are read.
+"""Reads a config: what the config says about its checkpoint, before any weights are read.
 
 1. The caller's own fields complete or override the config.
 2. The family is found: by `family=`, by the config, by the name.
@@ -70,14 +70,16 @@ def read_config(
     - `where` names it in messages; `name` is its repository's; `given` has the caller's own fields (None takes one out).
     - `shapes`: stored key → shape, once the weight files have been seen; `adapt` changes the adapter to how they name their keys.
 
-    Raises ValueError for an unknown family, and for a config that leaves out what must be stated or says what nobody knows.
+    Raises ValueError for an unknown family, and for a config that leaves out a required field or has an unknown one.
     """
+    # None takes a field out: every reader of a field treats null as absent.
     whole = {**config, **(given or {})}
     chosen = adapter_for(whole, family, where, name)
     notes = [*_given(given)]
     if family is None and (original := saved_from_family(whole, chosen)):
         notes.append(f"read as {original.family}, not {chosen.family}: its config was saved from {whole['_name_or_path']}")
         chosen = original
+    # Once the family is known: GGUF files have names of their own for the same keys.
     adapter = adapt(chosen)
     told, told_notes = told_by_name(whole, adapter, name)
     whole |= told
@@ -91,7 +93,7 @@ def read_config(
 def inspect_checkpoint(
     name_or_path: str | Path, *, family: str | None = None, revision: str | None = None, config: Config | None = None
 ) -> ConfigReading:
-    """What is known of a checkpoint without its weights: a folder, a GGUF file, a hub id, or a `config.json` by whatever file name.
+    """Read a checkpoint without its weights: a folder, a GGUF file, a hub id, or a `config.json` under any file name.
 
     The settings are those of `load_checkpoint`. Raises ValueError, FileNotFoundError and OSError as that does before it reads weights, and
     where no mask token is known.
@@ -102,7 +104,7 @@ def inspect_checkpoint(
         reading = read_config(gguf.config, where=str(path), name=name, family=family, given=config, shapes=gguf.shapes, adapt=gguf.adapt)
     else:
         reading = read_config(config_of(path), where=str(path), name=name, family=family, given=config)
-    _ = reading.spec  # an error in it is to be raised here
+    _ = reading.spec  # read once here, so that an error in it is raised now
     return reading
 
 
@@ -114,7 +116,7 @@ def _given(config: Config | None) -> tuple[str, ...]:
 
 
 def _rows(config: Config, adapter: CheckpointAdapter, name: str, shapes: Shapes | None) -> tuple[dict[str, object], tuple[str, ...]]:
-    """How large the vocabulary is, where the stored embedding says so and not the config; and the note of a difference."""
+    """The size of the vocabulary, where the stored embedding decides it and not the config; and a note where the two differ."""
     if not adapter.rows_from_embedding:
         return {}, ()
     field = adapter.fields.get("vocab_size", "vocab_size")

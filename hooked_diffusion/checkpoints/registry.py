@@ -1,4 +1,5 @@
-"""The known families: those of this package, those of other installed packages, and those that a program registers.
+"""The known families: those of this package, those of other installed packages, and those that a program registers. And the models that are
+known but cannot be opened (`UNSUPPORTED`).
 
 A package adds a family by an entry point of the group `hooked_diffusion.families`, which names a `CheckpointAdapter`:
 
@@ -10,19 +11,69 @@ It is loaded when a family is first looked up. A family that cannot be loaded, o
 
 from __future__ import annotations
 
+import re
 import warnings
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
 from hooked_diffusion.checkpoints.fields import Config, shown, shown_name, text_in, texts_in
 from hooked_diffusion.checkpoints.names import saved_from
-from hooked_diffusion.checkpoints.unsupported import unsupported
 
 GROUP = "hooked_diffusion.families"
 
 _ADAPTERS: dict[str, CheckpointAdapter] = {}
 #: Entry points that have been tried.
 _LOADED: set[EntryPoint] = set()
+
+EXPERTS = "its layers are mixtures of experts, and no native class here has those"
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """One such model: patterns of its classes and model types, and of its repository names; `why` it cannot be opened."""
+
+    model: str
+    classes: str
+    names: str
+    why: str
+
+    def matches(self, config: Config, name: str, where: str) -> bool:
+        """Whether the config or the repository's name says that a checkpoint is of this model."""
+        stated = (*texts_in(config, "architectures", where), text_in(config, "model_type", where) or "")
+        return bool(re.fullmatch(self.names, name, re.IGNORECASE)) or any(re.fullmatch(self.classes, one, re.IGNORECASE) for one in stated)
+
+
+UNSUPPORTED = (
+    Unsupported("LLaDA2", r"llada2.*", r"llada-?2.*", EXPERTS),
+    Unsupported("LLaDA-MoE", r"llada_?moe.*", r"llada-moe.*", EXPERTS),
+    Unsupported("RND1", r"rnd1.*", r"rnd1-.*", EXPERTS),
+    Unsupported("SDAR-MoE", r"sdar_?moe.*", r"sdar-\d+b-a\d+b.*", EXPERTS),
+    Unsupported(
+        "DiffusionGemma",
+        r"diffusion_?gemma.*",
+        r"diffusion-?gemma.*",
+        "it replaces tokens by random ones instead of masks, which DiffusionSpec cannot say, and its layers are mixtures of experts",
+    ),
+    Unsupported(
+        "Nemotron-Labs-Diffusion",
+        r"nemotron_?labs_?diffusion.*",
+        r"nemotron-labs-diffusion.*",
+        "one model attends causally in one mode and in blocks in another, and DiffusionSpec has one direction",
+    ),
+    Unsupported(
+        "dQwen3.5",
+        r"d_?qwen_?3_?5.*",
+        r"dqwen-?3\.5.*",
+        "its layers are hybrid, linear attention among full attention, and no native class here has those",
+    ),
+    Unsupported(
+        "SDLM",
+        r"sdlm.*",
+        r"sdlm-.*",
+        "it attends causally to text and both ways within a block of masks, and DiffusionSpec has one direction",
+    ),
+)
 
 
 def register_adapter(adapter: CheckpointAdapter) -> CheckpointAdapter:
@@ -51,13 +102,14 @@ def adapter_for(config: Config, family: str | None = None, where: str = "config.
         return known[family]
     if "diffusion_spec" in config:
         name = ""  # a folder that states its spec is native, whatever its name
-    elif row := unsupported(config, name, where):
+    elif row := _unsupported(config, name, where):
         raise ValueError(f"{where}: {row.model} is an unknown family here and cannot be opened: {row.why}")
     found = [adapter for adapter in known.values() if adapter.matches(config, name, where)]
     classes = texts_in(config, "architectures", where)
     strange = bool(classes) and all(one not in adapter.architectures for adapter in known.values() for one in classes)
     if strange:  # what another class computes is not known, whatever model_type and name say
         found = [adapter for adapter in found if not adapter.architectures and not adapter.names]
+    # DiffuGPT's config also fits GPT-2: the special family names the general ones that it replaces.
     general = {name for adapter in found for name in adapter.instead_of}
     found = [adapter for adapter in found if adapter.family not in general]
     if len(found) != 1:
@@ -103,6 +155,7 @@ def lookalikes(config: Config, chosen: CheckpointAdapter) -> tuple[str, ...]:
 def _known() -> dict[str, CheckpointAdapter]:
     for point in entry_points(group=GROUP):
         if point not in _LOADED:
+            # Before it is loaded: an entry point that fails is tried once, and warned of once.
             _LOADED.add(point)
             _load(point)
     return _ADAPTERS
@@ -118,3 +171,8 @@ def _load(point: EntryPoint) -> None:
     except Exception as error:  # whatever another package's import may raise
         owner = point.dist.name if point.dist else "an unknown distribution"
         warnings.warn(f"the checkpoint family {point.name!r} of {owner} is left out: {error}", stacklevel=2)
+
+
+def _unsupported(config: Config, name: str, where: str) -> Unsupported | None:
+    """The row that a checkpoint belongs to; None for any other."""
+    return next((row for row in UNSUPPORTED if row.matches(config, name, where)), None)

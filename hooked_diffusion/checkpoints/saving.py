@@ -48,6 +48,7 @@ def save_checkpoint(
     folder = Path(folder)
     replaced = _to_replace(folder, overwrite)
     folder.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, so on its file system: moving a file there is a rename, and needs no second copy.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
         partial = Path(name)
         hf_model.save_pretrained(partial)
@@ -61,6 +62,7 @@ def save_checkpoint(
         written = {path.name for path in partial.iterdir()}
         for path in partial.iterdir():
             os.replace(path, folder / path.name)
+    # After the new files are in place: a run that is stopped before leaves files too many, but none too few.
     for path in replaced:
         if path.name not in written:  # shards of the old weights would be read instead of the new
             path.unlink(missing_ok=True)
@@ -81,6 +83,7 @@ def convert(
 
     Settings and errors are those of `load_checkpoint` and `save_checkpoint`. All weights pass through memory. Returns what was written.
     """
+    # Before the source is read, which can take minutes.
     _to_replace(Path(folder), overwrite)
     opened = open_checkpoint(source, family=family, revision=revision, config=config)
     loaded = opened.load(tokenizer="auto" if opened.reader.tokenizer_at else None, dtype=dtype)

@@ -50,7 +50,7 @@ def _tried(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Refuse tokenizer files that would take the memory or the time of whoever loads them.
+    """Refuse tokenizer files that would take all memory or time when they are loaded.
 
     That is a file of more than 64 MiB, and in `tokenizer.json` a regular expression that repeats a repetition, which can take for ever on a
     short text, or normalizers that make a text many times longer. Raises ValueError naming file and pattern.
@@ -75,6 +75,7 @@ def _patterns(part: object, depth: int = 0) -> Iterator[str]:
     if isinstance(part, dict):
         if isinstance(pattern := part.get("Regex"), str):
             yield pattern
+        # Without the vocabulary, which is large and holds no patterns.
         for name in part.keys() - {"model", "added_tokens"}:
             yield from _patterns(part[name], depth + 1)
     elif isinstance(part, list):
@@ -87,6 +88,7 @@ def _growth(part: object, depth: int = 0) -> float:
     if not isinstance(part, dict) or depth > MOST_DEPTH:
         return 1.0
     if isinstance(steps := part.get("normalizers"), list):
+        # Steps multiply. Each is capped, so that the product cannot overflow.
         return prod(min(_growth(step, depth + 1), MOST_GROWTH * 2) for step in steps[:MOST_DEPTH])
     pattern, content = part.get("pattern"), part.get("content")
     if part.get("type") != "Replace" or not isinstance(content, str):
@@ -96,7 +98,7 @@ def _growth(part: object, depth: int = 0) -> float:
 
 
 def _is_generic(folder: Path) -> bool:
-    """Whether a tokenizer is all in `tokenizer.json`. AutoTokenizer would build Qwen2's own beside a Qwen2 model, of another vocabulary."""
+    """Whether `tokenizer.json` is the whole tokenizer. Beside a Qwen2 model, AutoTokenizer would build Qwen2's, of another vocabulary."""
     stated = _read(folder / "tokenizer_config.json").get("tokenizer_class")
     return stated in ("PreTrainedTokenizerFast", "TokenizersBackend") and (folder / "tokenizer.json").is_file()
 
@@ -142,6 +144,7 @@ def _listed(tokenizer: Config, mask: str, folder: Path) -> object:
     added = tokenizer.get("added_tokens") or []
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
         raise ValueError(f"{folder / 'tokenizer.json'}: added_tokens is no list of tokens; fetch it again, or pass tokenizer=None")
+    # The last entry counts where a token stands twice.
     return next((token.get("id") for token in reversed(added) if token.get("content") == mask), None)
 
 

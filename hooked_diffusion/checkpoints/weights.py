@@ -79,8 +79,10 @@ def _open_torch(path: Path) -> dict[str, Tensor]:
     _check_archive(path)
     with reading(f"{path} is not a whole torch file", "fetch it again"):
         try:
+            # Only the zip format can be mapped; torch's older format cannot.
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except pickle.UnpicklingError:
+            # Raised below, outside `reading`: this is a refusal, not a damaged file.
             found = None
     if found is None:
         raise ValueError(f"{path} holds more than tensors, which is not read: it could run code. Ask its author for safetensors")
@@ -93,9 +95,10 @@ def _open_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _is_stored(tensor: Tensor) -> bool:
-    """Whether a tensor's numbers are all there. A file can describe a tensor of any size that repeats one number, or has no data."""
+    """Whether the file holds all numbers of a tensor. A file can describe a huge tensor that repeats one number, or that has no data."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         return False
+    # A tensor of stride 0 repeats one number: its storage is smaller than its shape says.
     return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 

@@ -91,7 +91,7 @@ class DenoisingCache:
 
 @dataclass(frozen=True)
 class Recording:
-    """What a run keeps of its activations, and how; the fields are explained by `run_with_denoising_cache`."""
+    """Which activations a run keeps, and how. `run_with_denoising_cache` explains the fields."""
 
     at_steps: Sequence[int] | None = None
     names_filter: NamesFilter = None
@@ -120,6 +120,7 @@ class CachingForward(HookedForward):
 
     def __call__(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
         """Aligned logits; the forward runs once per canvas, however many steps the canvas lasts."""
+        # The loop makes a new tensor at every commit, so the same object means the same canvas, and comparing tokens is not needed.
         if step.canvas is not self._canvas:
             self._logits, self._canvas, self._kept_at = super().__call__(step), step.canvas, None
         if step.index in self.observed:
@@ -128,6 +129,7 @@ class CachingForward(HookedForward):
 
     def run(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
         """The step's own forward. It is cached at the observed steps, and at the run's first forward to see how much memory is needed."""
+        # `count` rises after this method, so it is 0 during the run's first forward.
         if self.count and step.index not in self.observed:
             return super().run(step)
         with self.watch.on(self.model, step):
@@ -136,6 +138,7 @@ class CachingForward(HookedForward):
         self._cache = ActivationCache({name: self._compact(a) for name, a in cache.items() if a is not None}, self.model)
         size = _bytes(self._cache)
         self._check(size, self.canvases if self.count == 0 and self.folder is None else 1)
+        # A folder takes the activations out of memory, and an unobserved first forward is only measured.
         self.kept_bytes += 0 if self.folder or step.index not in self.observed else size
         return logits
 
@@ -143,9 +146,11 @@ class CachingForward(HookedForward):
         """Aligned logits and activations; with a metric also its gradients, as "<name>_grad"."""
         wanted = self.recording
         asked = {"names_filter": wanted.names_filter, "pos_slice": wanted.positions, "device": wanted.device, **self.padding}
+        # `run_with_cache` returns raw logits; the loop and the metric want aligned ones.
         if self.watch.metric is None:
             logits, cache = self.model.run_with_cache(step.canvas, **asked)
             return self.model.align_logits(logits), cache
+        # With `incl_bwd`, `run_with_cache` returns the scalar that it differentiates. The logits come out through this list.
         aligned: list[Tensor] = []
 
         def value(logits: Tensor) -> Tensor:
@@ -161,6 +166,7 @@ class CachingForward(HookedForward):
         dtype = self.recording.dtype
         if dtype is not None and activation.is_floating_point():
             activation = activation.to(dtype)
+        # A view keeps its whole storage alive, however small the view is.
         whole = activation.untyped_storage().nbytes() == activation.numel() * activation.element_size()
         return activation if whole else activation.clone()
 
@@ -199,6 +205,7 @@ def patch_from(cache: DenoisingCache, positions: Sequence[int] | slice = slice(N
         other = cache[(step.index, hook.name or "")].to(activation)
         if other.shape != activation.shape:
             raise ValueError(f"patch_from: {hook.name} is {tuple(activation.shape)} here, {tuple(other.shape)} in the other run")
+        # Never in place: another hook or the cache may hold the same tensor.
         patched = activation.clone()
         patched[:, positions] = other[:, positions]
         return patched

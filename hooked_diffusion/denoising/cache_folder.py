@@ -47,10 +47,12 @@ class LazyTensors(Mapping[str, Tensor]):
         if absent := [name for name in self.stored.values() if name not in names]:
             raise ValueError(f"{path} lacks the tensor {absent[0]!r}, which its header names; write the folder again by {WRITER}")
 
+    # `Mapping` would look for a name by `__getitem__`, which reads the tensor.
     def __contains__(self, name: object) -> bool:
         return name in self.stored
 
     def __getitem__(self, name: str) -> Tensor:
+        # Opened for each read: no handle stays open, however many files the folder has.
         with safe_open(self.path, "pt", device=self.device) as file:
             return file.get_tensor(self.stored[name])
 
@@ -97,6 +99,7 @@ class CacheFolder:
         stored: dict[tuple[object, ...], str] = {}
         same: dict[str, str] = {}
         for name, tensor in tensors.items():
+            # The same address is not enough: a view can start where its tensor starts, with another shape, stride or dtype.
             first = stored.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype), name)
             same |= {} if first == name else {name: first}
         write(self.partial / self.files[step], SAME, {name: tensors[name] for name in stored.values()}, same)
@@ -114,6 +117,7 @@ class CacheFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # After `close` the folder has moved, and there is nothing left to delete here.
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
@@ -131,6 +135,7 @@ def read_folder(folder: str | Path, model: DenoisingModel | None = None, device:
         index = build(Index, values)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}; write the folder again by {WRITER}") from error
+    # Steps that share a canvas name one file; it is opened once.
     opened = {name: ActivationCache(_lazy(folder / name, device), model) for name in set(index.steps.values())}
     return {step: opened[name] for step, name in index.steps.items()}
 

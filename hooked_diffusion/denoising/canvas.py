@@ -1,6 +1,6 @@
-"""What can be denoised: a canvas and the positions on it that are masked, checked before any work.
+"""A canvas to denoise, and the positions on it that are masked. Both are checked before any work.
 
-Masks are a boolean tensor beside the tokens: where the mask id is also an ordinary word, the tokens alone do not say which are masks.
+Masks are a boolean tensor beside the tokens. The tokens alone are not enough: the mask id of some models is also an ordinary word.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def prepare(
     """
     if canvas.ndim != 2 or canvas.is_floating_point() or canvas.is_complex() or canvas.dtype == torch.bool:
         raise ValueError(f"canvas holds token ids (batch, pos), got shape {tuple(canvas.shape)} of {canvas.dtype}")
+    # Embeddings take 32 and 64 bits only, and a smaller integer type may not hold the mask id.
     canvas = canvas.long()
     outside = canvas[(canvas < 0) | (canvas >= d_vocab)]
     if len(outside):
@@ -88,6 +89,7 @@ def _check_places(masked: Bool[Tensor, "batch pos"], visible: Bool[Tensor, "batc
     if len(hidden):
         row, pos = hidden[0].tolist()
         raise ValueError(f"canvas row {row} masks position {pos}, which attention_mask hides; padding cannot be denoised")
+    # Padding on the left also has position id 0, but masked padding was refused above.
     first = masked & (position_ids(visible) == 0)
     if spec.logit_shift == 1 and first.any():
         row, pos = first.nonzero()[0].tolist()
@@ -108,6 +110,7 @@ def _warn_of_prompt(
             f"the prompt holds id {spec.mask_token_id}, which this model also reads as a mask, at (row, position) {_shown(places)}; "
             "it stays as it is, but the model cannot tell it from a mask"
         )
+    # The first two visible tokens of each row; padding repeats their ids, and `given` leaves it out.
     leading = given & (position_ids(visible) <= 1) & (canvas == bos_id)
     doubled = (leading.sum(1) == 2).nonzero()[:, 0].tolist()
     if bos_id is not None and doubled:
@@ -126,6 +129,7 @@ def warn_of_idle_steps(masks: int, steps: int | None, schedule: str) -> None:
 def _warn(message: str) -> None:
     """A warning that points at the line outside this package which began the run, whichever method it called."""
     level = 1
+    # A fixed stacklevel would be wrong for some callers: `denoise` and `resume_denoising` are at different depths.
     while sys._getframe(level).f_globals.get("__name__", "").startswith(PACKAGE):
         level += 1
     warnings.warn(message, stacklevel=level + 1)

@@ -24,7 +24,7 @@ from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.steering import DenoisingStep
 from hooked_diffusion.gradients import from_embeddings
 
-#: Gets an activation, its hook point and the step; returns what goes on in its place, or None.
+#: Gets an activation, its hook point and the step; returns an activation that replaces it, or None.
 StepHook = Callable[[Tensor, HookPoint, DenoisingStep], Tensor | None]
 StepHooks = Sequence[tuple[str | Callable[[str], bool], StepHook]]
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"], DenoisingStep], Float[Tensor, ""]]
@@ -32,7 +32,7 @@ Metric = Callable[[Float[Tensor, "batch pos d_vocab"], DenoisingStep], Float[Ten
 
 @dataclass(frozen=True)
 class Watch:
-    """What is on the model while it denoises: step hooks, and the metric whose gradient the backward hooks see.
+    """The step hooks on a model while it denoises, and the metric whose gradient the backward hooks see.
 
     Raises ValueError on backward hooks without a metric: there is no gradient then.
     """
@@ -50,6 +50,7 @@ class Watch:
     @contextmanager
     def on(self, model: DenoisingModel, step: DenoisingStep) -> Iterator[None]:
         """Hooks in place for the forward of `step`; removed again on leaving."""
+        # `partial` keeps this `fn`. A lambda would look `fn` up when it is called, and find the last hook of the loop.
         bound = [[(name, partial(_call, fn, step)) for name, fn in hooks] for hooks in (self.fwd_hooks, self.bwd_hooks)]
         with model.hooks(fwd_hooks=bound[0], bwd_hooks=bound[1]):
             yield
@@ -85,6 +86,7 @@ class HookedForward(Forward):
     def __init__(self, model: DenoisingModel, job: Job, watch: Watch, at_steps: Collection[int] | None = None):
         super().__init__(model, job)
         self.watch, self.at_steps = watch, check_steps(at_steps, job.plan.steps)
+        # None asks for the steps that commit, and those run anyway. An idle step runs only if the caller named it.
         self.observed = frozenset() if at_steps is None else self.at_steps
 
     def run(self, step: DenoisingStep) -> Float[Tensor, "batch pos d_vocab"]:
@@ -96,5 +98,7 @@ class HookedForward(Forward):
                 return super().run(step)
             with from_embeddings(self.model) as leaves:
                 logits = super().run(step)
+                # `grad` stops at the embeddings and returns its result; `backward` would also add to a `.grad` that nobody clears.
                 torch.autograd.grad(self.watch.value(logits, step), leaves)
+            # Detached, the logits no longer hold on to the graph, so its activations are freed before the next step.
             return logits.detach()

@@ -19,7 +19,7 @@ MAX_RECORD_BYTES = 16 * 2**30
 
 
 class DenoisingArguments(SettingArguments, total=False):
-    """What `denoise` and its siblings take by name, beside canvas, steps and select.
+    """The arguments that `denoise` and its siblings take by name. Canvas, steps and select come before them.
 
     - `preset`: "dream", "llada", "diffullama", "dllm" or "threshold", the published samplers; the settings beside it replace its own.
     - `mask_positions (batch, pos)`: True where a token is wanted. The mask id is written there first, if the model has one. Left out, the

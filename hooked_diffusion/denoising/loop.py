@@ -2,18 +2,18 @@
 
 For each step, with canvas x and the positions that are masked in it:
 
-1. Ask the plan where the step may commit, and how many positions in each row. Leave out what is frozen, and draw what is masked again.
-   A step that commits nothing runs no forward.
-2. Run the model on x. Its logits are aligned with the tokens that they predict, whatever the shift, and guided if asked.
+1. Ask the plan where the step may commit, and how many positions in each row. Frozen positions are left out. With `remask`, draw which
+   committed positions are masked again. A step that commits nothing runs no forward.
+2. Run the model on x. Its logits are aligned with the tokens that they predict, and guided if asked.
 3. Propose a token and a score at every open position. Commit the best ones, and the forced ones. Canvas k + 1 is canvas k with those
    tokens written, and with the mask id where positions are masked again.
 
-The random draws of a step come from (seed, step). So leaving out the idle steps changes nothing, and a run resumed at any step goes on as
-it would have. At temperature 0 the presets agree with Dream's and LLaDA's own samplers token for token, canvas by canvas.
+The random draws of a step come from (seed, step). So a step that is skipped changes no later draw, and a resumed run draws what the whole
+run would have drawn. At temperature 0 the presets agree with Dream's and LLaDA's own samplers token for token, canvas by canvas.
 
-Rows of a batch do not know of each other: a row has its own quotas, blocks and steps, prompts may be padded on either side, and at
-temperature 0 a row gets the tokens that it gets alone. The published samplers share some of it between rows: Dream's takes its number of
-commits from the mean mask count of the batch, LLaDA's assumes prompts of one length, dllm's drops a step only when no row needs it.
+Rows of a batch are independent: each has its own quotas, blocks and steps, and prompts may be padded on either side. At temperature 0 a row
+gets the tokens that it gets alone. The published samplers are not independent: Dream's takes its number of commits from the mean mask count
+of the batch, LLaDA's assumes prompts of one length, dllm's drops a step only when no row needs the step.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class Denoiser:
         self.forward, self.job, self.settings = forward, job, job.plan.settings
         self.canvas, self.masked = job.canvas.tokens, job.canvas.masked
         self.commit_step = torch.full_like(self.canvas, -1)
+        # A token that was given is certain: 1. A mask is at 0 until it is committed.
         self.confidence = (~self.masked).float()
+        # The run makes new tensors and never writes into one, so these lists can hold the tensors themselves, without copies.
         self.canvases, self.masks = [self.canvas], [self.masked]
 
     @classmethod
@@ -80,6 +82,7 @@ class Denoiser:
         A token that `canvas` writes over a mask counts as given. The mask id written over a committed token masks it again.
         """
         run = cls(forward, job)
+        # Step `index` starts from canvas `index`, so index + 1 canvases exist before it.
         run.canvases, run.masks = list(trajectory.canvases[: index + 1]), list(trajectory.masked[: index + 1])
         run.canvas, run.masked = run.canvases[-1], run.masks[-1]
         # The trajectory knows the last commit of each position only: what was committed later than `index` is not known yet.
@@ -98,6 +101,7 @@ class Denoiser:
     @torch.no_grad()
     def run(self) -> DenoisingTrajectory:
         """Take the steps that are left, as the module docstring says."""
+        # A fresh run has one canvas and starts at step 0. A resumed run has index + 1 canvases and starts at `index`.
         steps = range(len(self.canvases) - 1, self.job.plan.steps)
         for index in tqdm(steps, desc="denoising", unit="step", disable=None, delay=2, leave=False):
             self.advance(index)
@@ -117,18 +121,22 @@ class Denoiser:
         )
 
     def advance(self, index: int) -> None:
-        """Take one step; canvas and masks stay as they are when there is nothing to commit."""
+        """Take one step. Canvas and masks do not change when there is nothing to commit."""
         generator = step_generator(self.settings.seed, index)
         step, steering = self.context(index), self.job.steering
         open_ = step.open & ~steering.frozen(step)
+        # All draws of a step share one generator: quotas, then masks again, then tokens, then positions. Another order gives other draws.
         quotas = self.job.plan.quotas(index, open_, generator)
         reopened = self._reopen(step, open_, quotas, generator)
+        # What is masked again is made up for now: commits minus new masks is what the schedule says.
         quotas = [quota + again for quota, again in zip(quotas, reopened.sum(1).tolist(), strict=True)]
         forced = steering.forced(step, self.forward.model.cfg.d_vocab)
         if any(quotas) or (forced != FREE).any():
             logits = self.forward(step)
             proposal = propose(logits, open_, self.settings, generator)
             chosen = choose(proposal, open_, quotas, self.settings, generator)
+            # First the sampler's choice, then the forced tokens: a forced token wins where both want the position. The
+            # positions to mask again were committed before, so they are not among the chosen ones.
             self._commit(index, torch.where(chosen, proposal.tokens, FREE), proposal.probability)
             self._force(index, forced, logits)
             self._mask_again(reopened)
@@ -138,6 +146,7 @@ class Denoiser:
     def context(self, index: int) -> DenoisingStep:
         """Where the run stands before step `index`."""
         plan = self.job.plan
+        # A row without masks has noise 0 / 1 = 0; without the clamp it would be NaN.
         noise = self.masked.sum(1) / self.masks[0].sum(1).clamp(min=1)
         return DenoisingStep(
             index, plan.steps, self.canvas, self.masked, plan.reach(index, self.masked), plan.block_at(index), noise.float()
@@ -150,6 +159,7 @@ class Denoiser:
         self.commit_step = torch.where(chosen, index, self.commit_step)
         self.confidence = torch.where(chosen, probability.to(self.confidence), self.confidence)
         if self.settings.masked_by_token:
+            # Read off the canvas: a position that commits the mask id itself stays masked.
             self.masked = self.job.canvas.masked & (self.canvas == self.forward.model.spec.mask_token_id)
         else:
             self.masked = self.masked & ~chosen
@@ -175,6 +185,7 @@ class Denoiser:
         done = self.job.canvas.masked & ~step.masked & (self.job.plan.blocks.number <= step.block[:, None])
         coins = coins.masked_fill(~done, 1.0)  # no coin that can be masked again is as high
         for row, left in enumerate(open_.sum(1).tolist()):
+            # The last step of a block has a quota of all that is left, so it has no room and masks nothing again.
             room = min(left - quotas[row], int((coins[row] < self.settings.remask).sum()))
             reopened[row, coins[row].argsort()[:room]] = True
         return reopened

@@ -1,4 +1,4 @@
-"""What a model can do with a canvas: denoise it; watch, steer and resume the run. `HookedDiffusionTransformer` has these methods."""
+"""The methods by which a model denoises a canvas, and by which a caller watches, steers and resumes the run."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ class DenoisingMethods:
         metric: Metric | None = None,
         **arguments: Unpack[DenoisingArguments],
     ) -> tuple[DenoisingTrajectory, DenoisingCache]:
-        """`denoise`, keeping activations: `cache[k]` is bit-equal to `run_with_cache` on `trajectory.canvases[k]`.
+        """`denoise` that keeps activations: `cache[k]` is bit-equal to `run_with_cache` on `trajectory.canvases[k]`.
 
         - `names_filter`: which hooks, as TransformerLens takes it. `at_steps`: which steps; None: all. `positions`: which positions, where
           an activation has a position dimension (TransformerLens' `pos_slice`).
         - `device`, `dtype`: where and how precisely activations are kept; None leaves them as they are.
-        - `max_bytes`: how much may be kept in memory, 4 GiB unless told. What would not fit is refused (ValueError) after the first
-          forward, before anything is committed.
+        - `max_bytes`: how much may be kept in memory, 4 GiB by default. A cache that would not fit is refused (ValueError) after the
+          first forward, before anything is committed.
         - `folder`: a new folder to write to, one file per canvas. Then only one step must fit `max_bytes`, and `cache` reads from disk;
           `DenoisingCache.load(folder)` opens it again. Raises FileExistsError when the folder exists.
         - `fwd_hooks`: step hooks as in `run_with_denoising_hooks`, at every step that runs. With a `metric` the cache also holds the

@@ -9,12 +9,12 @@
      by the finished block before it, and by nothing in its own block. It is a block by itself, a *lead*, committed before the rest, as
      Fast-dLLM v2 does.
 2. Each block has a share of the steps. Without `steps` a block has as many as it has masks; with `steps` all blocks have an equal part, and
-   the first blocks one more where it does not come out even. A lead has one step.
+   the first blocks one more where the division leaves a remainder. A lead has one step.
 3. A step may commit masks of its block, and masks of earlier blocks that are still there.
 4. Within the block the schedule says how many. The last step of a block commits all that is open, unless masks go by token
    (`masked_by_token`, as in the samplers of Dream and LLaDA): there a position that commits the mask id stays masked.
 
-Rows do not know of each other: a row's quotas are those that it would have alone.
+Rows are independent: a row has the quotas that it would have alone.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Blocks:
 
 def cut(masked: Bool[Tensor, "batch pos"], visible: Bool[Tensor, "batch pos"], spec: DiffusionSpec, block_length: int | None) -> Blocks:
     """The blocks of a canvas. Raises ValueError when `block_length` does not divide the blocks that the attention has."""
+    # The number of each mask within its row, from 0.
     order = masked.cumsum(1) - 1
     key, lead = order // block_length if block_length else torch.zeros_like(order), torch.zeros_like(masked)
     if spec.block_length is not None:
@@ -60,6 +61,7 @@ def cut(masked: Bool[Tensor, "batch pos"], visible: Bool[Tensor, "batch pos"], s
     number, counts, leads = torch.zeros_like(key), [], []
     for row in range(len(masked)):
         at = masked[row]
+        # `unique` numbers the blocks from 0 without gaps: a block that holds no mask gets no number and no steps.
         _, number[row, at], count = key[row, at].unique(return_inverse=True, return_counts=True)
         counts.append(tuple(count.tolist()))
         leads.append(tuple(bool((lead[row, at] & (number[row, at] == block)).any()) for block in range(len(count))))
@@ -138,8 +140,10 @@ class Plan:
         if not self.shares[row]:
             return 0
         share, by_token = self.shares[row][block], self.settings.masked_by_token
+        # All that is left, not what the schedule says: freezing or rounding may have left more.
         if at >= share - 1 and not by_token:
             return left
+        # The block's steps are over, and masks that are still there stay.
         if at >= share:
             return 0
         return quota(self.settings.schedule, self.blocks.masks[row][block], left, at, share, self.settings.eps, generator)
@@ -151,6 +155,7 @@ def _shares(row: int, masks: tuple[int, ...], lead: tuple[bool, ...], steps: int
     rest, wide = steps - sum(lead), lead.count(False)
     if rest < wide or steps < len(masks):
         raise ValueError(f"{steps} steps are fewer than the {len(masks)} blocks of row {row}; give at least one step per block")
+    # Leads take their one step first; the other blocks share the rest. A row of leads alone has no other block to divide by.
     each, more = divmod(rest, max(wide, 1))
     wide_before = [sum(not is_lead for is_lead in lead[:block]) for block in range(len(lead))]
     return tuple(1 if is_lead else each + (before < more) for is_lead, before in zip(lead, wide_before, strict=True))

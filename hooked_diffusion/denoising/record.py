@@ -1,4 +1,4 @@
-"""What happened in a denoising run, as tensors: every canvas, and when and how surely each position was committed."""
+"""The record of a denoising run, as tensors: every canvas, the step at which each position was committed, and its probability."""
 
 from __future__ import annotations
 

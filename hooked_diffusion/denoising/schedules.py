@@ -59,6 +59,7 @@ def _transfer_fractions(steps: int, eps: float) -> Float[Tensor, " steps"]:
 def _rounded_plan(n: int, steps: int) -> tuple[int, ...]:
     left, plan = n, []
     for t in range(steps, 0, -1):
+        # Python rounds halves to even, as dllm does; rounding up must not commit more than is left.
         commits = min(left, round(left * (1 - ((t - 1) / steps) / (t / steps))))
         plan.append(commits)
         left -= commits

@@ -42,8 +42,10 @@ def propose(
 ) -> Proposal:
     """A token and a score for every open position, from logits aligned with the tokens they predict."""
     rows = logits[open_]
+    # Probabilities in half precision tie where logits differ. At least float32; float64 stays float64.
     rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     own = rows.softmax(-1)
+    # At temperature 0 the token is the argmax, so any divisor will do; 1 avoids dividing by 0.
     drawn = restrict(rows / (settings.temperature or 1), settings.top_p, settings.top_k)
     tokens = drawn.argmax(-1) if settings.temperature == 0 else sample(drawn, generator)
     ranking = drawn.softmax(-1) if settings.tempered_scores else own
@@ -60,10 +62,12 @@ def restrict(logits: Float[Tensor, "n d_vocab"], top_p: float, top_k: int | None
     """`(n, d_vocab)`: logits, −∞ outside the smallest set of tokens of total probability `top_p`, then outside the `top_k` likeliest."""
     if top_p < 1:
         ordered, order = logits.sort(-1, descending=True)
+        # A token stays if the tokens before it hold at most `top_p`: so the one that crosses `top_p` stays too.
         mass_before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
         mass_before[..., 0] = 0  # the likeliest token always stays
         logits = logits.masked_fill((mass_before > top_p).scatter(-1, order, mass_before > top_p), float("-inf"))
     if top_k is not None and top_k < logits.shape[-1]:
+        # Tokens that tie with the last of the `top_k` stay as well.
         logits = logits.masked_fill(logits < logits.topk(top_k).values[..., -1:], float("-inf"))
     return logits
 
@@ -77,6 +81,7 @@ def gumbel(like: Tensor, generator: Generator) -> Float[Tensor, ...]:
     """Standard Gumbel noise shaped like `like`, in double precision: x + noise is largest at i with probability softmax(x)[i]."""
     # Drawn on the CPU, so that every device gets the same numbers.
     uniform = torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like.device)
+    # A draw of exactly 0 gives −∞, which is never the largest.
     return -(-uniform.log()).log()
 
 
@@ -93,6 +98,7 @@ def score(
         return best[:, 0] - best[:, 1]
     if select == "random":
         return torch.rand(len(tokens), generator=generator).to(probs)
+    # `logits[open_]` and `nonzero` list positions in the same order: row by row, from the left.
     return -open_.nonzero()[:, 1].to(probs)
 
 

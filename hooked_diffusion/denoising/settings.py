@@ -97,6 +97,7 @@ class DenoisingSettings:
         _check_choice("select", self.select, get_args(Select))
         _check_choice("schedule", self.schedule, get_args(Schedule))
         if self.select == "threshold":
+            # The only way to set a field of a frozen dataclass.
             object.__setattr__(self, "select", "confidence")
             object.__setattr__(self, "threshold", DEFAULT_THRESHOLD if self.threshold is None else self.threshold)
         self._check_numbers()
@@ -126,7 +127,7 @@ class DenoisingSettings:
 
 
 class SettingArguments(TypedDict, total=False):
-    """The settings that are passed by name, as `DenoisingSettings` explains them; None, but for `seed`, leaves the preset's value."""
+    """The settings that are passed by name; `DenoisingSettings` explains them. None leaves the preset's value; `seed` cannot be None."""
 
     schedule: Schedule | None
     eps: float | None
@@ -173,4 +174,5 @@ def make_settings(
     check_seed(passed.get("seed", 0), "denoising: seed")  # None would read as "not passed", and hide that a run is not random
     default = DenoisingSettings(select="left_to_right") if causal else DenoisingSettings()
     base = default if preset is None else PRESETS[preset]
+    # None means "not passed", so it never replaces the preset's value.
     return replace(base, **{name: value for name, value in {"steps": steps, "select": select, **passed}.items() if value is not None})

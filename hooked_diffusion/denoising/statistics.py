@@ -1,4 +1,4 @@
-"""What a trajectory shows, in numbers: in which order tokens were committed, when the model was sure of them, where it looked.
+"""Statistics of a trajectory: the order in which tokens were committed, when the model was sure of them, where its attention went.
 
 The model runs once more on every canvas of the trajectory, without guidance. Four tables come of it:
 
@@ -115,6 +115,7 @@ class PatternReader:
         before = self._before.get(layer)
         # Half the sum of absolute differences is the total variation distance. Per head first: means of heads could hide a change.
         drift = torch.full_like(sink, torch.nan) if before is None else (pattern - before).abs().sum(-1).mean(1).float() / 2
+        # A copy: a later hook may write into the pattern.
         self._before[layer] = pattern.detach().clone()
         for group, queries in _groups(masked, self.visible):
             line: Line = {"step": step, "layer": layer, "queries": group}
@@ -141,6 +142,7 @@ def position_table(trajectory: DenoisingRecord, predictions: Predictions) -> pd.
     # One step after the last wrong first choice. Past the commit, the position never settled.
     settled = torch.where(wrong, steps + 1, 0).amax(0)
     settled = settled.masked_fill((trajectory.commit_step < 0) | (settled > trajectory.commit_step), NEVER)
+    # Steps 1 … steps − 1, each compared with the step before. `masked` has one canvas more than there are steps: the result.
     flips = (trajectory.masked[1:-1] & (predictions.top[1:] != predictions.top[:-1])).sum(0)
     row, pos = trajectory.mask_positions.nonzero(as_tuple=True)
     columns = {"step": trajectory.commit_step, "token": trajectory.tokens, "confidence": trajectory.confidence}

@@ -67,6 +67,7 @@ class Steering:
 
         Raises ValueError on another shape, on an id outside the vocabulary, and at a position that is not masked.
         """
+        # `self.force and …` leaves None as None: nothing is forced.
         found = self.force.get(step.index) if isinstance(self.force, Mapping) else self.force and self.force(step)
         if found is None:
             return torch.full_like(step.canvas, FREE)

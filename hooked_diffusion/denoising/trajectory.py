@@ -1,4 +1,4 @@
-"""What a denoising run did, as an object that can be saved, shown and measured."""
+"""The result of a denoising run: it can be saved, shown and measured."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHOWN_STEPS = 48
 
 
 class Decoder(Protocol):
-    """What turns token ids into text: a tokenizer."""
+    """A tokenizer, which turns token ids into text."""
 
     def decode(self, token_ids: Sequence[int], /) -> str:
         """The text of these tokens."""
@@ -99,6 +99,7 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
     def _cell(self, step: int, pos: int, masked: bool) -> str:
         if masked:
             return "·"
+        # Canvas k shows what step k − 1 wrote.
         token, fresh = int(self.canvases[step, 0, pos]), int(self.commit_step[0, pos]) == step - 1
         return Markup("<b>{}</b>").format(token) if fresh else str(token)
 

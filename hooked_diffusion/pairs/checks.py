@@ -1,4 +1,4 @@
-"""Whether two models are a pair: one backbone, attention that fits each role, tokenizers that agree. And what differs all the same.
+"""Whether two models are a pair: one backbone, attention that fits each role, tokenizers that agree. And how the two models differ.
 
 The circuits of a pair share their ids, so layers, heads and widths must be equal. The MDM may have more rows than the ARM, if its mask
 token is one of them; an id that both have means the same in both.
@@ -28,6 +28,7 @@ def check_backbone(pair: str, arm: PretrainedConfig, role: str, other: Pretraine
 
     `other` plays `role` in the pair and is read by `spec`. It may have more rows than the ARM where its mask token is one of them.
     """
+    # GPT-2 lacks some of these fields and Llama others: a field that both lack is None in both.
     differing: list[tuple[str, object, object]] = [(key, getattr(arm, key, None), getattr(other, key, None)) for key in BACKBONE]
     mine, its = arm.vocab_size, other.vocab_size
     if mine != its and not (spec.mask_token_id is not None and mine <= spec.mask_token_id < its):

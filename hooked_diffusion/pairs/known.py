@@ -28,8 +28,8 @@ BYTES = {"float32": 4, "bfloat16": 2}
 class KnownPair:
     """A public ARM and the MDM post-trained from it: hub ids, the MDM's checkpoint `family`, the native class, and the backbone's shape.
 
-    `arm` is None for an MDM trained from scratch: no pair, but a model that opens. `control` says that the model post-trained for diffusion
-    attends causally: a control beside a pair, and no MDM of one. `vocab` counts the MDM's rows.
+    `arm` is None for an MDM trained from scratch: it is no pair, but it opens as a model. `control` is True where the model was trained for
+    diffusion but attends causally: it is a control beside a pair, not the MDM of one. `vocab` counts the MDM's rows.
     """
 
     name: str
@@ -75,6 +75,7 @@ class KnownPair:
         """Parameters of one model of the pair, counted on a native model without memory."""
         with init_empty_weights():
             model = getattr(transformers, self.architecture)(self.config())
+        # A tied weight is one parameter: `parameters` lists it once.
         model.tie_weights()
         return sum(parameter.numel() for parameter in model.parameters())
 

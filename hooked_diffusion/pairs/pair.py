@@ -1,6 +1,6 @@
 """Pairs: an ARM, the MDM that was post-trained from it, and maybe a control: the ARM post-trained for as long, but without diffusion.
 
-The models of a pair share their backbone, or their circuits could not share ids. That is checked on the configs, before weights are read.
+The models of a pair must share their backbone, because their circuits share ids. This is checked on the configs, before weights are read.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Pair:
     tokenizer: PreTrainedTokenizerBase | None = None
 
     def __post_init__(self) -> None:
+        # `load_pair` has checked the configs already. This is for pairs that are made from two open models.
         for role, model in self.models.items():
             check_backbone(self.name, _config(self.arm), role, _config(model), model.spec)
             check_attention(self.name, role, model.spec)
@@ -80,6 +81,7 @@ class Pair:
 
 def bundled_pairs() -> list[str]:
     """The names of the pairs that come with the package."""
+    # `as_file` gives a path: globbing works on files alone, not on what `resources.files` returns.
     with resources.as_file(resources.files("hooked_diffusion") / "pretrained") as root:
         return sorted(path.parent.parent.name for path in root.glob("*/arm/config.json"))
 
@@ -111,6 +113,7 @@ def load_pair(
     label, opened, tokenizer = _open_pair(name if arm is None else arm, mdm, settings, tokenizer)
     if control is not None:
         opened["control"] = open_checkpoint(control)
+    # Before any weights are read, which can take minutes.
     for role, checkpoint in opened.items():
         check_backbone(label, opened["arm"].config, role, checkpoint.config, checkpoint.spec)
         check_attention(label, role, checkpoint.spec)
@@ -129,7 +132,7 @@ class _Settings(TypedDict, total=False):
 def _open_pair(
     name: str | Path | None, mdm: str | Path | None, settings: Mapping[str, _Settings], tokenizer: Tokenizer
 ) -> tuple[str, dict[str, OpenCheckpoint], Tokenizer]:
-    """What `load_pair` was asked for: its label, its checkpoints by role, and their tokenizer."""
+    """Open what `load_pair` was asked for: the pair's label, its checkpoints by role, and their tokenizer."""
     if name is None:
         raise ValueError("load_pair needs a name, the folder of a pair, or two checkpoints: load_pair(arm=…, mdm=…)")
     if mdm is not None:
@@ -138,6 +141,7 @@ def _open_pair(
     row = KNOWN_PAIRS.get(str(name))
     if row is None or Path(name).is_dir():
         folder = _pair_folder(name)
+        # Provenance names the pair and the role, not a path on this machine.
         roles = [role for role in ROLES if (folder / role).is_dir()]
         opened = {role: replace(open_checkpoint(folder / role, **settings.get(role, {})), name=f"{name}/{role}") for role in roles}
         return str(name), opened, _shared_tokenizer(folder, tokenizer)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        # One matrix product: a batch of small ones is slower. Kept in bfloat16, as backward multiplies in it too.
         flat, weight = x.reshape(-1, x.shape[-1]).bfloat16(), weight.bfloat16()
         ctx.save_for_backward(flat, weight)
         ctx.shape = x.shape
@@ -32,7 +33,7 @@ class _Bf16Linear(nn.Linear):
 
 
 def is_fast(device: torch.device) -> bool:
-    """Whether bfloat16 products are fast there: on every device but a CPU that has no instructions for them."""
+    """Whether a device multiplies fast in bfloat16. Every device does, except a CPU that has no instructions for it."""
     # On such a CPU a bfloat16 product takes many times as long as one in float32.
     return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
 
@@ -41,6 +42,7 @@ def is_fast(device: torch.device) -> bool:
 def bf16_products(model: nn.Module) -> Iterator[nn.Module]:
     """While open, every `nn.Linear` of `model` multiplies in bfloat16; their classes are restored on leaving."""
     # By class, not by a wrapper: names, optimiser state and checkpoints stay those of the model.
+    # `type(…) is`, not `isinstance`: a subclass may do more than multiply, and would lose it.
     linears = [m for m in model.modules() if type(m) is nn.Linear]
     for module in linears:
         module.__class__ = _Bf16Linear

@@ -56,9 +56,11 @@ def train(
             total = sum(b.tokens.shape[0] for b in batches)
             value = 0.0
             for batch in batches:
+                # Batches differ in length, so they cannot be stacked. Weighted by rows, their mean is that of all rows together.
                 part = loss(model, batch, recipe, step, mask_token_id, generator) * (batch.tokens.shape[0] / total)
                 part.backward()
                 value += part.item()
+            # Before the optimisers step: the weights are still those of the last good step.
             if not math.isfinite(value):
                 raise FloatingPointError(f"loss is {value} at step {step}; lower the learning rate ({recipe.learning_rate})")
             rate = learning_rate(recipe, step)
@@ -67,6 +69,7 @@ def train(
                     group["lr"] = rate
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+            # For the log alone: a resumed run starts its mean anew.
             running = value if step == start else 0.98 * running + 0.02 * value
             if (step + 1) % 100 == 0:
                 log(f"step {step + 1}/{recipe.steps}  loss {running:.4f} nats  lr {rate:.2e}  {time.perf_counter() - clock:.0f} s")
@@ -77,7 +80,8 @@ def train(
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then linear decay to zero at the last step."""
+    """Linear warm-up, then linear decay to zero at `recipe.steps`, the step after the last one."""
+    # step + 1: the first step already learns.
     warm = min(1.0, (step + 1) / max(1, recipe.warmup))
     return recipe.learning_rate * warm * min(1.0, (recipe.steps - step) / max(1, recipe.steps - recipe.warmup))
 
@@ -105,9 +109,11 @@ def _save(model: nn.Module, optimizers: list[torch.optim.Optimizer], recipe: Rec
     for i, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{index}.{key}": value for key, value in state.items() if isinstance(value, Tensor)}
+    # safetensors refuses tensors that share memory, as views of one storage do.
     tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     partial = folder / "checkpoint.partial"
     save_file(tensors, partial, metadata={"step": str(step), "recipe": json.dumps(recipe.to_dict())})
+    # A run that is killed while it saves leaves the checkpoint before it intact.
     os.replace(partial, folder / "checkpoint.safetensors")
 
 
@@ -123,6 +129,7 @@ def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], recipe: R
         raise ValueError(f"{path} is damaged, or no checkpoint of a training run ({error}); choose another folder, or delete it") from error
     if stored != recipe.to_dict():
         raise ValueError(f"{path} belongs to another recipe: {metadata['recipe']}. Choose another folder, or delete it.")
+    # Not strict: `named_parameters` lists a tied weight once, the state dict under both names.
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
     for i, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
@@ -130,5 +137,6 @@ def _resume(model: nn.Module, optimizers: list[torch.optim.Optimizer], recipe: R
             if name.startswith(f"optimizer.{i}."):
                 _, _, index, key = name.split(".")
                 state.setdefault(int(index), {})[key] = value
+        # The groups hold the rate of the moment, which the next step sets anyway.
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step

@@ -40,6 +40,7 @@ class Muon(torch.optim.Optimizer):
                 updates = orthogonal(torch.stack([self._momentum(p) for p in parameters]))
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    # An orthogonal n × m matrix has entries of size 1 / √max(n, m). AdamW's updates are about 0.2 per entry.
                     parameter.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
         return loss
 
@@ -55,9 +56,12 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonal(matrices: Float[Tensor, "n rows columns"], steps: int = 5) -> Float[Tensor, "n rows columns"]:
     """Each matrix with its singular values moved near 1, by `steps` Newton-Schulz iterations in float32."""
+    # The iteration multiplies x xᵀ, which is smaller when x is wide.
     tall = matrices.shape[1] > matrices.shape[2]
     x = (matrices.transpose(1, 2) if tall else matrices).float()
+    # The Frobenius norm is at least the largest singular value, so all singular values are at most 1, where the iteration works.
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    # A quintic in each singular value: s → a s + b s³ + c s⁵.
     a, b, c = COEFFICIENTS
     for _ in range(steps):
         gram = x @ x.transpose(1, 2)

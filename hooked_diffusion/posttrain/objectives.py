@@ -28,12 +28,14 @@ def mask_rows(
     Position 0 is never masked: a shifted model cannot predict it.
     """
     batch, pos = rows.tokens.shape
+    # One draw from each of `batch` equal parts of (0, 1); the permutation below says which row gets which.
     uniform = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     t = (recipe.t_min + (1 - recipe.t_min) * uniform[torch.randperm(batch, generator=generator)])[:, None]
     whole_row = torch.rand(batch, 1, generator=generator) >= recipe.answer_only
     candidates = rows.is_answer | whole_row
     candidates[:, 0] = False
     masked = candidates & (torch.rand(batch, pos, generator=generator) < t)
+    # 1/t makes up for how seldom a position is masked: the expected weight is the same at every noise level.
     weight = masked / (t * candidates.sum(1, keepdim=True))
     return torch.where(masked, mask_token_id, rows.tokens), weight
 
@@ -47,6 +49,7 @@ def annealed_attention(step: int, anneal_steps: int, pos: int, generator: Genera
     if openness >= 1.0:
         return None
     causal = torch.ones(pos, pos, dtype=torch.bool).tril()
+    # A new draw at every step, shared by the rows of a batch.
     return (causal | (torch.rand(pos, pos, generator=generator) < openness))[None, None]
 
 
@@ -54,6 +57,7 @@ def shifted_cross_entropy(
     logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"], weight: Float[Tensor, "batch pos"]
 ) -> Float[Tensor, ""]:
     """A scalar in nats: Σ weight · CE of the token at p, predicted from the logits at p − 1, divided by the batch size."""
+    # Row p − 1 predicts token p, so the last row and the first token have no partner. `cross_entropy` wants classes in axis 1.
     losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), tokens[:, 1:], reduction="none")
     return (losses * weight[:, 1:]).sum() / tokens.shape[0]
 

@@ -21,7 +21,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained: all that a run needs beside its weights and its data.
+    """All settings of a training run. Weights and data come beside them.
 
     - `objective`: "next_token" is the ordinary causal loss. "masked_diffusion" is DiffuLLaMA's: masks with probability t ~ U(t_min, 1),
       cross-entropy on the masked tokens weighted by 1/t, read one position earlier (shift 1), while attention opens from causal to full.

@@ -45,6 +45,7 @@ def accumulate(
     MemoryError when a single row does not fit.
     """
     processes, whole = Processes.here(), totals(readouts)
+    # Before any batch: processes that do different work would wait for each other without end.
     if len({str(one) for one in processes.gather(work)}) > 1:
         raise ValueError("attribute: processes launched together were given different work; use `with mechshift_tl.runs.processes.alone()`")
     kept = _journal(journal, processes, work)
@@ -77,6 +78,7 @@ def _journal(folder: Path | None, processes: Processes, work: Mapping[str, objec
     if folder is None:
         return None
     for other in sorted(folder.glob("*-of-*")):
+        # With another number of processes the batches hold other rows.
         count = other.name.rpartition("-")[2]
         if count != str(processes.count):
             raise ValueError(f"journal {folder} was begun by {count} processes, not {processes.count}; go on with as many, or delete it")
@@ -91,6 +93,7 @@ def _replayed(journal: Journal | None, number: int) -> list[BatchScores] | None:
     for key, tensor in tensors.items():
         metric, name = key.split(".")
         parts.setdefault(metric, {})[name] = tensor
+    # By number: as text, "10" would come before "2".
     return [BatchScores(**parts[metric]) for metric in sorted(parts, key=int)]
 
 
@@ -109,7 +112,7 @@ class Halving:
         self.rows: int | None = None
 
     def __call__(self, batch: Batch) -> list[BatchScores]:
-        """What a batch adds, a part per metric."""
+        """The scores of a batch, one part per metric."""
         while True:
             rows = min(len(batch), self.rows or len(batch))
             try:
@@ -134,4 +137,5 @@ class Halving:
             return groups[0]
         scores = [piece.scores for piece in groups]
         ends = (torch.cat([getattr(piece, end) for piece in groups]) for end in ("clean", "corrupt"))
+        # Scores that keep rows apart are put one after another; sums over rows are added.
         return BatchScores(torch.cat(scores) if self.per_row else torch.stack(scores).sum(0), *ends)

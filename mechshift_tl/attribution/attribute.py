@@ -23,6 +23,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from hooked_diffusion.gradients import frozen
+from hooked_diffusion.threads import in_one_thread
 from mechshift_tl.attribution.accumulate import accumulate
 from mechshift_tl.attribution.engine import Engine
 from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve_all
@@ -34,6 +35,7 @@ from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.graph import KV
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans
 from mechshift_tl.readouts import Readouts
+from mechshift_tl.readouts.rows import check_given
 from mechshift_tl.runs.provenance import provenance
 
 
@@ -114,6 +116,7 @@ def attribute(
     MemoryError when one row alone does not fit; OSError when the journal cannot be written.
     """
     metrics = resolve_all(metric)
+    # A string is a sequence too.
     several = isinstance(metric, Sequence) and not isinstance(metric, str)
     settings = AttributionSettings(
         method=method, level=level, ig_steps=ig_steps, rule=rule, kv=kv, intervention=intervention,
@@ -161,16 +164,20 @@ def _totals(
     journal: Path | None,
 ) -> dict[str, dict[str, Any]]:  # the fields of `Scores`, by the metric's name
     """Check everything, then run every batch: what the scores of each metric consist of."""
-    engine = Engine(model, settings, metrics, len(readouts.spans) if settings.per_position else None, means, edges)
-    engine.check(readouts)
-    made_from = provenance(model, readouts.info)
-    work = {**settings.to_dict(), **made_from, **engine.digests(readouts, weights=journal is not None)}
-    with frozen(model):
-        totals = accumulate(
-            engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, settings.keep_per_example) for _ in metrics], engine.tokens,
-            label=f"attribute {settings.level}", per_row=settings.keep_per_example,
-            journal=None if journal is None else Path(journal), work=work,
-        )  # fmt: skip
+    check_given("attribute", model, readouts)
+    # Hooks and frozen weights belong to the model: a second thread would run under those of the first.
+    with in_one_thread(model):
+        engine = Engine(model, settings, metrics, len(readouts.spans) if settings.per_position else None, means, edges)
+        engine.check(readouts)
+        made_from = provenance(model, readouts.info)
+        work = {**settings.to_dict(), **made_from, **engine.digests(readouts, weights=journal is not None)}
+        # Around all batches: the weights take no gradient.
+        with frozen(model):
+            totals = accumulate(
+                engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, settings.keep_per_example) for _ in metrics],
+                engine.tokens, label=f"attribute {settings.level}", per_row=settings.keep_per_example,
+                journal=None if journal is None else Path(journal), work=work,
+            )  # fmt: skip
     return {
         one.name: {"graph": engine.graph, "settings": replace(settings, metric=one.name), "provenance": made_from}
         | total.fields(per_position=settings.per_position)

@@ -1,7 +1,6 @@
-"""Scores on prompts that are drawn anew: what any statistic of one or more attributions is on each draw.
+"""Bootstrap: prompts are drawn anew, and any statistic of one or more attributions is computed on each draw.
 
-Prompts are drawn with replacement, the same ones for every attribution, and the statistic is computed on each draw. `interval` makes the
-draws into a 95 % interval over prompts.
+Prompts are drawn with replacement, the same ones for every attribution. `interval` makes the draws into a 95 % interval over prompts.
 
 Bias: a draw holds about 63 % of the prompts, some repeatedly, so its scores are noisier than the sample's own. Two models' circuits
 therefore overlap less on most draws than on the sample. The interval of an overlap lies low, and may even exclude the value itself

@@ -30,7 +30,7 @@ from mechshift_tl.graph import KV, Graph
 from mechshift_tl.interventions.outputs import WriterOutputs, run_writers
 from mechshift_tl.readouts import Batch
 
-#: Models whose writers, and K/V readers of a kind, have been summed; the sums depend on the architecture alone.
+#: Models whose writers, and K/V readers of a kind, have been summed. Weak: to remember a model must not keep it in memory.
 SUMMED: WeakSet[HookedModel] = WeakSet()
 READ: WeakKeyDictionary[HookedModel, set[KV]] = WeakKeyDictionary()
 #: Share of what a block adds, and of the gradient's square, that may be missed.
@@ -60,19 +60,22 @@ def check_writers_sum(model: HookedModel, batch: Batch) -> None:
             f"{model.cfg.model_name}: heads and MLP miss {max(shares):.0%} of what block {shares.index(max(shares))} adds to the residual "
             f"({_guess('post-norms, parallel or scaled blocks?', hooked)}); edges of such a model are not known here"
         )
+    # A sum of NaN proves nothing, and hooks may be gone the next time.
     if torch.tensor(shares).isfinite().all() and not hooked:
         SUMMED.add(model)
 
 
 def _missed(model: HookedModel, layer: int, outputs: WriterOutputs, seen: Kept, shown: Bool[Tensor, "1 pos"]) -> float:
-    """How much of what a block adds is not its writers', as a share, beyond what its two additions round away in the model's precision."""
+    """The share of a block's output that its writers do not account for. Rounding in the model's precision is not counted."""
     block, mlp = components_of(model).blocks[layer], outputs.mlp[layer]
     before, after = (seen[f"blocks.{layer}.{name}"] for name in ("hook_resid_pre", "hook_resid_post"))
     written = torch.einsum("bphe,hed->bpd", outputs.z[layer], weight_of(block.attn, "W_O", mlp.device).float()) + mlp
     bias = bias_of(block.attn.o, mlp.device)
     written = written if bias is None else written + bias.float()
+    # Two additions round their results, and the MLP its own output.
     rounding = torch.finfo(after.dtype).eps * (2 * after.float().abs() + mlp.abs())
     beyond = ((after.float() - before.float() - written).abs() - rounding).clamp_min(0)
+    # `tiny`: a block that writes nothing would divide by 0.
     return float(beyond[shown].norm() / written[shown].norm().clamp_min(torch.finfo().tiny))
 
 
@@ -92,6 +95,7 @@ def check_readers_sum(model: HookedModel, batch: Batch, graph: Graph) -> None:
         return
     with frozen(model):
         gradient, path = _at_the_clean_end(model, row, graph, outputs, logits)
+    # Only the input is scored, so heads and MLPs may hold anything.
     deltas = WriterOutputs(gradient, outputs.z, outputs.mlp)
     total = edge_scores(model, graph, deltas, path, TokenGroups(row, False, None), slice(0, 1)).sum()
     wanted = gradient.square().sum()
@@ -106,7 +110,7 @@ def check_readers_sum(model: HookedModel, batch: Batch, graph: Graph) -> None:
 
 
 def _is_sum_of_readers(gradient: Float[Tensor, "1 pos d"], path: ReaderPath, graph: Graph, dtype: torch.dtype) -> bool:
-    """Whether the gradients of all readers sum to `gradient` at every position; taken to be so in half precision, which cannot tell."""
+    """Whether the gradients of all readers sum to `gradient` at every position. Half precision is too coarse to tell: then True."""
     if torch.finfo(dtype).eps > HOOKED_TOLERANCE:
         return True
     total = torch.zeros_like(gradient[0])
@@ -118,7 +122,7 @@ def _is_sum_of_readers(gradient: Float[Tensor, "1 pos d"], path: ReaderPath, gra
 
 
 def _guess(architecture: str, hooked: bool) -> str:
-    """What may be the reason that a sum does not hold."""
+    """A possible reason why a sum does not hold."""
     return "the hooks on it change what passes, or its gradient? take them off" if hooked else architecture
 
 
@@ -142,6 +146,7 @@ def _at_the_clean_end(
     model: HookedModel, row: Batch, graph: Graph, outputs: WriterOutputs, logits: Float[Tensor, "1 k d_vocab"]
 ) -> tuple[Float[Tensor, "1 pos d"], ReaderPath]:
     """Gradient of the answers' mean logit at the embedding, and the readers' gradients."""
+    # Both ends are the clean run: only its last point, α = 1, is visited.
     path, source = ReaderPath(model, graph), sources(outputs, outputs, graph, activations=False)[0]
     answers = Metric("answer", lambda logits, answers, foils: logits.gather(2, answers[..., None]).mean((1, 2)))
     hooks = [EMBED, *path.wanted], path.watched, path.splits

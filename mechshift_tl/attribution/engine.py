@@ -1,4 +1,4 @@
-"""What an attribution makes of one batch: both ends, the walk along the path, and the scores; and what can be wrong before it starts.
+"""One attribution: what it computes for a batch (both ends, the walk along the path, the scores), and what it checks before it starts.
 
 Memory of a batch: the activations of one forward with its backward, the writers' differences, and per point of the path what `readers`
 keeps.
@@ -68,13 +68,14 @@ class Engine:
         """Everything that can be wrong is said before any long work."""
         if self.n_spans == 0:
             raise ValueError("attribute: per_position=True needs readouts with named spans; give them as Readouts.from_tokens(spans=…)")
+        # A token that only the corrupt mask hides has an embedding of zero at the corrupt end.
         if readouts.hides_from_corrupt and self.settings.intervention == "counterfactual":
             self.settings.check_start()
         self.settings.check_metrics(self.metrics)
         if self.edges is not None:
             check_patched_edges(self.edges, self.graph, self.settings.method, self.settings.level)
-        readouts.check(self.model)
         check_intervention(self.model, self.settings.intervention, self.means, readouts.visible("clean"))
+        # The sums below depend on the architecture, so one row is enough.
         row = next(iter(readouts.batches(1))).to(self.model.cfg.device)
         check_writers_sum(self.model, row)
         if self.settings.level == "neurons":
@@ -83,7 +84,7 @@ class Engine:
             check_readers_sum(self.model, row, self.graph)
 
     def digests(self, readouts: Readouts, *, weights: bool) -> dict[str, object]:
-        """What tells this attribution from another of the same settings; the weights' digest reads all of them."""
+        """Values that differ between two attributions of the same settings. The digest of the weights reads all weights."""
         names = [metric.identity for metric in self.metrics]
         found: dict[str, object] = {"metrics": names, "spans": self.n_spans, "batch_tokens": self.tokens}
         found["rows"] = digest(readouts.tensors().items())
@@ -107,6 +108,7 @@ class Engine:
     def _parts(self, batch: Batch) -> list[BatchScores]:
         scores, logits, corrupt_logits = self._edges(batch) if self.settings.level == "edges" else self._nodes(batch)
         ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
+        # The device needs its memory for the next batch.
         return [BatchScores(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
 
     def _shared_prefix(self, batch: Batch) -> SharedPrefix:
@@ -140,14 +142,17 @@ class Engine:
         for source in walks:
             paths = self._walk(batch, source, logits, prefix)
             scores = [edge_scores(self.model, self.graph, deltas, path, groups, source.writers) for path in paths]
+            # Each path scores its own writers and leaves the other rows at zero, so paths add up.
             totals = [total + score for total, score in zip(totals, scores, strict=True)] if totals else scores
         return totals, logits, corrupt_logits
 
     def _walk(self, batch: Batch, source: Source, logits: Tensor, prefix: SharedPrefix) -> list[ReaderPath]:
         """The readers of each metric over one path."""
         paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
+        # Every metric wants the same hooks, so the first path speaks for all.
         hooks = paths[0].wanted, paths[0].watched, paths[0].splits
         along = walk(self.model, batch, self.metrics, logits, source, self.settings.points, *hooks)
+        # The generator holds the model's hooks. `closing` takes them off, also after an error.
         with prefix.left_out(), closing(along) as points:
             for weight, seen, gradients in points:
                 for path, found in zip(paths, gradients, strict=True):

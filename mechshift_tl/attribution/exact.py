@@ -66,7 +66,7 @@ def patched_scores(
     groups: TokenGroups,
     most_tokens: int,
 ) -> list[Float[Tensor, "rows spans n_writers n_readers"]]:
-    """Per metric, what each of `edges` is worth times the positions read, zero elsewhere, per part of `pieces`.
+    """Per metric, what each of `edges` is worth times the positions read, zero elsewhere, per group of tokens.
 
     `most_tokens`: edges × tokens that run at once, at least one edge.
     """
@@ -87,6 +87,7 @@ def patched_scores(
 def together(graph: Graph, edges: Bool[Tensor, "n_writers n_readers"], most: int) -> Iterator[tuple[Int[Tensor, " m"], Int[Tensor, " m"]]]:
     """Writers and readers of the edges that run in one batch: at most `most`, into one layer's heads, its MLP, or the logits."""
     mlps = [graph.mlp_reader(layer) for layer in range(graph.n_layers)]
+    # Cut before and behind every MLP's column: heads | MLP | heads | MLP | … | logits.
     for columns in torch.arange(len(graph.readers)).tensor_split(sorted([*mlps, *(column + 1 for column in mlps)])):
         writers, readers = edges[:, columns].nonzero(as_tuple=True)
         if len(writers):
@@ -110,6 +111,7 @@ class _Written:
     def _one(self, writer: int) -> Float[Tensor, "pos d"]:
         if writer == 0:
             return self.deltas.input[self.row]
+        # Writer 0 is the input; then each layer has its heads and, last, its MLP.
         layer, place = divmod(writer - 1, self.graph.n_heads + 1)
         if place == self.graph.n_heads:
             return self.deltas.mlp[layer][self.row]
@@ -134,6 +136,7 @@ class _Row:
         clean: Kept = {}
         inside = ("hook_resid_pre", "hook_resid_mid", "attn.hook_z")
         names = [f"blocks.{layer}.{name}" for layer in range(graph.n_layers) for name in inside]
+        # One row at a time: from the site on, its copies fill the batch.
         row = batch.rows(slice(i, i + 1))
         with model.hooks(fwd_hooks=capture([*names, "ln_final.hook_in"], clean)):
             row.logits(model)
@@ -159,6 +162,7 @@ class _Row:
             )
         else:
             hooks = self._into_heads(layer, written, readers)
+        # Elsewhere the row runs alone up to the site, where a hook repeats it.
         copies = len(written) if _mlps_see_one_axis(self.model) else 1
         return self.values(self._run(hooks, copies), metrics)
 
@@ -170,14 +174,17 @@ class _Row:
             return rows.logits(self.model)
 
     def _into(self, name: str, residual: str, norm: Norm, written: Float[Tensor, "m pos d"]) -> Hooks:
+        # clean − Δu = clean − (clean u − corrupt u): the residual with u's corrupt output.
         inputs = normed(self.clean[residual] - written, norm, self.model.cfg.eps)
         return [(name, lambda tensor, hook: inputs.to(tensor))]
 
     def _into_heads(self, layer: int, written: Float[Tensor, "m pos d"], readers: Int[Tensor, " m"]) -> Hooks:
         block, name = components_of(self.model).blocks[layer], f"blocks.{layer}"
         inputs = normed(self.clean[f"{name}.hook_resid_pre"] - written, block.ln1, self.model.cfg.eps)
+        # Here the row becomes one row per edge; `expand` copies nothing.
         hooks: Hooks = [(f"{name}.hook_resid_pre", lambda tensor, hook: tensor.expand(len(written), -1, -1))]
         for kind, rows, heads in _by_kind(self.graph, layer, readers):
+            # The KV head that holds this reader.
             own = heads if kind == "q" else heads // (self.graph.n_kv_readers // self.graph.n_kv_heads)
             hooks.append((f"{name}.attn.hook_{kind}", _placing(rows, own, projected(inputs[rows], block.attn, kind, own))))
             if kind != "q" and self.graph.n_kv_readers != self.graph.n_kv_heads:
@@ -186,7 +193,7 @@ class _Row:
 
 
 def _mlps_see_one_axis(model: HookedModel) -> bool:
-    """Whether rows and positions lie on one axis around the MLPs (OPT): there a row cannot become several, it must enter as several."""
+    """Whether the MLPs see rows and positions on one axis (OPT). There a row cannot be repeated on the way: the copies must enter."""
     return model.hook_dict["blocks.0.mlp.hook_in"].hook_conversion is not None
 
 
@@ -209,6 +216,7 @@ def _leaving_one_head(rows: Int[Tensor, " m"], heads: Int[Tensor, " m"], clean: 
 
     def hook_fn(z: Tensor, hook: object) -> Tensor:
         others = z.clone()
+        # Patching the group's K or V moved all its heads; only the reader's own may move.
         others[rows] = clean.to(z)
         return placed(others, rows, heads, z[rows, :, heads])
 

@@ -79,16 +79,20 @@ def walk(
     hooks = [*inject(source.name, at), *capture([*asked, *shared], live, live=True), *capture(watched, seen)]
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         for alpha, weight in points:
+            # A leaf: the graph begins here, and nothing before this point has a gradient.
             at[source.name] = source.at(alpha).detach().requires_grad_(True)
+            # Around the forward alone: that is when autograd decides what it saves.
             with refetch_in_backward(model):
                 logits = batch.logits(model)
             gradients: list[Kept] = []
             found: Kept = {}
             for i, metric in enumerate(metrics):
+                # The graph is needed once more for the next metric, and for the splits' own backward passes.
                 again = bool(splits) or i + 1 < len(metrics)
                 found = _differentiate(_objective(metric, logits, batch, clean_logits), live, asked, retain_graph=again)
                 for split in splits:
                     found |= split.gradients(live, found)
+                # Sums over the path are taken in float32, whatever the model's precision.
                 gradients.append(gathered({name: found[name].float() for name in (*wanted, *shared)}, batch.clean.device))
             observed = gathered(seen | {name: tensor.detach() for name, tensor in live.items()}, batch.clean.device)
             yield weight, observed, gradients
@@ -98,7 +102,7 @@ def walk(
 
 
 def _objective(metric: Metric, logits: Tensor, batch: Batch, clean_logits: Tensor) -> Float[Tensor, ""]:
-    """What is differentiated. Raises ValueError on a metric that has no gradient, such as accuracy."""
+    """The number that is differentiated. Raises ValueError on a metric that has no gradient, such as accuracy."""
     objective = (metric.values(logits, batch, clean_logits) * batch.k).sum()
     if not objective.requires_grad:
         raise ValueError(f"metric {metric.name!r} has no gradient; choose one that has, or method='exact'")

@@ -39,6 +39,7 @@ class Metric:
         code = getattr(self.function, "__code__", None)
         if METRICS.get(self.name) == self or code is None:
             return self.name
+        # Values that the function closes over change what it computes, and its code stays the same.
         cells = [cell.cell_contents for cell in getattr(self.function, "__closure__", None) or ()]
         constants = [one for one in (*code.co_consts, *cells) if isinstance(one, (int, float, str, tuple))]
         return f"{self.name} {sha256(repr((code.co_code, code.co_names, constants)).encode()).hexdigest()[:16]}"
@@ -93,7 +94,7 @@ def resolve(metric: MetricLike) -> Metric:
         return metric
     if callable(metric):
         return Metric(getattr(metric, "__name__", "custom"), metric)
-    if metric not in METRICS:
+    if not isinstance(metric, str) or metric not in METRICS:
         raise ValueError(f"unknown metric {metric!r}; choose one of {', '.join(METRICS)}, or pass a callable (logits, answers, foils)")
     return METRICS[metric]
 

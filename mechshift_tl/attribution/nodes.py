@@ -69,9 +69,11 @@ def neuron_sites(model: HookedModel, batch: Batch, *, zero: bool) -> list[Site]:
     sites = []
     for i, name in enumerate(names):
         acts = clean[name].to(batch.clean.device, torch.float32).reshape(*batch.clean.shape, -1)
+        # Some MLPs flatten rows and positions: the batch's own shape is put back.
         others = torch.zeros_like(acts) if zero else corrupt[name].to(acts).reshape(acts.shape)
         for side, mask in ((acts, batch.clean_mask), (others, batch.corrupt_mask)):
             if mask is not None:
+                # A hidden token has activations too, but no other token sees them.
                 side.masked_fill_(~mask[..., None], 0)
         width = acts.shape[-1]
         sites.append(Site(name, acts[..., None], others[..., None], slice(i * width, (i + 1) * width)))
@@ -89,10 +91,11 @@ def node_scores(
     method: Method,
     groups: TokenGroups,
 ) -> list[Float[Tensor, "rows spans nodes"]]:
-    """Per metric, the scores of every node of `sites`, per part of `pieces`."""
+    """Per metric, the scores of every node of `sites`, per group of tokens."""
     if method == "exact":
         return _patched(model, batch, metrics, clean_logits, sites, groups)
     own = method == "EAP-IG-activations"
+    # Along the activations' path each site has a walk of its own; the embeddings' path passes all sites at once.
     walks = [(site.source, [site]) for site in sites] if own else [(embeddings, list(sites))]
     scores = [clean_logits.new_zeros(*groups.shape, sites[-1].nodes.stop) for _ in metrics]
     for source, met in walks:
@@ -129,6 +132,7 @@ def _patched(
     for site in sites:
         for node in range(site.clean.shape[2]):
             for i, where in enumerate(groups.patches):
+                # One node at a time, at its corrupt value at `where`; all others stay clean.
                 value = site.clean.clone()
                 value[:, :, node][where] = site.corrupt[:, :, node][where]
                 with model.hooks(fwd_hooks=inject(site.name, {site.name: value})):

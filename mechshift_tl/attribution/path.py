@@ -45,6 +45,7 @@ def quadrature(rule: Rule, steps: int) -> Points:
         raise ValueError(f"attribute: ig_steps is {steps}; a path takes at most {MOST_STEPS} points, of which 5 to 50 are usual")
     if rule == "gauss-legendre":
         nodes, weights = np.polynomial.legendre.leggauss(steps)
+        # numpy's rule is for [−1, 1]; the path is [0, 1].
         return [((x + 1) / 2, w / 2) for x, w in zip(nodes.tolist(), weights.tolist(), strict=True)]
     offset = {"left": 0.0, "midpoint": 0.5, "right": 1.0}[rule]
     return [((k + offset) / steps, 1 / steps) for k in range(steps)]

@@ -64,7 +64,7 @@ class ReaderPath:
 
     @property
     def watched(self) -> list[str]:
-        """Hooks whose activations `add` needs besides."""
+        """Hooks whose activations `add` needs, too."""
         return [name for readers in self.all for name in readers.watched]
 
     @property
@@ -97,9 +97,12 @@ class AttentionReaders:
         values = self._values(seen)
         slopes = torch.cat([gradients[f"{self.attn}.hook_{kind}"] for kind in KINDS], 2).flatten(0, 1)
         scale, normalized = _norm_at(self.norm, seen, centers(self.block.ln1))
+        # The quadrature weight goes in here, once for both terms of the formula.
         inverse = (weight / scale)[..., None]
         self.sums = slopes * inverse if self.sums is None else self.sums.addcmul_(slopes, inverse)
+        # ⟨∂m/∂q, q − q₀⟩ of the formula: q without what the biases add.
         values = values if self.at_zero is None else values - self.at_zero.to(values.device)
+        # In place: `cat` made `slopes` a copy, and this is its last use.
         self.scalars.append(slopes.mul_(values).sum(-1) * (inverse[..., 0] / normalized.shape[-1]))
         self.normalized.append(normalized)
 
@@ -114,6 +117,7 @@ class AttentionReaders:
         out *= norm_weight(self.block.ln1, out.device)
         if centers(self.block.ln1):
             out -= out.mean(-1, keepdim=True)
+        # One product for the rank-one terms of all points: (tok, reader, point) times (tok, point, d).
         rank_one = torch.stack([one[tokens] for one in self.scalars], -1), torch.stack([one[tokens] for one in self.normalized], 1)
         out.transpose(0, 1).baddbmm_(*rank_one, alpha=-1)
 
@@ -158,7 +162,7 @@ def centers(norm: Norm) -> bool:
 
 
 def _norm_at(name: str, seen: Kept, centered: bool) -> tuple[Float[Tensor, "tok 1"], Float[Tensor, "tok d"]]:
-    """A norm's scale and x̂ at one point, made from its input: autograd holds that anyway, the hook's x̂ would come on top."""
+    """A norm's scale and x̂ at one point. x̂ is computed from the norm's input, which autograd keeps anyway; no second tensor is kept."""
     scale, residual = (seen[f"{name}.{hook}"].float().flatten(0, -2) for hook in NORM_HOOKS)
     if centered:
         residual = residual - residual.mean(-1, keepdim=True)
@@ -178,7 +182,7 @@ def _weights(block: Block, kind: str, graph: Graph, device: torch.device | None 
 
 
 def _at_zero(block: Block, graph: Graph) -> Float[Tensor, "reader d_head"] | None:
-    """What q, k and v would be at x̂ = 0: the projections' biases, and the norm's bias through the projections; None without biases."""
+    """q, k and v at x̂ = 0: the projections' biases, plus the norm's bias through the projections. None without biases."""
     biases, norm_bias = {kind: bias_of(getattr(block.attn, kind)) for kind in KINDS}, bias_of(block.ln1)
     if norm_bias is None and all(bias is None for bias in biases.values()):
         return None

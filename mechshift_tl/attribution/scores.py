@@ -15,7 +15,9 @@ from typing_extensions import Self
 
 from hooked_diffusion.artefact import Artefact
 from mechshift_tl.attribution.settings import AttributionSettings
+from mechshift_tl.bridge.batching import is_whole
 from mechshift_tl.graph import Graph
+from mechshift_tl.readouts.from_tokens import indices_of
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,12 @@ class Scores(Artefact):
         """
         if self.per_example is None or self.read_per_example is None or self.ends_per_example is None:
             raise ValueError("these scores hold no per-example parts; attribute with keep_per_example=True to resample prompts")
-        drawn = torch.as_tensor(examples, dtype=torch.long)
+        drawn = torch.tensor(indices_of("resample", examples), dtype=torch.long)
         if not len(drawn) or not 0 <= int(drawn.min()) <= int(drawn.max()) < self.n_examples:
             raise ValueError(f"resample: {drawn.tolist()[:6]} are not indices of {self.n_examples} examples; give at least one")
         count = torch.bincount(drawn, minlength=self.n_examples).float()
         total = float(count @ self.read_per_example.float())
+        # Sums over the drawn examples, divided by the positions that these read: examples may have different numbers of them.
         matrix = torch.tensordot(count, self.per_example, 1) / total
         clean, corrupt = (self.ends_per_example @ count / total).tolist()
         return replace(
@@ -101,12 +104,33 @@ class Scores(Artefact):
             n_examples=len(examples), spans=[], **dict.fromkeys(_OPTIONAL),
         )  # fmt: skip
 
+    def select(self, examples: Sequence[int]) -> Self:
+        """The scores of some of the examples, with each one's own parts. Raises ValueError where `resample` does."""
+        whole, index = self.resample(examples), torch.as_tensor(examples, dtype=torch.long)
+        return replace(whole, **{name: part.index_select(_EXAMPLES[name], index) for name, part in self._per_example().items()})
+
+    def joined(self, other: Self) -> Self:
+        """These scores with those of further examples, which come behind. Steps are not kept apart.
+
+        Raises ValueError unless both were attributed with `keep_per_example=True`, by the same settings.
+        """
+        mine, theirs = self._per_example(), other._per_example()
+        if not mine or not theirs or self.made_by() != other.made_by():
+            raise ValueError("joined needs scores of the same settings, both attributed with keep_per_example=True")
+        parts = {name: torch.cat([part, theirs[name]], _EXAMPLES[name]) for name, part in mine.items()}
+        n = self.n_examples + other.n_examples
+        return replace(self, **parts, n_examples=n).select(range(n))
+
+    def _per_example(self) -> dict[str, Tensor]:
+        return {name: part for name in _EXAMPLES if (part := getattr(self, name)) is not None}
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per score, strongest |score| first."""
         raise NotImplementedError
 
     def top(self, n: int) -> pd.DataFrame:
-        """The `n` rows of largest |score|, strongest first."""
+        """The `n` rows of largest |score|, strongest first. Raises ValueError unless `n` is a whole number of at least 0."""
+        _check_count(n)
         return self.to_dataframe().head(n)
 
     def _repr_html_(self) -> str:
@@ -142,6 +166,7 @@ class EdgeScores(Scores):
     def completeness_gap(self) -> float:
         """Row `input` summed, minus the effect, as a share of |effect|; tends to 0 as the embeddings' path is sampled finer
         (Sundararajan et al.). Without a path of the embeddings it says how far the method is from complete."""
+        # The bound avoids dividing by an effect of 0.
         return (self.matrix[0].sum().item() - self.effect) / max(abs(self.effect), 1e-12)
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -149,8 +174,13 @@ class EdgeScores(Scores):
         return self.graph.edge_frame(self.graph.possible, self.matrix)
 
     def top(self, n: int) -> pd.DataFrame:
-        """The `n` rows of largest |score|, strongest first; others are not made, of which a large model has millions."""
+        """The `n` rows of largest |score|, strongest first. Other rows are not made: a large model has millions of them.
+
+        Raises ValueError unless `n` is a whole number of at least 0.
+        """
+        _check_count(n)
         strength = self.matrix.abs().masked_fill(~self.graph.possible, -1).flatten()
+        # Every edge as strong as the weakest chosen one is sorted too, so that ties fall as in the full table.
         least = strength.topk(max(1, min(n, self.graph.n_edges))).values[-1]
         return self.graph.edge_frame((strength >= least).view_as(self.matrix), self.matrix).head(n)
 
@@ -196,4 +226,11 @@ class NodeScores(Scores):
         return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
 
 
+#: Parts that hold a row per example, and the dimension that counts examples.
+_EXAMPLES = {"per_example": 0, "ends_per_example": 1, "read_per_example": 0}
 _OPTIONAL = ("per_example", "ends_per_example", "read_per_example", "per_span")
+
+
+def _check_count(n: int) -> None:
+    if not is_whole(n) or n < 0:
+        raise ValueError(f"top: n is {n}; give a whole number of at least 0")

@@ -1,8 +1,8 @@
 """Edges from writers and readers: score(u → v) = Σ over tokens of ⟨Δu, ḡ_v⟩, layer by layer.
 
-A layer's heads are expanded from head space to the residual's width once, then one matrix product scores all writers so far against the
-layer's readers. Tokens are scored in pieces of bounded memory; per-row and per-span parts are pieces of their own.
-Cost: writers × readers × tokens × d multiply-adds, besides one output projection per layer and piece.
+A layer's heads are expanded once from head space to the residual's width. Then one matrix product scores all earlier writers against the
+layer's readers. Tokens are scored in pieces of bounded memory. Each row and each span that is kept apart has pieces of its own.
+Cost: writers × readers × tokens × d multiply-adds, plus one output projection per layer and piece.
 """
 
 from __future__ import annotations
@@ -62,10 +62,12 @@ class TokenGroups:
         parts = self.names
         if self.per_row:
             parts = parts + torch.arange(len(parts), device=parts.device)[:, None] * self.shape[1]
+        # −1 is no part, so these tokens are in none.
         parts = (parts if live is None else torch.where(live, parts, -1)).flatten()
         for part in range(self.shape[0] * self.shape[1]):
             for tokens in (parts == part).nonzero()[:, 0].split(limit):
                 if len(tokens):
+                    # Neighbouring tokens are taken by a slice, which is a view; a list of numbers would copy them.
                     first, last = int(tokens[0]), int(tokens[-1]) + 1
                     yield divmod(part, self.shape[1]), slice(first, last) if last - first == len(tokens) else tokens
 
@@ -82,7 +84,7 @@ def live_tokens(deltas: WriterOutputs) -> Bool[Tensor, "b pos"]:
 def edge_scores(
     model: HookedModel, graph: Graph, deltas: WriterOutputs, path: ReaderPath, groups: TokenGroups, writers: slice
 ) -> Float[Tensor, "rows spans n_writers n_readers"]:
-    """Scores of the edges out of `writers` into the path's readers, zero elsewhere, per part of `pieces`."""
+    """Scores of the edges out of `writers` into the path's readers, zero elsewhere, per group of tokens."""
     limit = max(LEAST_TOKENS, WRITER_BYTES // (4 * len(graph.writers) * model.cfg.d_model))
     scores = deltas.input.new_zeros(*groups.shape, len(graph.writers), len(graph.readers))
     board = ScoreBuffers(writers, graph, model.cfg.d_model, deltas.input)
@@ -127,12 +129,15 @@ def _add_piece(
     board.clear(len(deltas.input.flatten(0, 1)[tokens]))
     write(0, deltas.input)
     for layer in range(graph.n_layers + 1):
+        # At `n_layers` this is every writer, and the reader is the logits.
         before = graph.writers_before_attention(layer)
         columns = _readers_between(path, graph, layer, tokens, board)
         if columns is not None and before > board.first:
             met = (
                 board.readers[: columns.stop - columns.start].flatten(1) @ board.before(before).T
             )  # wide times tall: faster than its mirror
+            # The first reader is the MLP of the layer before, and the last writer is that same MLP: q, k and v read it, it cannot read
+            # itself.
             if columns.start == graph.mlp_reader(layer - 1) and before <= board.last:
                 met[0, -1] = 0  # an MLP does not read what it writes
             scores[board.first : board.first + met.shape[1], columns] += met.T

@@ -124,6 +124,7 @@ class AttributionSettings:
 
     def to_dict(self) -> dict[str, object]:
         """Every setting that has a value, as JSON values."""
+        # None is left out, so that a file says only what applies to its method.
         values: dict[str, object] = {name: value for name, value in asdict(self).items() if value is not None}
         return values if isinstance(self.metric, str) else values | {"metric": list(self.metric)}
 

@@ -48,6 +48,7 @@ class SharedPrefix:
 
         def keeping(name: str) -> Callable:
             def hook_fn(tensor: Tensor, hook: object) -> None:
+                # Clean and corrupt rows run in one batch, the clean ones first.
                 self.kept[name] = tensor[: self.rows].flatten(0, 1)[self.tokens.to(tensor.device)].detach()
 
             return hook_fn
@@ -77,4 +78,5 @@ def _before_the_first_change(batch: Batch) -> Bool[Tensor, "b pos"]:
     differs = batch.clean != batch.corrupt
     if batch.clean_mask is not None and batch.corrupt_mask is not None:
         differs |= batch.clean_mask != batch.corrupt_mask
+    # True from the first difference on; its opposite is what comes before.
     return differs.cummax(1).values.logical_not()

@@ -23,7 +23,7 @@ PER_EXAMPLE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class BatchScores:
-    """What one batch adds: `scores (rows or 1, spans and the rest or 1, …)`, and the metric's value at both ends, `(rows,)`."""
+    """The scores of one batch `(rows or 1, spans and the rest or 1, …)`, and the metric's value at both ends, `(rows,)`."""
 
     scores: Float[Tensor, "rows spans *score"]
     clean: Float[Tensor, " rows"]
@@ -42,11 +42,13 @@ class Totals:
         if keep_per_example and size > PER_EXAMPLE_BYTES:
             raise ValueError(f"keep_per_example would take {size / 2**30:.1f} GiB, over 2 GiB; attribute fewer examples at a time")
         self.readouts, self.shape = readouts, shape
+        # float64: many batches are added, and how they were cut must not show in float32.
         self.steps: dict[int, Tensor] = defaultdict(lambda: torch.zeros(shape, dtype=torch.float64))
         self.n_read: dict[int, int] = defaultdict(int)
         self.spans = torch.zeros(len(readouts.spans), *shape, dtype=torch.float64)
         self.ends = torch.zeros(2, n, dtype=torch.float64)
         self.read = torch.zeros(n, dtype=torch.long).index_add(0, readouts.example, readouts.n_read)
+        # float32: by far the largest thing kept, and each entry adds up the positions of one example only.
         self.table = torch.zeros(n, *shape) if keep_per_example else None
 
     def add(self, batch: Batch, part: BatchScores) -> None:
@@ -56,6 +58,7 @@ class Totals:
         self.steps[batch.step] += whole.double().sum(0)
         self.n_read[batch.step] += batch.k * len(batch)
         if part.scores.shape[1] > 1:
+            # The last group holds the tokens that are in no span.
             self.spans += part.scores.double().sum(0)[:-1]
         self.ends.index_add_(1, example, batch.k * torch.stack([part.clean, part.corrupt]).double())
         if self.table is not None:
@@ -67,6 +70,7 @@ class Totals:
             self.steps[step] = processes.add_up(mine.steps[step])
             self.n_read[step] = int(self.readouts.n_read[self.readouts.step == step].sum())
         self.spans = processes.add_up(mine.spans)
+        # Each process has zeros at the examples of the others, so adding up puts the parts together.
         self.ends[:, list(examples)] = mine.ends
         processes.add_up(self.ends)
         if self.table is not None and mine.table is not None:
@@ -77,6 +81,7 @@ class Totals:
     def fields(self, *, per_position: bool) -> dict[str, Any]:
         """The fields of a result: means over read positions."""
         steps, total = sorted(self.steps), sum(self.n_read.values())
+        # `ends` are sums over read positions, so one division gives the mean.
         clean, corrupt = (self.ends.sum(1) / total).tolist()
         return {
             "matrix": (torch.stack([self.steps[s] for s in steps]).sum(0) / total).float(),

@@ -21,7 +21,7 @@ from mechshift_tl.bridge.hooks import Kept
 
 @dataclass(frozen=True)
 class Split:
-    """How one layer's K and V are told apart: `attn` is its attention's hook prefix, `group_size` the query heads that share a K/V head."""
+    """One layer whose K and V are split by query head. `attn`: its attention's hook prefix; `group_size`: query heads per K/V head."""
 
     attn: str
     group_size: int
@@ -44,11 +44,14 @@ class Split:
 
     def _by_member(self, shared: Tensor, asked: Tensor, gradient: Tensor, axis: int) -> Float[Tensor, "b pos head d_head"]:
         if gradient.ndim == 3:
+            # Some architectures give z with its heads already joined.
             gradient = gradient.unflatten(-1, (shared.shape[2] * self.group_size, -1))
         alone = gradient.new_zeros(self.group_size, *gradient.shape)
         for member in range(self.group_size):
             mine: list[slice | int | Tensor] = [slice(None)] * 4
+            # Heads of one group are neighbours, so every `group_size`-th head is the same member of its group.
             mine[axis] = slice(member, None, self.group_size)
             alone[member][tuple(mine)] = gradient[tuple(mine)]
+        # Batched: one call runs the backward of every member.
         (parts,) = torch.autograd.grad(asked, shared, alone.reshape(-1, *asked.shape), retain_graph=True, is_grads_batched=True)
         return parts.movedim(0, 3).flatten(2, 3)

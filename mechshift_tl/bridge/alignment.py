@@ -1,4 +1,4 @@
-"""One way to read every model: logits moved to the tokens that they predict, and the few facts of a spec that analyses need."""
+"""One way to read every model: logits moved to the tokens that they predict, and the facts of a spec that analyses need."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def aligned_logits(
     """
     if says_how_it_is_read(model):
         return model.token_logits(tokens, **({} if attention_mask is None else {"attention_mask": attention_mask}))
+    # Raw row p of an ARM predicts token p + 1. Row 0 has no row before it; it repeats itself, so that the shape stays.
     logits = model(tokens, **hidden_tokens(model, attention_mask))
     return torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
 

@@ -50,15 +50,17 @@ def _bytes_per_token(model: HookedModel, purpose: Purpose, points: int) -> int:
     if purpose == "logits":
         return 4 * cfg.d_vocab
     if purpose == "writers":
+        # Four bytes for each output in float32, eight for its sum in float64.
         return (4 + 8) * cfg.n_layers * (cfg.n_heads * cfg.d_head + cfg.d_model)
     if purpose == "circuits":
+        # One writer for the input; per layer one for each head and one for the MLP.
         return 4 * (1 + cfg.n_layers * (cfg.n_heads + 1)) * cfg.d_model
     # Measured: about sixteen tensors of the residual's width and four of the MLP's per layer.
     return 4 * cfg.n_layers * ((16 + points) * cfg.d_model + 4 * (cfg.d_mlp or 4 * cfg.d_model))
 
 
 def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is a whole number. A bool is one to Python, but nobody means it as a number."""
+    """Whether a value is a whole number. Python counts a bool as one, but nobody means it as a number."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 

@@ -26,6 +26,8 @@ def decode(
         where[:, prompts.shape[1] : prompts.shape[1] + k] = True
         tokens = model.denoise(canvas, steps=k, mask_positions=where).tokens
         return tokens[:, prompts.shape[1] : prompts.shape[1] + k]
+    # Aligned row p predicts the token at p, so the token to come needs a place. What stands there does not matter: the row that predicts
+    # it cannot see it.
     row = torch.cat([prompts, prompts.new_zeros(len(prompts), 1)], 1)
     for _ in range(k):
         row[:, -1] = aligned_logits(model, row)[:, -1].argmax(-1)

@@ -20,11 +20,12 @@ LIBRARIES = ("transformer_lens", "transformers", "accelerate", "torch")
 
 
 def capture(names: Sequence[str], into: Kept, *, live: bool = False) -> Hooks:
-    """Hooks that store what passes, detached; `live` tensors stay on the gradient path, so they are handed on as they were stored."""
+    """Hooks that store what passes, detached. With `live` they store it on the gradient path."""
 
     def hook_for(name: str) -> HookFunction:
         def hook_fn(tensor: Tensor, hook: HookPoint) -> Tensor | None:
             into[name] = tensor if live else tensor.detach()
+            # A gradient is taken for this very object, so the model must go on with it and not with a copy that the hook point makes.
             return tensor if live else None
 
         return hook_fn
@@ -36,6 +37,7 @@ def inject(name: str, values: Kept) -> Hooks:
     """A hook that puts `values[name]`, as it then is, in place of what passes, on its device and in its dtype."""
 
     def hook_fn(tensor: Tensor, hook: HookPoint) -> Tensor:
+        # Looked up at each call: a path changes the value between two forwards. Some models (OPT) flatten rows and positions here.
         return values[name].to(tensor).reshape(tensor.shape)
 
     return [(name, hook_fn)]

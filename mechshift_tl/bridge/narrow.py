@@ -1,7 +1,7 @@
 """Runs only those parts of a model that affect the result.
 
-After the last attention no position sees another. So only the positions that predict a target need the last layer's queries, its output
-projection, its MLP and the unembedding. The outputs of other positions reach no logit and no gradient, so the result is exact without them.
+After the last attention no position sees another. So the last layer's queries, its output projection, its MLP and the unembedding matter
+only at positions that predict a target. The outputs at other positions reach no logit and no gradient, so the result stays exact.
 
 Token-wise modules (`tokenwise`) run on the selected tokens only; their outputs are scattered into zeros. PyTorch's module hooks do this, so
 TransformerLens' hooks see all positions, with 0 at the others. Only the unembedding's output holds the selected positions alone.
@@ -63,11 +63,14 @@ def narrowed(modules: Iterable[torch.nn.Module], index: Int[Tensor, " tok"]) -> 
 
     def gather(_: object, inputs: tuple[Tensor, ...]) -> tuple[object, ...]:
         shapes.append(inputs[0].shape)
+        # One long row: the module still gets (batch, pos, d).
         return inputs[0].flatten(0, 1)[index.to(inputs[0].device)][None], *inputs[1:]
 
     def scatter(_: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # The modules run one after another, so the last shape is that of the module which ends now.
         rows, length, _ = shapes.pop()
         everywhere = output.new_zeros(rows * length, output.shape[-1])
+        # Not in place: autograd must see where the outputs went.
         return everywhere.index_copy(0, index.to(output.device), output[0]).unflatten(0, (rows, length))
 
     handles = [handle for module in modules for handle in (module.register_forward_pre_hook(gather), module.register_forward_hook(scatter))]

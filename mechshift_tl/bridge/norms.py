@@ -16,7 +16,7 @@ from mechshift_tl.bridge.weights import bias_of, weight_of
 
 
 def norm_weight(norm: Norm, device: torch.device | str | None = None) -> Float[Tensor, " d"]:
-    """What the norm multiplies x̂ with, float32: its weight, 1 + weight where that is stored as an offset (Gemma), 1 without one (OLMo).
+    """The factor of x̂ in the norm, float32: its weight; 1 + weight where an offset is stored (Gemma); 1 without a weight (OLMo).
 
     On `device`, or where the norm keeps it.
     """
@@ -26,7 +26,7 @@ def norm_weight(norm: Norm, device: torch.device | str | None = None) -> Float[T
 
 
 def epsilon_of(norm: Norm) -> float:
-    """What the norm adds to the mean square. Hugging Face's norms call it `variance_epsilon` or `eps`; the config has it otherwise."""
+    """The number that the norm adds to the mean square: the module's `variance_epsilon` or `eps`, or else the config's."""
     module = norm.original_component
     own = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
     return norm.config.eps if own is None else float(own)
@@ -34,6 +34,7 @@ def epsilon_of(norm: Norm) -> float:
 
 def normed(residual: Float[Tensor, "*rows pos d"], norm: Norm, eps: float) -> Float[Tensor, "*rows pos d"]:
     """The norm's output for `residual`: RMSNorm, or LayerNorm, which also centres and has a bias."""
+    # As Hugging Face's norms do: the mean square of half precision numbers would lose most of its digits.
     x = residual.float()
     if not norm.uses_rms_norm:
         x = x - x.mean(-1, keepdim=True)
@@ -59,6 +60,7 @@ def placed(
     tensor: Float[Tensor, "rows pos head d_head"], rows: Int[Tensor, " m"], heads: Int[Tensor, " m"], values: Float[Tensor, "m pos d_head"]
 ) -> Float[Tensor, "rows pos head d_head"]:
     """A copy of `tensor` that holds `values[i]` at row `rows[i]`, head `heads[i]`."""
+    # The model's own tensor may be kept by another hook.
     tensor = tensor.clone()
     tensor[rows, :, heads] = values.to(tensor)
     return tensor

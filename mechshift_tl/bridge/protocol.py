@@ -121,6 +121,7 @@ class DiffusionModel(HookedModel, Protocol):
     """
 
     spec: DiffusionSpec
+    max_positions: int | None
     source: dict[str, Any]
 
     @property
@@ -156,3 +157,19 @@ def module_of(part: Component) -> nn.Module:
     if part.original_component is None:
         raise ValueError(f"part {part.name!r} of the bridge has no module of its own; it is bound to a whole layer")
     return part.original_component
+
+
+def check_model(caller: str, model: HookedModel) -> None:
+    """Raise TypeError unless `model` is a bridge, which a caller's mistake may make it: a pair, a Hugging Face model, a name."""
+    if not hasattr(model, "cfg"):
+        raise TypeError(
+            f"{caller}: model is a {type(model).__name__}; give a HookedDiffusionTransformer or a TransformerBridge, "
+            "such as load_pair('tiny').arm"
+        )
+
+
+def check_weights(caller: str, model: HookedModel) -> None:
+    """Raise ValueError where weights are floating-point numbers of 8 bits, which PyTorch stores but does not compute with."""
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.element_size() == 1:
+            raise ValueError(f"{caller}: weight {name} is {weight.dtype}; load the model in float32, bfloat16 or float16")

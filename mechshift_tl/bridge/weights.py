@@ -2,14 +2,14 @@
 
 Layers may run on several devices, and weights may be kept in CPU memory or on disk until their module runs (accelerate's hooks fetch them).
 
-1. A weight is read by `weight_of` or `bias_of`: fetched if it is kept elsewhere, moved to the device of what it meets, and held by the
-   caller alone, who lets go of it.
-2. Activations are `gathered` on the batch's device (`model.cfg.device`), where tokens go in and logits come out; what joins layers is made
-   there. What a hook puts into the model goes to the device of what it takes the place of.
+1. A weight is read by `weight_of` or `bias_of`. It is fetched if it is kept elsewhere, and moved to the device where it is used. Only the
+   caller holds it, so its memory is free when the caller ends.
+2. Activations are `gathered` on the batch's device (`model.cfg.device`), where tokens go in and logits come out. Whatever joins layers is
+   computed there. A hook moves what it puts into the model to the device of what it replaces.
 3. Autograd keeps the weights of a forward until its backward. `refetch_in_backward` makes it keep the places of fetched weights instead,
    and fetch them again.
 
-A model that lies whole on one device is read as it is, without copies.
+A model that lies on one device is read directly, without copies.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def named_weights(model: HookedModel) -> Iterator[tuple[str, Tensor]]:
     inner = cast(PreTrainedModel, model.original_model)
     head = inner.get_output_embeddings() if getattr(inner.config, "tie_word_embeddings", False) else None
     tied = {id(p) for p in head.parameters()} if head is not None else set()
+    # A list: fetching a weight replaces parameters while the generator would still walk over them.
     for name, parameter in list(model.named_parameters()):
         if not parameter.is_meta:
             yield name, parameter
@@ -58,13 +59,13 @@ def named_weights(model: HookedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def weightless(model: HookedModel) -> bool:
-    """Whether the model has shapes alone: what a device map keeps on disk counts as there."""
+    """Whether the model has shapes but no weights. Weights that a device map keeps on disk count as weights."""
     first = next(model.parameters())
     return isinstance(first, FakeTensor) or (first.is_meta and not _kept_elsewhere(model))
 
 
 def gathered(kept: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Activations on `device`; those that are there already as they are."""
+    """Activations on `device`. Those that are there already are not copied."""
     return {name: tensor.to(device) for name, tensor in kept.items()}
 
 
@@ -111,6 +112,7 @@ def _kept_elsewhere(model: HookedModel) -> list[tuple[nn.Module, str]]:
 
 def _place_of(tensor: Tensor, places: list[tuple[nn.Module, str]]) -> tuple[nn.Module, str, int, torch.Size, tuple[int, ...]] | None:
     """Module and name of the fetched weight that `tensor` is a view of, and the view's offset, size and stride; None if it is of none."""
+    # Autograd saves views such as W_Q, not the stored weight itself. A view begins somewhere within the weight's memory.
     at = tensor.data_ptr()
     for module, name in places:
         weight = getattr(module, name)

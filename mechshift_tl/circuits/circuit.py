@@ -96,6 +96,7 @@ class Circuit(Artefact):
         return self._joined(other, "intersection", torch.logical_and)
 
     def __sub__(self, other: Circuit) -> Circuit:
+        # True > False: in this circuit and not in the other.
         return self._joined(other, "difference", torch.greater)
 
     def __invert__(self) -> Circuit:
@@ -108,6 +109,7 @@ class Circuit(Artefact):
             return NotImplemented
         check_same_graph(self.graph, other.graph)
         edges = join(self.edges, other.edges)
+        # An edge of both keeps this circuit's score.
         scores = torch.where(self.edges, self.scores, other.scores).masked_fill(~edges, 0)
         settings = _agreed(self.settings, other.settings) | {"operation": operation}
         provenance = _agreed(self.provenance, other.provenance) | {"operands": [self.provenance, other.provenance]}
@@ -123,7 +125,7 @@ class Circuit(Artefact):
 
     @property
     def n_examples(self) -> int | None:
-        """How many examples the scores are of; None where the provenance does not say."""
+        """The number of examples behind the scores; None where the provenance does not say."""
         n = self.provenance.get("n_examples")
         return n if isinstance(n, int) else None
 
@@ -192,6 +194,7 @@ class Circuit(Artefact):
         for edge in self.to_dataframe().to_dict("records"):
             writer, reader = edge["writer"], edge["reader"]
             graph.add_node(writer, layer=edge["writer_layer"])
+            # The logits belong to no component.
             targets = self.graph.components_of(reader) or ["logits"]
             for target in targets:
                 graph.add_node(target, layer=edge["reader_layer"])
@@ -204,6 +207,7 @@ class Circuit(Artefact):
 
     def _packed(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         tensors, values = super()._packed()
+        # A circuit is a few of very many edges, so their indices are stored and not the matrix.
         return tensors | {"edges": self.edges.nonzero(), "scores": self.scores[self.edges]}, values
 
     @classmethod
@@ -214,6 +218,7 @@ class Circuit(Artefact):
         rows, columns = index = stored.edges.unbind(1)
         if len(rows) and not (int(stored.edges.min()) >= 0 and int(rows.max()) < shape[0] and int(columns.max()) < shape[1]):
             raise ValueError(f"edges holds an index outside the graph's {shape[0]} writers × {shape[1]} readers")
+        # In the scores' own dtype: loading must not round.
         edges, scores = torch.zeros(shape, dtype=torch.bool), torch.zeros(shape, dtype=stored.scores.dtype)
         edges[index], scores[index] = True, stored.scores
         return cls(stored.graph, edges, scores, stored.requested, stored.settings, stored.provenance)
@@ -222,6 +227,7 @@ class Circuit(Artefact):
         return values.sum(1)[1:]
 
     def _sinks(self, values: Float[Tensor, "n_writers n_readers"]) -> Float[Tensor, " n_components"]:
+        # Column 0 is the input, which reads nothing.
         return values.sum(0) @ self.graph.membership[:, 1:]
 
     def _repr_html_(self) -> str:

@@ -66,6 +66,7 @@ def read_graph(path: str | Path, n_kv_heads: int | None = None) -> Circuit:
     circuit, and when its graph is one that `Graph` does not know.
     """
     file = _read(path, n_kv_heads)
+    # Importances are written so: all scores, and no edge in the circuit.
     if file.scores.any() and not file.edges.any():
         raise ValueError(f"{path} holds scores but no edge in the circuit; read them with read_graph_scores and select a circuit from them")
     scores = file.scores.masked_fill(~file.edges, 0)
@@ -86,7 +87,7 @@ def read_graph_scores(path: str | Path, n_kv_heads: int | None = None) -> EdgeSc
 
 @dataclass(frozen=True)
 class _File:
-    """What a graph file says: K and V readers per query head."""
+    """The content of a graph file, with K and V readers per query head."""
 
     graph: Graph
     edges: Bool[Tensor, "n_writers n_readers"]
@@ -98,16 +99,19 @@ class _File:
         size, n_q, n_kv = graph.group_size, graph.n_heads, graph.n_kv_readers
         if size == 1:
             return cls(graph, edges, scores)
+        # The KV head of each query head.
         group = torch.arange(n_q) // size
         layer = torch.cat([torch.arange(n_q), n_q + group, n_q + n_kv + group, torch.tensor([n_q + 2 * n_kv])])
         columns = torch.cat([*(start * graph.readers_per_layer + layer for start in range(graph.n_layers)), torch.tensor([-1])])
+        # K and V are shared by the heads of a group; q, MLP and logits are not.
         shares = torch.tensor([*([1.0] * n_q + [1 / size] * 2 * n_q + [1.0]) * graph.n_layers, 1.0])
         return cls(replace(graph, kv="ungrouped"), edges[:, columns], scores[:, columns] * shares)
 
     @property
     def nodes(self) -> Bool[Tensor, " n_writers"]:
-        """Writers with an edge out of them and, but for input, one into them."""
+        """Writers that have an edge out of them and an edge into them; the input needs only an edge out."""
         entered = self.edges.any(0).float() @ self.graph.membership > 0
+        # Nothing leads into the input.
         entered[0] = True
         return entered & self.edges.any(1)
 
@@ -149,6 +153,7 @@ def _read(path: str | Path, n_kv_heads: int | None) -> _File:
         data = _dictionary(load(path), "is no dictionary")
         graph = _graph(_part(data, "cfg"), n_kv_heads)
         edges, scores = (_from_json if path.suffix == ".json" else _from_pt)(data, graph)
+        # Other programs may fill cells where no edge can be.
         scores = scores.float().masked_fill(~graph.possible, 0)
         if not scores.isfinite().all():
             raise MalformedFile("holds a score that is not finite")

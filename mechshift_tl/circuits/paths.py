@@ -34,6 +34,7 @@ def reached(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph) -> Bool[Te
     live[0] = True
     for readers, writers in _stages(graph):
         entered = (edges[:, readers] & live[:, None]).any(0)
+        # A head is reached when one of its readers is; a reader of a KV group reaches all its heads.
         live[writers] = entered.float() @ graph.membership[readers, writers] > 0
     return live
 
@@ -42,6 +43,7 @@ def leading(edges: Bool[Tensor, "n_writers n_readers"], graph: Graph) -> Bool[Te
     """Readers from which a path leads to `logits`; `logits` itself is one."""
     live = torch.zeros(len(graph.readers), dtype=torch.bool)
     live[-1] = True
+    # From the logits back to the input.
     for readers, writers in reversed(list(_stages(graph))):
         left = (edges[writers] & live).any(1)
         live[readers] = graph.membership[readers, writers] @ left.float() > 0
@@ -72,6 +74,7 @@ def greedy(strength: Float[Tensor, "n_writers n_readers"], graph: Graph, n: int)
 
     def offer(reader: int, rank: int) -> None:
         if rank < len(graph.writers) and values[reader][rank] > -inf:
+            # A heap gives the smallest first, so strength is negated. Of equal ones the edge that comes first in the matrix wins.
             heappush(candidates, (-values[reader][rank], writers[reader][rank] * n_readers + reader, rank))
 
     offer(n_readers - 1, 0)
@@ -79,9 +82,11 @@ def greedy(strength: Float[Tensor, "n_writers n_readers"], graph: Graph, n: int)
         _, edge, rank = heappop(candidates)
         taken.append(edge)
         writer, reader = divmod(edge, n_readers)
+        # The reader's next best edge is a candidate now.
         offer(reader, rank + 1)
         if writer not in joined:
             joined.add(writer)
+            # The readers of the writer's own component; some may be open already, through another head of the KV group.
             new = set(graph.membership[:, writer].nonzero()[:, 0].tolist()) - opened
             opened |= new
             for other in new:

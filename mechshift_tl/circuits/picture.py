@@ -117,7 +117,7 @@ def _line(colour: str, level: float) -> dict[str, object]:
 
 
 def _edge_texts(shown: pd.DataFrame) -> list[str]:
-    """What hovering an edge says: its own score, then q, k and v of the same writer and component where there are several."""
+    """The text shown over an edge: its score, then those of q, k and v of the same writer and component, if there are several."""
     edges = list(zip(shown["writer"], shown["reader"], shown["score"], strict=True))
     together: dict[tuple[str, str], list[str]] = defaultdict(list)
     for writer, reader, score in sorted(edges):

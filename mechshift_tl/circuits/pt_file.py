@@ -47,6 +47,7 @@ def _check_sizes(file: zipfile.ZipFile, path: Path) -> None:
 
 def _check_names(file: zipfile.ZipFile) -> None:
     """Raise `MalformedFile` where the pickle names more than tensors need."""
+    # Exactly one, or the unpacking fails: a second pickle could be the one that is read.
     (pickled,) = (part for part in file.infolist() if part.filename.split("/")[-1] == "data.pkl")
     if pickled.file_size > MAX_PICKLE_BYTES:
         raise MalformedFile(f"holds a pickle of {pickled.file_size / 2**20:.0f} MiB, over {MAX_PICKLE_BYTES // 2**20}")

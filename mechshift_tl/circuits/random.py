@@ -45,6 +45,7 @@ def random_circuits(circuit: Circuit, n_draws: int, seed: int | torch.Generator 
         if len(edges):
             drawn.append(room[_subsets(n_draws, len(room), len(edges), generator)])
             dealt.append(circuit.scores.flatten()[edges])
+    # The scores of a cell in one order, edges drawn in random order: so the scores are dealt at random.
     values = torch.cat(dealt)
     for index in torch.cat(drawn, 1):
         edges, scores = torch.zeros_like(circuit.edges), torch.zeros_like(circuit.scores)
@@ -84,15 +85,18 @@ def _cells(graph: Graph) -> Int[Tensor, "n_writers n_readers"]:
 def _subsets(n_draws: int, size: int, count: int, generator: torch.Generator) -> Int[Tensor, "n_draws count"]:
     """Per draw, `count` different numbers below `size` in random order.
 
-    Few of many by Floyd's algorithm, whose cost does not depend on `size` but grows with `count²`; where that is more, by a shuffle of all.
+    A few of many numbers are drawn by Floyd's algorithm: its cost grows with `count²` and does not depend on `size`. Where a shuffle of all
+    numbers costs less, they are shuffled.
     """
     if count * (400 + n_draws * count // 64) > n_draws * size:  # in numbers shuffled in the same time
         return torch.rand(n_draws, size, generator=generator).argsort(1)[:, :count]
     chosen = torch.empty(n_draws, 0, dtype=torch.long)
     for last in range(size - count, size):
+        # Floyd: a number that is taken is replaced by `last`, which is free: earlier draws were all smaller.
         pick = torch.randint(last + 1, (n_draws, 1), generator=generator)
         taken = (chosen == pick).any(1, keepdim=True)
         chosen = torch.cat([chosen, pick.masked_fill(taken, last)], 1)
+    # Floyd's numbers are a random set, but not in random order.
     return chosen.gather(1, torch.rand(n_draws, count, generator=generator).argsort(1))
 
 

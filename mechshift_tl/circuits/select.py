@@ -69,6 +69,7 @@ class Selection:
         if self.threshold is not None:
             return graph.n_edges
         if self.fraction is not None:
+            # Rounded down, as MIB rounds.
             return int(self.fraction * graph.n_edges)
         n = default_n(graph) if self.n is None else int(self.n)
         check_size(n, graph, least=0)
@@ -94,6 +95,7 @@ class Selection:
 
 def default_n(graph: Graph) -> int:
     """Edges asked for by default: 1000, or 5 % of the possible edges (rounded up) where that is fewer."""
+    # −(−a // b) rounds up.
     return min(MAX_DEFAULT_N, -(-graph.n_edges // 20))
 
 
@@ -101,9 +103,11 @@ def strongest(strength: Float[Tensor, " m"], n: int, above: float = 0.0) -> Bool
     """True at the `n` largest entries. Ties go to the first entries; entries at or below `above` are never chosen."""
     if not n:
         return torch.zeros(strength.shape, dtype=torch.bool)
+    # `topk` names no order among ties, so they are dealt with below.
     threshold = strength.topk(min(n, len(strength))).values[-1]
     larger = strength > threshold
     ties = strength == threshold
+    # Of the ties only as many as still fit, from the front.
     ties &= ties.cumsum(0) <= n - larger.sum()
     return (larger | ties) & (strength > above)
 

@@ -15,7 +15,7 @@ import typer
 
 from mechshift_tl.cli.accuracy import accuracy
 from mechshift_tl.cli.attribute import attribute
-from mechshift_tl.cli.console import settle_streams
+from mechshift_tl.cli.console import printing, settle_streams
 from mechshift_tl.cli.convert import convert
 from mechshift_tl.cli.evaluate import evaluate
 from mechshift_tl.cli.inspect import inspect
@@ -28,12 +28,13 @@ SUMMARY = "Circuits of autoregressive and masked-diffusion language models: foun
 
 
 class App(typer.Typer):
-    """The command, with streams that take whatever it prints."""
+    """The command, with streams that accept everything it prints."""
 
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         """Run it, as typer does."""
         settle_streams()
-        return super().__call__(*arguments, **settings)
+        with printing():
+            return super().__call__(*arguments, **settings)
 
 
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)

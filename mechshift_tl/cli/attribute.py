@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -81,24 +82,25 @@ def attribute(
         from mechshift_tl.attribution import EdgeScores
         from mechshift_tl.attribution.attribute import attribute_edges
         from mechshift_tl.circuits import Circuit
-        from mechshift_tl.circuits.select import Selection, check_size
+        from mechshift_tl.circuits.select import Rank, Selection, check_size
         from mechshift_tl.graph import Graph
         from mechshift_tl.readouts import Readouts, readouts
         from mechshift_tl.runs.processes import Processes
         from mechshift_tl.runs.stages import Stages
 
         settings = scoring(method, metric, intervention, kv, ig_steps=ig_steps, rule=rule, keep_per_example=keep_per_example)
-        selection: dict[str, Any] = {"fraction": fraction, "threshold": threshold, "by": by, "greedy": greedy, "prune": not no_prune}
-        Selection(edges, **selection)
+        selection = Selection(edges, fraction, threshold, cast(Rank, by), greedy, prune=not no_prune)  # refuses another `by`
         apart_n, chosen, place = means_count(intervention, means_n), task_of(task, data), placed(device_map) | read_as(family, config)
         check_least("--n", n, 1)
-        job = {"command": "attribute", "model": model, "task": task, "n": n, "edges": edges, "seed": seed}
-        job |= {**settings.to_dict(), **selection, "data": told_apart(data), "means_n": apart_n}
+        job: dict[str, object] = {"command": "attribute", "model": model, "task": task, "n": n, "edges": edges, "seed": seed}
+        cut = {name: value for name, value in asdict(selection).items() if name not in ("n", "zeros")}
+        job |= {**settings.to_dict(), **cut, "data": told_apart(data), "means_n": apart_n}
         job |= read_as(family, config)
         with results_in(out, fresh, **job) as folder:
             opened = open_model(model, place)
             if edges is not None:
                 check_size(edges, Graph.of(opened, settings.kv))
+            # None takes all prompts of a file. A task that makes its own prompts has no end, so it gets 200.
             examples, apart = draw(chosen, opened.tokenizer, 200 if n is None and data is None else n, apart_n, seed)
             print_prompts(examples)
             stages, name = Stages(folder), "scores.safetensors"
@@ -108,8 +110,9 @@ def attribute(
             made = stages.draft("readouts.safetensors", Readouts.load, lambda: readouts(opened, examples, seed=seed))
             means = means_over(opened, apart, intervention, seed, stages)
             asked = partial(attribute_edges, opened, made, settings, means=means)
+            # The journal belongs to the scores: it goes when they are written.
             scores: EdgeScores = stages.result(name, EdgeScores.load, lambda: asked(journal=stages.journal(name)))
-            circuit = found_on(Circuit.from_scores(scores, edges, **selection), examples)
+            circuit = found_on(Circuit.select(scores, selection), examples)
             if folder is not None:
                 Processes.here().once(lambda: _save(folder, scores, circuit, examples, opened.cfg.d_model))
         _print_scores(scores, circuit, top)
@@ -128,7 +131,7 @@ def _print_scores(scores: EdgeScores, circuit: Circuit, top: int) -> None:
 
 
 def _save(folder: Path, scores: EdgeScores, circuit: Circuit, examples: Examples, d_model: int) -> None:
-    """Everything of a circuit: as it is loaded again, as a table, as EAP-IG's graph file with the scores of all edges, and as a picture."""
+    """Save a circuit as an artefact, a table, a graph file of EAP-IG with the scores of all edges, and a picture. Save its prompts."""
     from mechshift_tl.circuits import write_graph
     from mechshift_tl.report.page import write_page
 

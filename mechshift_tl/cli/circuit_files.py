@@ -47,6 +47,7 @@ def fitted(circuit: Circuit, path: Path, model: HookedModel) -> Circuit:
     from mechshift_tl.runs.provenance import check_same_origin, provenance
 
     n_kv_heads = Graph.of(model).n_kv_heads
+    # Such a file was read as if every query head had a KV head of its own.
     if path.suffix in GRAPH_FILES and circuit.graph.n_kv_heads != n_kv_heads:
         circuit = load_circuit(path, n_kv_heads)
     check_same_graph(circuit.graph, Graph.of(model, circuit.graph.kv))
@@ -57,6 +58,7 @@ def fitted(circuit: Circuit, path: Path, model: HookedModel) -> Circuit:
 def scores_path(asked: Path | None, circuit: Path) -> Path | None:
     """The file of scores asked for, or that of the same name beside a circuit of ours, or None where there is none."""
     beside = circuit.with_name(circuit.name.replace("circuit", "scores"))
+    # A name without "circuit" in it is replaced by itself: then the circuit would be taken for its own scores.
     is_there = circuit.suffix not in GRAPH_FILES and beside != circuit and beside.is_file()
     return asked or (beside if is_there else None)
 
@@ -100,6 +102,7 @@ def prompts_of(circuit: Circuit, path: Path) -> set[str] | None:
     table = path.with_name("prompts.csv")
     if not table.is_file():
         return None
+    # "utf-8-sig": a spreadsheet writes a byte order mark, which would become a part of the first column's name.
     with opening(str(table)), table.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     # A spreadsheet may have saved the table with another separator or header: then it does not tell the prompts.
@@ -123,6 +126,7 @@ def other_corruptions(task: str, data: Path | None, names: str | None, intervent
 
     if names is None:
         applies = task == "ioi" and data is None and intervention == "counterfactual"
+        # The first corruption is the task's own.
         names = ",".join(get_args(Corruption)[1:]) if applies else "none"
     wanted: list[Any] = [] if names == "none" else words_of(names)
     if wanted and task != "ioi":

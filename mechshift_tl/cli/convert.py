@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mechshift_tl.cli.console import console, print_notes
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import ConfigFields, Family, read_as
+from mechshift_tl.cli.options import ConfigFields, Family, Opening, read_as
 
 
 def convert(
@@ -29,10 +29,10 @@ def convert(
         console.print(f"Written: {out}")
 
 
-def _write(source: str, folder: Path, how: dict[str, Any], dtype: str | None) -> None:
+def _write(source: str, folder: Path, how: Opening, dtype: str | None) -> None:
     from hooked_diffusion.checkpoints import convert as convert_checkpoint
 
-    written = convert_checkpoint(source, folder, **how, dtype=dtype)
+    written = convert_checkpoint(source, folder, family=how.get("family"), config=how.get("config"), dtype=dtype)
     print_notes(written.source["notes"])
     spec, native = written.spec, type(written.hf_model).__name__
     console.print(f"{native}, {spec.direction} attention, logit shift {spec.logit_shift}, mask {spec.mask_token_id}")

@@ -11,6 +11,7 @@ Everything else is a bug, and shows itself with its traceback. MECHSHIFT_DEBUG=1
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import traceback
@@ -28,7 +29,7 @@ from mechshift_tl.cli.console import console, print_notes
 DEBUG = "MECHSHIFT_DEBUG"
 #: How long a failed process leaves its launcher to end it, before it speaks for itself.
 LAUNCHER_SECONDS = 3
-#: Errors of which a user can mend the cause. ImportError: an extra that is not installed.
+#: Errors whose cause a user can correct. ImportError: an extra that is not installed.
 MENDABLE = (ValueError, TypeError, OSError, FloatingPointError, MemoryError, ImportError)
 #: How RuntimeErrors of PyTorch begin, or what they hold, where a device or another process is the cause.
 OF_DEVICES = ("CUDA", "HIP error", "MPS", "No available", "Torch not compiled", "Invalid device", "Expected one of cpu, cuda")
@@ -49,6 +50,7 @@ def clear_errors() -> Iterator[None]:
     from mechshift_tl.runs.processes import Processes, ProcessFailed
     from mechshift_tl.runs.same_work import AlreadyFinished
 
+    # Alone for now: `here` itself may fail, and its error must be printed.
     processes = Processes()
     try:
         processes = Processes.here()
@@ -62,6 +64,7 @@ def clear_errors() -> Iterator[None]:
         if isinstance(error, RuntimeError) and not _is_mendable(error):
             raise
         if not processes.is_first:
+            # Usually the first process says it, and the launcher ends this one while it sleeps.
             time.sleep(LAUNCHER_SECONDS)
         if processes.is_first or not isinstance(error, ProcessFailed):
             _say(error)
@@ -72,7 +75,7 @@ def clear_errors() -> Iterator[None]:
 def opening(what: str) -> Iterator[None]:
     """Around the opening of `what`, a file or checkpoint: an error of any type becomes a ValueError that names it.
 
-    Errors that are clear already (`MENDABLE`), lost processes and a lack of memory pass as they are.
+    Errors that are clear already (`MENDABLE`), lost processes and a lack of memory pass unchanged.
     """
     try:
         yield
@@ -99,6 +102,8 @@ def _say(error: BaseException) -> None:
     if os.environ.get(DEBUG, "0") not in ("", "0"):
         traceback.print_exception(error)
     text = _one_line(error) if isinstance(error, RuntimeError) else str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        text = f"a file or standard output cannot be written ({error.strerror}); make room, then give the command again"
     Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {text or 'out of memory'}"), soft_wrap=True)
 
 
@@ -114,6 +119,7 @@ def _warnings_as_notes() -> Iterator[None]:
     from mechshift_tl.attribution.accumulate import BatchHalved
 
     with warnings.catch_warnings():
+        # `catch_warnings` puts this function back at the end.
         shown = warnings.showwarning
 
         def show(message: Any, *details: Any) -> None:  # as Python hands a warning on

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -28,6 +28,10 @@ from mechshift_tl.cli.options import (
 )
 from mechshift_tl.cli.results import results_in, told_apart
 from mechshift_tl.cli.scoring import MeansN, check_choice, check_intervention_name, check_least, means_count
+
+if TYPE_CHECKING:
+    from mechshift_tl.cli.measuring import Asked
+    from mechshift_tl.evaluation.run import RunSettings
 
 
 def evaluate(
@@ -75,27 +79,26 @@ def evaluate(
 
         for option, value in {"--n": n, "--n-random": n_random, "--n-resamples": n_resamples}.items():
             check_least(option, value, 1)
-        check_choice("--parts", parts, get_args(Parts))
+        left_out_in_turn: Parts = check_choice("--parts", parts, get_args(Parts))
         chosen, found, place = task_of(task, data), circuit_files.load_circuit(circuit), placed(device_map) | read_as(family, config)
         name = check_intervention_name(intervention or found.intervention or "counterfactual")
-        settings: dict[str, Any] = {"metric": metric or found.metric or "logit_diff", "intervention": name}
-        resolve(settings["metric"])
+        measure = metric or found.metric or "logit_diff"
+        settings: RunSettings = {"metric": measure, "intervention": name}
+        resolve(measure)
         elsewhere = circuit_files.other_corruptions(task, data, others, name)
-        apart_n, asked = means_count(name, means_n), {"parts": parts, "n_random": n_random, "n_resamples": n_resamples}
+        apart_n = means_count(name, means_n)
+        asked: Asked = {"parts": left_out_in_turn, "n_random": n_random, "n_resamples": n_resamples}
         found_scores = circuit_files.scores_path(scores, circuit)
         if curve and found_scores is None:
             raise ValueError(f"--curve needs the scores of all edges, and none lie beside {circuit}; give them with --scores")
         all_edges = circuit_files.load_scores(found_scores, found)
         told = circuit_files.prompts_of(found, circuit)
         left_out = set() if reuse_prompts else told or set()
-        job = {"command": "evaluate", "model": model, "task": task, "n": n, "means_n": apart_n, "seed": seed, "curve": curve}
-        files = {
-            "circuit": circuit,
-            "scores": found_scores,
-            "data": data,
-        }
+        job: dict[str, object] = {"command": "evaluate", "model": model, "task": task, "n": n, "means_n": apart_n, "seed": seed}
+        files = {"circuit": circuit, "scores": found_scores, "data": data}
+        # Another list of prompts beside the circuit leaves out others, so a stopped run cannot go on with it.
         job["left_out"] = text_digest(repr(sorted(left_out)))
-        job |= {**settings, **asked, "others": list(elsewhere), **{key: told_apart(path) for key, path in files.items()}}
+        job |= {**settings, **asked, "curve": curve, "others": list(elsewhere), **{key: told_apart(path) for key, path in files.items()}}
         job |= read_as(family, config)
         with results_in(out, fresh, **job) as folder:
             opened = open_model(model, place)

@@ -29,6 +29,7 @@ def inspect(
     try:
         reading = _read(name, family, config)
     except (ValueError, TypeError, OSError) as error:
+        # `print`, since rich would break long lines, and the result would be no JSON.
         print(json.dumps({"error": str(error)}))
         raise typer.Exit(2) from error
     print(json.dumps(_record(reading)))
@@ -37,7 +38,8 @@ def inspect(
 def _read(name: str, family: str | None, config: list[str] | None) -> ConfigReading:
     from hooked_diffusion.checkpoints import inspect_checkpoint
 
-    return inspect_checkpoint(name, **read_as(family, config))
+    how = read_as(family, config)
+    return inspect_checkpoint(name, family=how.get("family"), config=how.get("config"))
 
 
 def _record(reading: ConfigReading) -> dict[str, object]:

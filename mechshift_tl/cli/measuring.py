@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pandas as pd
 
@@ -18,9 +18,9 @@ from mechshift_tl.cli.prompts import draw, means_over, print_prompts
 from mechshift_tl.cli.results import claim
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness_curve, run_circuit
 from mechshift_tl.evaluation.curve import FaithfulnessCurve
-from mechshift_tl.evaluation.evaluate import CircuitEvaluation
+from mechshift_tl.evaluation.evaluate import CircuitEvaluation, Parts
 from mechshift_tl.evaluation.faithfulness import Faithfulness, NoGap
-from mechshift_tl.evaluation.run import CircuitRun
+from mechshift_tl.evaluation.run import CircuitRun, RunSettings
 from mechshift_tl.readouts import Readouts, readouts
 from mechshift_tl.report.page import write_page
 from mechshift_tl.runs.provenance import check_same_origin
@@ -35,12 +35,20 @@ CURVE_RANDOM = 5
 UNTOLD = "on which prompts the circuit was found: where some of these are among them, they flatter it"
 
 
+class Asked(TypedDict):
+    """What `evaluate_circuit` is asked beside circuit, scores and prompts."""
+
+    parts: Parts
+    n_random: int
+    n_resamples: int
+
+
 @dataclass(frozen=True)
 class Work:
     """The measurements that were asked for, and their prompts.
 
     - `others`: the task under other corruptions; `n`: prompts, None for all of a file; `means_n`: further ones for means, 0 for none.
-    - `settings`: of `run_circuit`; `asked`: `parts`, `n_random`, `n_resamples` of `evaluate_circuit`; `curve`: whether to measure it, too.
+    - `settings`: of `run_circuit`, means excepted; `asked`: of `evaluate_circuit`; `curve`: whether to measure it, too.
     - `note`: the sentence to print with every table.
     """
 
@@ -50,8 +58,8 @@ class Work:
     others: Mapping[str, Task]
     n: int | None
     means_n: int
-    settings: Mapping[str, Any]
-    asked: Mapping[str, Any]
+    settings: RunSettings
+    asked: Asked
     curve: bool
     seed: int
     note: str = ""
@@ -62,8 +70,8 @@ class Work:
         print_prompts(examples)
         check_same_origin({"--task": {"readouts": {"task": examples.task}}, "--circuit": self.circuit.provenance}, same=("task",))
         claim(stages, {"model": model}, examples)
-        means = means_over(model, apart, self.settings["intervention"], self.seed, stages)
-        settings: dict[str, Any] = {**self.settings, "means": means}
+        means = means_over(model, apart, self.settings.get("intervention", "counterfactual"), self.seed, stages)
+        settings: RunSettings = {**self.settings, "means": means}
         made = stages.draft("readouts.safetensors", Readouts.load, lambda: readouts(model, examples, seed=self.seed))
         others = self._elsewhere(model, len(examples), settings, stages)
         evaluating = partial(evaluate_circuit, model, made, self.circuit, scores=self.scores, others=others, seed=self.seed, **self.asked)
@@ -75,12 +83,13 @@ class Work:
             curve = stages.result("curve.safetensors", FaithfulnessCurve.load, drawing)
         return Found(evaluation, curve, examples, self.note)
 
-    def _elsewhere(self, model: HookedModel, n: int, settings: Mapping[str, Any], stages: Stages) -> dict[str, Readouts]:
+    def _elsewhere(self, model: HookedModel, n: int, settings: RunSettings, stages: Stages) -> dict[str, Readouts]:
         """Readouts under the other corruptions. Where faithfulness has no meaning they are left out, and a note says so."""
         made = {
             f"corruption {name}": readouts(model, task.examples(model.tokenizer, n, self.seed), seed=self.seed)
             for name, task in self.others.items()
         }
+        # Checked beforehand: inside the evaluation, one such corruption would end all of it.
         run = partial(run_circuit, model, circuit=self.circuit, **settings)
         reasons = stages.value("others.json", lambda: {name: _meaningless(run(readouts=rows)) for name, rows in made.items()})
         print_notes(f"{name} is left out: {reason}" for name, reason in reasons.items() if reason)

@@ -9,7 +9,7 @@ from mechshift_tl.cli.console import console
 
 def models() -> None:
     """List the natural pairs that --pair knows by name: where they are, under which licence, and how much memory their weights take."""
-    from hooked_diffusion.checkpoints.unsupported import UNSUPPORTED
+    from hooked_diffusion.checkpoints.registry import UNSUPPORTED
     from hooked_diffusion.pairs.known import models as known
     from hooked_diffusion.pairs.pair import bundled_pairs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 import typer
 
@@ -12,7 +12,15 @@ from mechshift_tl.cli.console import console, print_notes
 from mechshift_tl.cli.errors import opening
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from hooked_diffusion import HookedDiffusionTransformer, Pair
+    from hooked_diffusion.checkpoints.fields import Config
+    from hooked_diffusion.checkpoints.placement import DeviceMap as Placed
     from mechshift_tl.tasks import Task
+
+T = TypeVar("T")
 
 #: The seeds that fit 64 bits, as PyTorch takes them.
 SEEDS: Any = {"min": -(2**63), "max": 2**64 - 1}
@@ -20,8 +28,9 @@ SEEDS: Any = {"min": -(2**63), "max": 2**64 - 1}
 MOST_POINTS, MOST_DRAWS = 10_000, 1_000_000
 
 
-def not_empty(value: Any) -> Any:
+def not_empty(value: T) -> T:
     """The value of an option, for typer to check before a verb runs. Raises BadParameter on a text or path of spaces, or of nothing."""
+    # An empty text becomes the path ".".
     if value is not None and str(value).strip() in ("", "."):
         raise typer.BadParameter("it is empty; leave the option out, or give it a value")
     return value
@@ -63,6 +72,21 @@ ConfigFields = Annotated[
 ]
 
 
+class Opening(TypedDict, total=False):
+    """What a command asks of `from_pretrained` or `load_pair`; options that were left out are absent."""
+
+    device: torch.device | None
+    device_map: Placed
+    family: str
+    config: Config
+
+
+class PairOpening(Opening, total=False):
+    """`Opening` of a pair, whose ARM has a config of its own."""
+
+    arm_config: Config
+
+
 def tasks_of(names: str) -> list[Task]:
     """The tasks named in a text, separated by commas. Raises ValueError on an unknown one, on one given twice, and on none."""
     from mechshift_tl.tasks import task_class
@@ -102,8 +126,11 @@ def number_of(word: str, option: str) -> int:
     return int(word)
 
 
-def placed(device_map: str | None) -> dict[str, Any]:
-    """Where a model goes: as the map says, or to this process's own device. Raises ValueError on a map that is no JSON, or is shared."""
+def placed(device_map: str | None) -> Opening:
+    """Where a model goes: as the map says, or to this process's own device.
+
+    Raises ValueError on a map that is no JSON, and on any map where several processes were launched.
+    """
     from mechshift_tl.runs.processes import Processes
 
     if device_map is None:
@@ -116,12 +143,12 @@ def placed(device_map: str | None) -> dict[str, Any]:
         raise ValueError(f"--device-map {device_map} is not valid JSON: {error}") from error
 
 
-def read_as(family: str | None, config: list[str] | None, of_pair: bool = False) -> dict[str, Any]:
-    """How a config is read, as `from_pretrained` or `load_pair` takes it: only what was asked for.
+def read_as(family: str | None, config: list[str] | None, of_pair: bool = False) -> Opening:
+    """How a config is read: only what was asked for, `of_pair` a `PairOpening`.
 
     Raises ValueError on an entry that is no FIELD=VALUE, or that names a field twice. A VALUE that is no JSON is text.
     """
-    fields: dict[str, dict[str, Any]] = {"config": {}, "arm_config": {}}
+    fields: dict[str, dict[str, object]] = {"config": {}, "arm_config": {}}
     for entry in config or []:
         field, equals, text = entry.partition("=")
         kind, name = ("arm_config", field[4:]) if of_pair and field.startswith("arm.") else ("config", field)
@@ -135,10 +162,17 @@ def read_as(family: str | None, config: list[str] | None, of_pair: bool = False)
             fields[kind][name] = json.loads(text)
         except (ValueError, RecursionError):
             fields[kind][name] = text
-    return {key: value for key, value in {"family": family, **fields}.items() if value}
+    asked: PairOpening = {}
+    if family:
+        asked["family"] = family
+    if fields["config"]:
+        asked["config"] = fields["config"]
+    if fields["arm_config"]:
+        asked["arm_config"] = fields["arm_config"]
+    return asked
 
 
-def open_pair(name: str, place: dict[str, Any] | None = None) -> Any:
+def open_pair(name: str, place: Opening | None = None) -> Pair:
     """The pair called `name`; `place` says where it goes and how it is read, by default on this process's device.
 
     Notes that were made while its checkpoints were read are printed.
@@ -151,7 +185,14 @@ def open_pair(name: str, place: dict[str, Any] | None = None) -> Any:
     return pair
 
 
-def open_model(name: str, place: dict[str, Any]) -> Any:
+def tokenizer_of(pair: Pair) -> PreTrainedTokenizerBase:
+    """The tokenizer that a pair's models share. Raises ValueError where there is none."""
+    if pair.tokenizer is None:
+        raise ValueError(f"the pair {pair.name} has no tokenizer, which prompts need; add its files to the pair's folder")
+    return pair.tokenizer
+
+
+def open_model(name: str, place: Opening) -> HookedDiffusionTransformer:
     """The model called `name`; `place` says where it goes and how it is read. Notes from reading its checkpoint are printed."""
     from hooked_diffusion import HookedDiffusionTransformer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import typer
 
@@ -29,13 +29,15 @@ def plan(
     """Count what attributing a model will take, without its weights: edges, operations, time, memory, disk."""
     with clear_errors():
         from mechshift_tl.attribution.path import quadrature
+        from mechshift_tl.graph import KV as KVMode
         from mechshift_tl.planning import estimate
         from mechshift_tl.planning.shapes import find_shape
 
-        settings: dict[str, Any] = {"ig_steps": ig_steps, "kv": kv, "rate": flops, "dtypes": words_of(dtype)}
+        # Refuses a number of steps that cannot be, before anything is fetched.
         quadrature("midpoint", ig_steps)
         batches = [number_of(word, "--batch") for word in words_of(batch)]
-        chosen, shape = task_of(task, None), find_shape(pair, **read_as(family, config))
+        how = read_as(family, config)
+        chosen, shape = task_of(task, None), find_shape(pair, how.get("family"), how.get("config"))
         if tokens is not None:
             work = estimate.Workload(n, n * (1 if read is None else read), tokens)
         elif (tokenizer := shape.tokenizer()) is not None:
@@ -43,7 +45,10 @@ def plan(
         else:
             raise ValueError(f"no tokenizer of {pair} is at hand to count tokens with; state them with --tokens (and --read)")
         with console.status("running it without data"):
-            made = estimate.plan(shape.config, work, name=shape.name, batches=batches, notes=shape.notes, **settings)
+            made = estimate.plan(
+                shape.config, work, name=shape.name, ig_steps=ig_steps, kv=cast(KVMode, kv), rate=flops, dtypes=words_of(dtype),
+                batches=batches, notes=shape.notes,
+            )  # fmt: skip
         print_notes(made.notes)
         print_frame(f"Plan of {pair}: {task}, n = {n}", made.summary())
         print_frame("Memory", made.to_dataframe())

@@ -23,6 +23,7 @@ def draw(task: Task, tokenizer: PreTrainedTokenizerBase, n: int | None, apart: i
     too few.
     """
     drawn = task.examples(tokenizer, None if n is None else n + apart, seed)
+    # The first ones are kept, so `n` prompts are the same whatever number is kept apart.
     kept = len(drawn) - apart
     if kept < 1:
         raise ValueError(f"{task.name} has {len(drawn)} prompts here, and --means-n {apart} leaves none of them; ask for fewer")

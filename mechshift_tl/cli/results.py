@@ -38,6 +38,7 @@ def results_in(out: Path | None, fresh: bool, **settings: object) -> Iterator[Pa
     from mechshift_tl.runs.output_folder import output_folder
     from mechshift_tl.runs.provenance import versions
 
+    # Other versions may give other numbers, so a stopped run does not go on under them.
     with output_folder(out, {**settings, "versions": versions()}, fresh=fresh, say=console.print) as folder:
         yield folder
 

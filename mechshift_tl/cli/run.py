@@ -3,63 +3,76 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mechshift_tl.cli import study_options as of
 from mechshift_tl.cli.console import console, print_frame, print_stage
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import (
-    KV,
-    ConfigFields,
-    Family,
-    Fresh,
-    PairName,
-    Rule,
-    Seed,
-    Steps,
-    TaskNames,
-    open_pair,
-    placed,
-    read_as,
-    tasks_of,
-)
+from mechshift_tl.cli.options import Family, Fresh, PairName, open_pair, placed, read_as, tasks_of
 from mechshift_tl.cli.results import results_in
 
 if TYPE_CHECKING:
     from mechshift_tl.study import Study
 
 
+#: Tasks of a study where neither an option nor a file names any.
+TASKS = "ioi,countdown"
+
+
 def run(
     pair: PairName,
     out: Annotated[Path, typer.Option(help="New or empty folder for artefacts and report.html.")],
-    tasks: TaskNames = "ioi,countdown",
-    n: Annotated[int, typer.Option(help="Prompts per task that ARM and MDM read correctly.")] = 200,
-    edges: Annotated[int | None, typer.Option(help="Edges per circuit; default min(1000, 5 % of all).")] = None,
-    components: Annotated[int | None, typer.Option(help="K of the component overlap; default min(100, 10 % of all).")] = None,
-    held_out: Annotated[int, typer.Option(help="Further prompts on which circuits are run in every model; 0 runs none.")] = 40,
-    ig_steps: Steps = 5,
-    rule: Rule = "midpoint",
-    kv: KV = "grouped",
-    seed: Seed = 0,
+    tasks: Annotated[str | None, typer.Option(help=f"Tasks, separated by commas; default {TASKS}.")] = None,
+    quick: of.Quick = False,
+    n: of.N = None,
+    seed: of.StudySeed = None,
+    ig_steps: of.IgSteps = None,
+    rule: of.PathRule = None,
+    kv: of.StudyKV = None,
+    edges: of.Edges = None,
+    components: of.Components = None,
+    cut: of.Cut = None,
+    neuron_layer: of.NeuronLayer = None,
+    n_boot: of.Draws = None,
+    n_random: of.NRandom = None,
+    held_out: of.HeldOut = None,
+    validity_n: of.ValidityN = None,
+    validity_edges: of.ValidityEdges = None,
+    recovers: of.Recovers = None,
+    clear: of.Clear = None,
+    null_circuits: of.NullCircuits = None,
+    kept: of.Kept = None,
+    replaced: of.Replaced = None,
+    early_margin: of.EarlyMargin = None,
+    spread_margin: of.SpreadMargin = None,
+    verdict_draws: of.VerdictDraws = None,
+    permutations: of.Permutations = None,
+    measurements: of.Measurements = None,
     fresh: Fresh = False,
     family: Family = None,
-    config: ConfigFields = None,
+    config: of.StudyFile = None,
 ) -> None:
     """Compare the circuits of an ARM, its MDM and its control, task by task, and write a report."""
+    # Every setting of a study has the name of its option: see the test that holds the two lists against each other.
+    given = {name: value for name, value in locals().items() if name not in ("pair", "out", "tasks", "quick", "fresh", "family", "config")}
     with clear_errors():
         from mechshift_tl.runs.processes import Processes
-        from mechshift_tl.study import StudyConfig, run_study
+        from mechshift_tl.study import run_study
+        from mechshift_tl.study.config_file import write_config_file
 
-        settings: dict[str, Any] = {"n": n, "seed": seed, "ig_steps": ig_steps, "rule": rule, "kv": kv, "held_out": held_out}
-        study_config = StudyConfig(**settings, edges=edges, components=components)
-        wanted, how = tasks_of(tasks), read_as(family, config, of_pair=True)
-        with results_in(out, fresh, command="run", pair=pair, tasks=tasks, **study_config.to_dict(), **how) as folder:
+        file, fields = of.split_config(config)
+        study_config, named = of.study_config(quick, file, given)
+        wanted, how = tasks_of(tasks or named or TASKS), read_as(family, fields, of_pair=True)
+        names = [task.name for task in wanted]
+        with results_in(out, fresh, command="run", pair=pair, tasks=",".join(names), **study_config.to_dict(), **how) as folder:
             models = open_pair(pair, placed(None) | how)
             with console.status("starting") as status:
                 study = run_study(models, wanted, study_config, folder=folder, progress=lambda stage: print_stage(status, stage))
                 from mechshift_tl.report import write_report
 
+                Processes.here().once(lambda: write_config_file(study_config, names, folder / "study.toml"))
                 print_stage(status, "report")
                 Processes.here().once(lambda: write_report(study, folder / "report.html"))
         _print_study(study)
@@ -67,7 +80,8 @@ def run(
 
 
 def _print_study(study: Study) -> None:
-    """Accuracy, overlaps with what must be said beside them, and faithfulness."""
+    """The verdicts in a sentence, accuracy, overlaps with what must be said beside them, and faithfulness."""
+    console.print(study.verdicts.sentence(), soft_wrap=True)
     print_frame("Held-out accuracy (decoded freely), and how the prompts were found", study.accuracy())
     print_frame(
         "Edge overlap: Jaccard of circuits, 95 % interval over prompts, floor of random circuits, ceiling of one model",

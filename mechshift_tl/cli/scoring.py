@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
@@ -11,7 +11,9 @@ from mechshift_tl.cli.options import MOST_DRAWS, MOST_POINTS
 
 if TYPE_CHECKING:
     from mechshift_tl.attribution.settings import AttributionSettings
+    from mechshift_tl.interventions.replaced import Intervention
 
+T = TypeVar("T")
 MethodName = Annotated[str, typer.Option("--method", help="EAP-IG-inputs, EAP, EAP-IG-activations, clean-corrupted or exact.")]
 MetricName = Annotated[str, typer.Option("--metric", help="logit_diff, prob_diff, log_prob or kl.")]
 InterventionName = Annotated[
@@ -53,7 +55,7 @@ def scoring(
     return settings
 
 
-def check_intervention_name(name: str) -> Any:
+def check_intervention_name(name: str) -> Intervention:
     """The intervention of that name. Raises ValueError when there is none."""
     from mechshift_tl.interventions.replaced import Intervention
 
@@ -70,11 +72,11 @@ def means_count(intervention: str, n: int | None) -> int:
     return DEFAULT_MEANS_N if n is None else n
 
 
-def check_choice(option: str, value: str, choices: Sequence[str]) -> Any:
-    """`value`, one of `choices`. Raises ValueError when it is none of them."""
-    if value not in choices:
-        raise ValueError(f"{option} is {value!r}; choose one of {', '.join(choices)}")
-    return value
+def check_choice(option: str, value: str, choices: Sequence[T]) -> T:
+    """The one of `choices` that `value` is. Raises ValueError when it is none of them."""
+    if (found := next((one for one in choices if one == value), None)) is None:
+        raise ValueError(f"{option} is {value!r}; choose one of {', '.join(map(str, choices))}")
+    return found
 
 
 def check_least(option: str, value: int | None, least: int) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +27,7 @@ from mechshift_tl.cli.options import (
     placed,
     read_as,
     task_of,
+    tokenizer_of,
     words_of,
 )
 from mechshift_tl.cli.prompts import print_prompts
@@ -78,6 +79,7 @@ def validity(
         check_least("--n", n, 2)
         asked, chosen, place = _methods(methods, ig_steps, metric, kv), task_of(task, data), placed(device_map)
         how = read_as(family, config, of_pair=model is None)
+        # Without the usual method, the first that was named ranks the edges.
         rank_by = RANK_BY if RANK_BY in asked else next(iter(asked))
         check_asked(asked, rank_by, {"n_top": top, "n_random": random})
         settings = {"rank_by": rank_by, "n_top": top, "n_random": random, "ig_steps": ig_steps, "metric": metric, "kv": kv, "seed": seed}
@@ -115,12 +117,13 @@ def _methods(names: str | None, ig_steps: int, metric: str, kv: str) -> dict[str
     chosen = {known[_plain(word)]: METHODS[known[_plain(word)]] for word in wanted}
     for one in chosen.values():
         integrates = one.get("method") in INTEGRATED
+        # Called for its checks alone.
         scoring(one.get("method", ""), metric, kv=kv, ig_steps=ig_steps if integrates else None, rule=one.get("rule"))
     return chosen
 
 
 def _plain(name: str) -> str:
-    """A method's name as it is typed: the dash of Gauss–Legendre, and capitals, do not matter."""
+    """A method's name in the form that is compared: small letters, and a plain hyphen in Gauss-Legendre."""
     return name.replace("–", "-").lower()
 
 
@@ -142,9 +145,8 @@ def _of_pair(pair: Pair, task: Task, n: int, seed: int, stages: Stages) -> tuple
     from mechshift_tl.tasks.task import ExampleStream
 
     models = {role: model for role, model in pair.models.items() if role != "control"}
-    if pair.tokenizer is None:
-        raise ValueError(f"the pair {pair.name} has no tokenizer, which prompts need; add its files to the pair's folder")
-    stream = ExampleStream(task, pair.tokenizer, seed)
+    # One stream, so that the prompts whose claim is made are those that the pool then draws.
+    stream = ExampleStream(task, tokenizer_of(pair), seed)
     claim(stages, models, stream.exactly(n))
     pool = common_correct(models, task, n, seed=seed, drawn=stream, stages=stages)
     return models, pool.readouts, pool.examples
@@ -154,7 +156,7 @@ def _texts(found: Mapping[str, Validity]) -> pd.DataFrame:
     """The table as text: a row per model, method and choice of edges, a column per correlation, "value [low, high]"."""
     import pandas as pd
 
-    def cell(row: Any, name: str) -> str:
+    def cell(row: Mapping[Hashable, float], name: str) -> str:
         return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
 
     rows = [

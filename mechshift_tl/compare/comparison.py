@@ -3,7 +3,7 @@
 1. Take a circuit of each, at the same n.
 2. Measure their overlaps, and the floor: the overlaps of random circuits with the same layer profiles.
 3. Measure depth profiles, early share and centre of depth, and the source and sink mass of every component.
-4. With scores: also Spearman on the union of the circuits, and the edge Jaccard over n.
+4. With scores: also Spearman on the union of the circuits, correlations over all edges, and the edge Jaccard over n.
 5. With per-example scores: all of this again on resampled prompts, for intervals, and each model's overlap with itself, for the ceiling.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import nan
 
 import pandas as pd
 
@@ -21,11 +22,12 @@ from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import full_cell_share
 from mechshift_tl.circuits.select import default_n
 from mechshift_tl.compare.bounds import ceiling, floor
+from mechshift_tl.compare.correlation import noise_corrected, noise_corrected_draws, score_correlations
 from mechshift_tl.compare.depth import centre_of_depth, default_cut, depth_labels, depth_profile, early_curve, early_share
-from mechshift_tl.compare.overlap import curve_sizes, default_k, jaccard_curve, overlaps, spearman, top_components
+from mechshift_tl.compare.overlap import curve_sizes, default_k, jaccard_curve, jaccards, overlaps, spearman, top_components
 from mechshift_tl.compare.result import CircuitComparison, ComparisonSettings, Statistic
 from mechshift_tl.graph import Graph, check_same_graph
-from mechshift_tl.intervals import interval, intervals
+from mechshift_tl.intervals import Interval, interval, intervals
 
 
 def compare(
@@ -68,14 +70,16 @@ def compare(
 
     draws, ceilings = _over_prompts(scores, settings)
     over_prompts = intervals(one.statistics for one in draws) if draws else {}
+    corrected, corrected_over = _corrected(scores, settings)
+    over_prompts |= corrected_over
     floors = floor(x, y, k=settings.k, signed=signed, n_random=n_random, seed=seed)
 
     return CircuitComparison(
         statistics={
             name: Statistic(value, over_prompts.get(name), floors.get(name), ceilings.get(name))
-            for name, value in values.statistics.items()
+            for name, value in (values.statistics | corrected).items()
         },
-        curve=jaccard_curve(*scores, curve_sizes(settings.n or x.requested, a.graph), prune=prune) if scores else None,
+        curve=_curve(scores, settings),
         profiles=_profiles(named, draws),
         early=_early(named, draws),
         components=_components(x, y, settings),
@@ -107,9 +111,20 @@ def _over_prompts(scores: tuple[EdgeScores, EdgeScores] | None, settings: Compar
     return draws, {name: min(own[0][name], own[1][name]) for name in own[0]}
 
 
+def _corrected(scores: tuple[EdgeScores, EdgeScores] | None, settings: ComparisonSettings) -> tuple[dict[str, float], dict[str, Interval]]:
+    """The noise-corrected correlation and its reliabilities, NaN where prompts cannot be split, and their intervals over prompts."""
+    if not scores or not can_resample(*scores):
+        return dict.fromkeys(("score_correlation_corrected", "reliability_a", "reliability_b"), nan), {}
+    draws = noise_corrected_draws(*scores, n_boot=settings.n_boot, seed=settings.seed) if settings.n_boot else []
+    return noise_corrected(*scores), intervals(draws) if draws else {}
+
+
 @dataclass(frozen=True)
 class _Measured:
-    """What is computed alike on the sample and on every draw: `statistics` by name, and by circuit its profile and its early curve."""
+    """What is computed alike on the sample and on every draw.
+
+    `statistics` by name; by circuit its profile and its early curve.
+    """
 
     statistics: dict[str, float]
     profiles: dict[str, list[float]]
@@ -126,7 +141,11 @@ def _measure_scores(a: EdgeScores, b: EdgeScores, settings: ComparisonSettings) 
 
 def _measure(a: Circuit, b: Circuit, scores: tuple[EdgeScores, EdgeScores] | None, settings: ComparisonSettings) -> _Measured:
     statistics = overlaps(a, b, k=settings.k, signed=settings.signed)
-    statistics["spearman"] = spearman(scores[0].matrix, scores[1].matrix, a.edges | b.edges) if scores else float("nan")
+    if scores:
+        statistics["spearman"] = spearman(scores[0].matrix, scores[1].matrix, a.edges | b.edges)
+        statistics |= score_correlations(*scores)
+    else:
+        statistics |= dict.fromkeys(("spearman", "score_spearman", "score_correlation"), nan)
     profiles = {"a": depth_profile(a), "b": depth_profile(b)}
     depths = {
         "early_share": {name: early_share(profile, settings.cut) for name, profile in profiles.items()},
@@ -179,6 +198,16 @@ def _bounds(draws: list[list[float]]) -> dict[str, list[float]]:
     """Columns `low` and `high` of the entries of a vector that every draw has; no columns without draws."""
     over = [interval(entries) for entries in zip(*draws, strict=True)]
     return {"low": [one.low for one in over], "high": [one.high for one in over]} if over else {}
+
+
+def _curve(scores: tuple[EdgeScores, EdgeScores] | None, settings: ComparisonSettings) -> pd.DataFrame | None:
+    """Edge Jaccard over n. Its bounds take a quarter of the draws, for each draw cuts circuits of every size."""
+    if not scores or settings.n is None:
+        return None
+    cut = partial(jaccards, sizes=curve_sizes(settings.n, scores[0].graph), prune=settings.prune)
+    n_boot = -(-settings.n_boot // 4)
+    draws = bootstrap(cut, *scores, n_boot=n_boot, seed=settings.seed) if n_boot and can_resample(*scores) else []
+    return jaccard_curve(*scores, **cut.keywords).assign(**_bounds(draws))
 
 
 def _profiles(circuits: Mapping[str, Circuit], draws: list[_Measured]) -> pd.DataFrame:

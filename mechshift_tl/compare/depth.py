@@ -33,9 +33,14 @@ def depth_profile(circuit: Circuit, *, at: At = "reader", weight: Weight = "scor
     if at not in ("reader", "writer") or weight not in ("score", "count"):
         raise ValueError(f"depth_profile: at {at!r}, weight {weight!r}; choose at 'reader' or 'writer', weight 'score' or 'count'")
     values = (circuit.scores.abs() if weight == "score" else circuit.edges).double()
-    mass, layers = (values.sum(0), circuit.graph.reader_layers) if at == "reader" else (values.sum(1), circuit.graph.writer_layers)
-    profile = mass.new_zeros(circuit.graph.n_layers + 2).index_add(0, layers + 1, mass)
+    profile = mass_by_depth(values, circuit.graph, at)
     return profile / profile.sum()
+
+
+def mass_by_depth(values: Float[Tensor, "n_writers n_readers"], graph: Graph, at: At = "reader") -> Float[Tensor, " n_layers_plus_2"]:
+    """Sum of the edges' values at each depth: at the layer of their reader, or of their writer."""
+    mass, layers = (values.sum(0), graph.reader_layers) if at == "reader" else (values.sum(1), graph.writer_layers)
+    return mass.new_zeros(graph.n_layers + 2).index_add(0, layers + 1, mass)
 
 
 def default_cut(n_layers: int) -> int:

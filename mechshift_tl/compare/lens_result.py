@@ -59,8 +59,7 @@ class LensComparison(JsonArtefact):
     @property
     def flatness(self) -> dict[str, float]:
         """By role: entropy of the prediction, the last depth, as a share of ln d_vocab, in [0, 1]."""
-        last = self.depth["depth"].iloc[-1]
-        rows = self.depth.query("depth == @last and statistic == 'entropy'").set_index("subject")
+        rows = self.depth.query("depth == depth.iloc[-1] and statistic == 'entropy'").set_index("subject")
         return {role: float(rows.loc[[role], "value"].iloc[0]) / math.log(self.d_vocab) for role in self.roles}
 
     @property
@@ -103,11 +102,11 @@ class LensComparison(JsonArtefact):
         values = {name: self.largest[name] for name in ("value", "low", "high")}
         whole = self.ablation.query("set == @WHOLE and statistic == 'effect'")
         clear = int(((whole["low"] > 0) | (whole["high"] < 0)).sum())
+        mean, step = f"{whole['value'].mean():+.2f}".replace("-", "−"), f"{self.largest['step']:.0f}"
         return (
-            f"Masking one step again changes later answer − foil by {whole['value'].mean():+.2f} logits on average ({clear} of {len(whole)} "
-            f"steps clear of 0). {judged(values['low'] > 0)}: the MDM's later predictions hang on one step more than on the mean of the others (step "
-            f"{self.largest['step']:.0f} masked again, {spelled(values)} logits more; {self.n_ablated} prompts; the step was chosen as the "
-            "largest, so this errs to the supporting side)."
+            f"Masking one step again changes later answer − foil by {mean} logits on average ({clear} of {len(whole)} steps clear of 0, "
+            f"{self.n_ablated} prompts). {judged(values['low'] > 0)}: the MDM's later predictions hang on one step more than on the mean of "
+            f"the others (step {step}, {spelled(values)} logits more; chosen as the largest, so this errs to the supporting side)."
         )
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -17,7 +17,8 @@ from torch import Tensor
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.overlap import edge_jaccard, expected_jaccard, jaccard
-from mechshift_tl.circuits.select import strongest
+from mechshift_tl.circuits.select import Selection, strongest
+from mechshift_tl.compare.ranked import rank_biased_overlap
 from mechshift_tl.graph import Graph, check_same_graph
 
 MAX_DEFAULT_K = 100
@@ -74,11 +75,12 @@ def spearman(
 
 
 def overlaps(a: Circuit, b: Circuit, *, k: int | None = None, signed: bool = False) -> dict[str, float]:
-    """edge_jaccard, component_jaccard and weighted_jaccard of two circuits."""
+    """edge_jaccard, component_jaccard, weighted_jaccard and rank_biased_overlap of two circuits."""
     return {
         "edge_jaccard": edge_jaccard(a, b),
         "component_jaccard": component_jaccard(a, b, k, signed=signed),
         "weighted_jaccard": weighted_jaccard(a, b),
+        "rank_biased_overlap": rank_biased_overlap(a, b),
     }
 
 
@@ -86,6 +88,12 @@ def curve_sizes(n: int, graph: Graph) -> list[int]:
     """`n`, its halvings and its doublings, n/16 … 16n, without sizes that a circuit of the graph cannot have."""
     sizes = {round(n * 2.0**power) for power in range(-4, 5)}
     return sorted(size for size in sizes if 1 <= size <= graph.n_edges)
+
+
+def jaccards(a: EdgeScores, b: EdgeScores, sizes: Sequence[int], *, prune: bool = True) -> list[float]:
+    """Edge Jaccard of the circuits of each of `sizes`: only their edges are made, for this runs on every draw of the prompts."""
+    cuts = [Selection(n, prune=prune) for n in sizes]
+    return [jaccard(*(cut.edges(scores.matrix, scores.graph)[0] for scores in (a, b))) for cut in cuts]
 
 
 def jaccard_curve(a: EdgeScores, b: EdgeScores, sizes: Sequence[int], *, prune: bool = True) -> pd.DataFrame:

@@ -6,29 +6,18 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 from markupsafe import Markup
 
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card, table
+from mechshift_tl.compare.statistic import Statistic, statistics_figure
 from mechshift_tl.intervals import Interval, judged
 
 CAVEAT = (
     "A low overlap does not prove a different mechanism: many circuits can carry one mechanism. Read an overlap between its floor and its "
     "ceiling, and beside the circuits' faithfulness."
 )
-
-
-@dataclass(frozen=True)
-class Statistic:
-    """One number of a comparison: its value, its interval over prompts, its floor over random circuits, its ceiling within one model.
-
-    A bound that cannot be computed, or that a statistic does not have, is None.
-    """
-
-    value: float
-    interval: Interval | None = None
-    floor: Interval | None = None
-    ceiling: float | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +44,12 @@ class ComparisonSettings:
 class CircuitComparison(JsonArtefact):
     """Two circuits, a and b, compared.
 
-    - `statistics`: by name. `edge_jaccard`, `component_jaccard` (top k), `weighted_jaccard` in [0, 1] and `spearman` in [−1, 1] have a
-      floor (not spearman) and a ceiling (the lower of the two models'); `early_share_a`, `_b` are fractions of the layers' |score|,
-      `centre_a`, `_b` in layers; `early_share_shift`, `centre_shift` are b − a.
-    - `curve`: one row per circuit size: n, jaccard, expected (by chance), kept_a, kept_b; None for bare circuits.
+    - `statistics`: by name. `edge_jaccard`, `component_jaccard` (top k), `weighted_jaccard`, `rank_biased_overlap` in [0, 1] and `spearman`
+      in [−1, 1] have a floor (not spearman) and a ceiling (the lower of the two models'); `early_share_a`, `_b` are fractions of the
+      layers' |score|, `centre_a`, `_b` in layers; `early_share_shift`, `centre_shift` are b − a. Of log|score| over all edges:
+      `score_spearman`, `score_correlation` and the same `_corrected` for noise, with `reliability_a`, `_b` (`compare.correlation`).
+    - `curve`: one row per circuit size: n, jaccard, expected (by chance), kept_a, kept_b, and `low`, `high` where prompts can be
+      resampled; None for bare circuits.
     - `profiles`: one row per circuit and depth (input, 0 … , logits): `readers` and `writers` are fractions of |score| by the layer of the
       edge's reader or writer, `edges` of the edges by reader's layer; `low`, `high` bound `readers` where prompts can be resampled.
     - `early`: one row per circuit and cut: the share of the layers' |score| below it, with `low`, `high` where prompts can be resampled.
@@ -85,6 +76,12 @@ class CircuitComparison(JsonArtefact):
     def edge_jaccard(self) -> float:
         """|A ∩ B| / |A ∪ B| over edges."""
         return self.statistics["edge_jaccard"].value
+
+    @property
+    def shared_edges(self) -> tuple[int, int]:
+        """Edges in both circuits, and in either: the counts whose ratio is the edge Jaccard, which moves in steps of 1 / the second."""
+        either = round(sum(self.kept) / (1 + self.edge_jaccard))
+        return sum(self.kept) - either, either
 
     @property
     def component_jaccard(self) -> float:
@@ -118,7 +115,7 @@ class CircuitComparison(JsonArtefact):
 
     @property
     def ceiling(self) -> dict[str, float] | None:
-        """Overlaps of one model with itself, the lower of the two models'; None when prompts cannot be split (`notes` says why)."""
+        """Split-half repeatability, corrected to all prompts, the lower of the two models'; None when prompts cannot be split."""
         return {name: s.ceiling for name, s in self.statistics.items() if s.ceiling is not None} or None
 
     @property
@@ -142,11 +139,17 @@ class CircuitComparison(JsonArtefact):
         """The edge overlap beside chance, in words: what the verdict rests on."""
         edges = self.statistics["edge_jaccard"]
         chance = f"the 95 % of random circuits with the same layer profile (up to {edges.floor.high:.3f})" if edges.floor else "chance"
+        shared, either = self.shared_edges
+        counted = f"{shared} of {either} edges shared"
         if edges.interval is None:
-            return f"the edge overlap {edges.value:.3f} has no interval over prompts to hold against {chance}."
-        bounds = f"95 % over prompts {edges.interval.low:.3f} to {edges.interval.high:.3f}"
+            return f"the edge overlap {edges.value:.3f} ({counted}) has no interval over prompts to hold against {chance}."
+        bounds = f"{counted}; 95 % over prompts {edges.interval.low:.3f} to {edges.interval.high:.3f}"
         lies = "lies above" if self.supported else "does not clear"
         return f"the edge overlap {edges.value:.3f} ({bounds}) {lies} {chance}."
+
+    def figure(self) -> go.Figure:
+        """Every statistic in [−1, 1] that compares the two: dot and line with its interval, grey bar the floor, dark tick the ceiling."""
+        return statistics_figure({"mdm": self.statistics})
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per statistic: name, value, low, high, floor, floor_low, floor_high, ceiling, n (examples); NaN where not computed."""

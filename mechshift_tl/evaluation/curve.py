@@ -100,6 +100,7 @@ class FaithfulnessCurve(Artefact):
     def _packed(self) -> tuple[dict[str, Tensor], dict[str, object]]:
         _, values = super()._packed()
         del values["table"]
+        # A table in a safetensors file: one tensor per column of numbers.
         columns = {name: torch.tensor(self.table[name].tolist(), dtype=torch.float64) for name in _NUMBERS}
         return columns, values | {"ranks": self.table["rank"].tolist()}
 
@@ -151,13 +152,16 @@ def faithfulness_curve(
     if len(sizes) < 2 or not 0 < sizes[0] <= sizes[-1] <= 1:
         raise ValueError(f"sizes are {sizes}; give at least two shares of the edges in (0, 1]")
     check_draws(n_boot)
+    # At size 1 every edge enters, those of score 0 too: that circuit is the whole model.
     circuits = [Circuit.from_scores(scores, fraction=size, by=rank, zeros=size == 1, prune=prune) for rank in RANKS for size in sizes]
     chance = [_random(circuit, n_random, seed) for circuit in circuits]
     edges = [circuit.edges for circuit in circuits] + [one for draws in chance for one in draws]
     runs = run_edges(model, readouts, scores.graph, edges, **settings)
     counts = draw_counts(readouts.n_examples, n_boot, seed)
+    # Clean and base are the same in all runs, so the first one speaks for all.
     check_gap(runs[0], counts)
     own, rest = runs[: len(circuits)], iter(runs[len(circuits) :])
+    # Where no edge can move, the only random circuit is the circuit itself.
     beside = [[next(rest) for _ in draws] or [run] for run, draws in zip(own, chance, strict=True)]
     table = pd.DataFrame([_row(run, others, counts) for run, others in zip(own, beside, strict=True)])
     table.insert(0, "rank", [rank for rank in RANKS for _ in sizes])

@@ -164,8 +164,11 @@ def _on_its_readouts(
     settings: RunSettings,
 ) -> tuple[list[Check], pd.DataFrame, CircuitRun]:  # fmt: skip
     """Sufficiency, necessity, accuracy and minimality, the parts' losses, and the circuit's run."""
+    # For each random circuit its own complement, which is the floor of necessity.
     complement = [circuit.graph.possible & ~edges for edges in (circuit.edges, *random)]
+    # Not pruned again: only the part itself is missing.
     smaller = [circuit.edges & ~part for part in parts.values()]
+    # One call, so that all share each batch's clean and base runs.
     runs = run_edges(model, readouts, circuit.graph, [circuit.edges, *random, *complement, *smaller], **settings)
     check_gap(runs[0], counts)
     n = 1 + len(random)
@@ -191,9 +194,11 @@ def _parts(circuit: Circuit, kind: Parts) -> dict[str, Bool[Tensor, "n_writers n
     """Masks of the edges that are left out together, by the name of the part, strongest first."""
     if kind == "components":
         writers = (1 + circuit.component_scores().argsort(descending=True, stable=True)).tolist()  # the first writer is the input
+        # A component without an edge out of it has nothing to leave out.
         return {circuit.graph.writers[u]: _edges_out_of(u, circuit.edges) for u in writers if circuit.edges[u].any()}
     index = circuit.edges.flatten().nonzero()[:, 0]
     order = index[circuit.scores.flatten()[index].abs().argsort(descending=True, stable=True)]
+    # With fewer than ten edges, each is a part of its own.
     groups = order.split(1) if kind == "edges" else order.tensor_split(min(10, len(order)))
     masks = [torch.zeros_like(circuit.edges).view(-1).index_fill(0, piece, True).view_as(circuit.edges) for piece in groups]
     names = [_edge(circuit, int(piece)) if kind == "edges" else str(i) for i, piece in enumerate(groups, 1)]
@@ -231,6 +236,7 @@ def _loss(run: CircuitRun, without: CircuitRun) -> OnDraws:
 
 
 def _least(losses: Sequence[OnDraws]) -> OnDraws:
+    # The least on every draw anew: which part is least may change from draw to draw.
     return lambda counts: torch.stack([loss(counts) for loss in losses]).amin(0)
 
 

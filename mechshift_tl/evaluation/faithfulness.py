@@ -103,6 +103,7 @@ def recovered(run: CircuitRun, counts: Float[Tensor, "draws n_examples"] | None 
     """Faithfulness of a run on each draw, float64. `counts` says how often each example is drawn; by default once, in one draw."""
     counts = torch.ones(1, len(run.read), dtype=torch.float64) if counts is None else counts
     circuit, clean, base = (outcome.metric.double() * run.read for outcome in (run.circuit, run.clean, run.base))
+    # A ratio of sums. The mean of ratios would weigh prompts with a small gap most.
     return (counts @ (circuit - base)) / (counts @ (clean - base))
 
 
@@ -119,6 +120,7 @@ def share(run: CircuitRun, kind: Tensor) -> float:
 def check_gap(run: CircuitRun, counts: Float[Tensor, "draws n_examples"], where: str = "these readouts") -> None:
     """Raise `NoGap` when 0 lies inside the bootstrap interval of m(clean) − m(base): the ratio's denominator would be noise."""
     read = run.read.double()
+    # `metric` is a mean over an example's positions; times `read` it is their sum.
     gap = (run.clean.metric.double() - run.base.metric.double()) * read
     draws = counts @ gap / (counts @ read)
     low, high = draws.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()

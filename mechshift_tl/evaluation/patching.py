@@ -51,7 +51,8 @@ KINDS = ("q", "k", "v")
 class Base:
     """The replaced outputs of a batch, and the residual stream that they make.
 
-    - `writers`: the replaced outputs; `pre`, `mid`, `final`, each `(b, pos, d)`: their sum before and amid each layer, and at the end.
+    - `writers`: the replaced outputs; `pre`, `mid`, `final`, each `(b, pos, d)`: their sum before each layer, between its attention and its
+      MLP, and at the end.
     - `heads`: q, k and v made of that stream, by hook name, `(b, pos, head, d_head)`.
     - `own`: the replaced outputs come from a real run of the model. A writer whose input is not moved then keeps its replaced output, and
       need not be computed again.
@@ -69,7 +70,9 @@ class Base:
         """The clean logits, the corrupt run as a base, and its logits: one forward of twice the rows."""
         seen: Kept = {}
         (_, clean), (writers, logits) = run_both_sides(model, batch, capture([*_streams(model), *_heads(model)], seen))
+        # The batch is stacked: clean rows first, corrupt rows below.
         corrupt = {name: tensor[len(batch) :] for name, tensor in seen.items()}
+        # The names alternate: before a layer, between its attention and its MLP, before the next layer.
         *streams, final = (corrupt[name].to(batch.clean.device, torch.float32) for name in _streams(model))
         heads = {name: corrupt[name] for name in _heads(model)}
         return clean, cls(writers, streams[::2], streams[1::2], final, heads, own=True), logits
@@ -82,6 +85,7 @@ class Base:
             pre.append(residual)
             weight = weight_of(block.attn, "W_O", z.device).float().flatten(0, 1)
             bias = bias_of(block.attn.o, z.device)
+            # The output bias belongs to no writer, but it is a part of the stream.
             residual = residual + z.flatten(2) @ weight + (0 if bias is None else bias.float())
             mid.append(residual)
             residual = residual + mlp
@@ -92,7 +96,7 @@ class Base:
 
 
 def _streams(model: HookedModel) -> list[str]:
-    """Hook names of the residual stream: before and amid each layer, and at the end."""
+    """Hook names of the residual stream: before each layer, between its attention and its MLP, and at the end."""
     names = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in ("hook_resid_pre", "ln2.hook_in")]
     return [*names, "ln_final.hook_in"]
 
@@ -108,6 +112,7 @@ def patched_logits(
 ) -> Float[Tensor, "b k d_vocab"]:
     """Aligned logits at the targets (float32) when only `edges` are live: one forward of the clean rows, under their mask."""
     run = _PatchedRun(model, graph, edges.to(base.final.device), base)
+    # A batch is not narrow where somebody has hooks on the model: those must see everything run.
     idle = run.idle() if batch.narrow else ()
     # Idle modules run on one token, not on none: some modules fail on an empty input.
     one = torch.zeros(1, dtype=torch.long, device=base.final.device)
@@ -122,6 +127,7 @@ class _PatchedRun:
         self.model, self.graph, self.base = model, graph, base
         sources = edges.any(1)
         #: For each writer, how many sources come before it: its row in `deltas`, and the end of a slice over earlier writers.
+        # Off by one on purpose: `row[w]` counts the sources before w, so it is w's own row if w is a source.
         self.row = torch.cat([torch.zeros_like(sources[:1], dtype=torch.long), sources.cumsum(0)]).tolist()
         self.sources, self.edges, self.live = sources.tolist(), edges[sources], edges.any(0).tolist()
         self.deltas = base.final.new_empty(self.row[-1], base.final.numel())
@@ -148,11 +154,13 @@ class _PatchedRun:
 
     def _runs(self, layer: int) -> bool:
         """Whether the layer's MLP must run: the circuit reads it, and its output differs from the base's."""
+        # The last writer before the next layer is this layer's MLP.
         read = self.sources[self.graph.writers_before_attention(layer + 1) - 1]
         return read and (self.live[self.graph.mlp_reader(layer)] or not self.base.own)
 
     def _enter(self, tensor: Tensor, layer: int) -> Tensor:
         """The layer's residual input: the base. Heads with edges get q, k and v of their own sums, kept in `own` for `_project`."""
+        # The input writer: the clean embedding less the replaced one.
         if layer == 0 and self.sources[0]:
             self.deltas[0] = (tensor.to(self.deltas) - self.base.writers.input).flatten()
         columns = self.graph.attention_readers(layer)
@@ -167,6 +175,7 @@ class _PatchedRun:
     def _project(self, tensor: Tensor, layer: int, kind: str) -> Tensor:
         """q, k or v `(b, pos, head, d_head)`: the kept ones, with those of the circuit's heads in their places."""
         heads = self.graph.n_heads if kind == "q" else self.graph.n_kv_readers
+        # While a base of zero or means is being made there are no kept heads: the model's own are taken, and kept.
         tensor = repeated(self.base.heads.get(f"blocks.{layer}.attn.hook_{kind}", tensor), heads, 2)
         if kind in self.own:
             tensor = tensor.clone()
@@ -182,11 +191,13 @@ class _PatchedRun:
             replaced = self.base.writers.z[layer]
             deltas = (tensor.to(replaced).reshape(replaced.shape) - replaced)[:, :, heads]
             weight = _of_heads(weight_of(components_of(self.model).blocks[layer].attn, "W_O", replaced.device), heads)
+            # The product is written straight into its rows of `deltas`.
             rows = self.deltas[self.row[first] : self.row[first + self.graph.n_heads]]
             torch.bmm(deltas.flatten(0, 1).transpose(0, 1), weight, out=rows.view(len(heads), -1, weight.shape[-1]))
 
     def _middle(self, tensor: Tensor, layer: int) -> Tensor:
         base, mlp = self.base.mid[layer], self.graph.mlp_reader(layer)
+        # An MLP also reads the heads of its own layer.
         before = self.graph.writers_before_attention(layer) + self.graph.n_heads
         return (self._sum([mlp], before, base)[0] if self.live[mlp] else base).to(tensor)
 
@@ -195,10 +206,12 @@ class _PatchedRun:
         if self._runs(layer):
             self.deltas[self.row[writer]] = (tensor.to(self.deltas) - self.base.writers.mlp[layer]).flatten()
         elif self.sources[writer]:
+            # The MLP was skipped, because its output is the base's: nothing differs.
             self.deltas[self.row[writer]] = 0
 
     def _final(self, tensor: Tensor) -> Tensor:
         writers = len(self.graph.writers)
+        # The logits are the last reader.
         summed = self._sum([-1], writers, self.base.final)[0] if self.live[-1] else self.base.final
         return summed.to(tensor)
 
@@ -209,6 +222,7 @@ class _PatchedRun:
         counts = chosen.sum(1)
         if 6 * int(counts.sum()) > chosen.numel():  # measured: above this density one product is faster than a gather per edge
             return torch.addmm(base.reshape(1, -1), chosen.float(), deltas).view(-1, *base.shape)
+        # Offsets are where each reader's edges begin in the list of all: the running count, less its own.
         summed = F.embedding_bag(chosen.nonzero()[:, 1], deltas, counts.cumsum(0) - counts, mode="sum")
         return summed.view(-1, *base.shape).add_(base)
 
@@ -229,6 +243,7 @@ def _project(
         first += size
         if heads:
             weight, bias = _projection(block, kind, heads, size, normed.device)
+            # n = x̂·gain + shift, so n W = x̂ (gain ∘ W) + shift W: the norm is folded into the weights.
             values = normed[start : start + len(heads)] @ (gain[:, None] * weight) + (shift @ weight + bias)[:, None]
             own[kind] = (heads, values.transpose(0, 1).reshape(*residual.shape[1:3], len(heads), -1))
             start += len(heads)
@@ -240,6 +255,7 @@ def _projection(
 ) -> tuple[Float[Tensor, "head d d_head"], Float[Tensor, "head d_head"] | float]:
     """W_Q, W_K or W_V of `heads` out of `readers`, and their biases; query heads that share a K/V head get the same one."""
     weight, bias = weight_of(block.attn, f"W_{kind.upper()}", device), bias_of(getattr(block.attn, kind), device)
+    # On an ungrouped graph there are more readers than K/V heads: each maps to its group's.
     native = [head * weight.shape[0] // readers for head in heads]
     return _of_heads(weight, native), 0.0 if bias is None else bias.float().view(weight.shape[0], -1)[native]
 
@@ -255,6 +271,7 @@ def _normalize(
 ) -> tuple[Float[Tensor, "reader token d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
     """x̂ of RMSNorm or LayerNorm in float32, *in place*, with the gain and shift that the norm then applies (x̂·gain + shift)."""
     if not norm.uses_rms_norm:
+        # In place, since `_sum` made this tensor for this one use.
         residual -= residual.mean(-1, keepdim=True)
     square = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).square() / residual.shape[-1]
     gain, bias = norm_weight(norm, residual.device), bias_of(norm, residual.device)
@@ -283,6 +300,7 @@ def _keys_per_head(model: HookedModel, graph: Graph) -> Iterator[None]:
     groups = [attention.num_key_value_groups for attention in attentions]
     try:
         for attention in attentions:
+            # Hugging Face repeats K and V so many times; here each query head has its own already.
             attention.num_key_value_groups = 1
         yield
     finally:

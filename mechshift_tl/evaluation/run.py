@@ -1,8 +1,8 @@
 """Run circuits: what is left of a behaviour when every edge outside a circuit is patched.
 
 Each batch of readouts runs once on its clean rows, once with every writer replaced, and once per circuit (`patching`). Cost per batch: two
-forwards that all circuits share (three where outputs are replaced by zero or by means, which no run of the model gives), then one forward
-per circuit, plus work that grows with its edges. Processes that were launched together share the examples; each returns every outcome.
+forwards that all circuits share, then one forward per circuit, plus work that grows with its edges. Zero or means cost a third shared
+forward, because no run of the model gives them. Processes that were launched together share the examples; each returns every outcome.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
+from hooked_diffusion.threads import in_one_thread
 from mechshift_tl.attribution.check import check_writers_sum
 from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
 from mechshift_tl.bridge.batching import batch_tokens_for
@@ -29,6 +30,7 @@ from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.interventions.not_finite import locate_not_finite
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans, check_intervention, replaced
 from mechshift_tl.readouts import Batch, Readouts
+from mechshift_tl.readouts.rows import check_given
 from mechshift_tl.runs.processes import Processes
 from mechshift_tl.runs.provenance import digest
 
@@ -80,7 +82,8 @@ class CircuitRun:
         return self.kept / self.n_edges
 
     def mean(self, outcome: Outcome) -> float:
-        """The metric of one of the runs, mean over all read positions, in the metric's unit; `EdgeScores` weighs examples alike."""
+        """The metric of one of the runs, mean over all read positions, in the metric's unit; `EdgeScores` weighs examples the same way."""
+        # In float64: sums over many prompts would lose digits in float32.
         return (outcome.metric.double() @ self.read.double() / self.read.sum()).item()
 
 
@@ -127,23 +130,29 @@ def run_edges(
     batch_tokens: int | None = None,
 ) -> list[CircuitRun]:
     """`run_circuits` for sets of edges, each a mask of the graph's shape. `graph` must be the model's. Raises ValueError as it does."""
-    function = resolve(metric)
-    check_same_graph(graph, Graph.of(model, graph.kv))
-    readouts.check(model)
-    check_intervention(model, intervention, means, readouts.visible("clean"))
-    check_writers_sum(model, next(iter(readouts.batches(1))).to(model.cfg.device))
-    tokens = batch_tokens_for(model, "circuits", batch_tokens)
-    processes = Processes.here()
-    _check_same_work(processes, readouts, circuits, intervention, function)
-    mine = processes.share(readouts.n_examples)
-    rows = readouts.select(mine)
-    tallies = [_Tally(readouts, rows, mine, function) for _ in range(len(circuits) + 2)]
-    batches = (batch.to(model.cfg.device).narrowed(model) for batch in rows.batches(tokens))
-    work = (done for batch in batches for done in _run_batch(model, batch, graph, circuits, intervention, means, tallies))
-    total, label = len(rows) * len(tallies), f"run {len(circuits)} circuits"
-    with tqdm(total=total, desc=label, unit="row", delay=2 if processes.is_first else inf, leave=False) as bar:
-        for done in processes.in_step(work):
-            bar.update(done)
+    check_given("run_circuit", model, readouts)
+    # Hooks belong to the model: a second thread would run under those of the first.
+    with in_one_thread(model):
+        function = resolve(metric)
+        check_same_graph(graph, Graph.of(model, graph.kv))
+        check_intervention(model, intervention, means, readouts.visible("clean"))
+        check_writers_sum(model, next(iter(readouts.batches(1))).to(model.cfg.device))
+        tokens = batch_tokens_for(model, "circuits", batch_tokens)
+        processes = Processes.here()
+        _check_same_work(processes, readouts, circuits, intervention, function)
+        mine = processes.share(readouts.n_examples)
+        rows = readouts.select(mine)
+        # Two more than circuits: the clean run and the base.
+        tallies = [_Tally(readouts, rows, mine, function) for _ in range(len(circuits) + 2)]
+        batches = (batch.to(model.cfg.device).narrowed(model) for batch in rows.batches(tokens))
+        # A generator: a batch runs when `in_step` asks for it.
+        work = (done for batch in batches for done in _run_batch(model, batch, graph, circuits, intervention, means, tallies))
+        total, label = len(rows) * len(tallies), f"run {len(circuits)} circuits"
+        # Only the first process draws a bar: an endless delay means never.
+        with tqdm(total=total, desc=label, unit="row", delay=2 if processes.is_first else inf, leave=False) as bar:
+            for done in processes.in_step(work):
+                bar.update(done)
+    # In the order in which `_run_batch` yields them.
     clean, empty, *runs = (tally.outcome(processes) for tally in tallies)
     return [
         CircuitRun(run, clean, empty, tallies[0].read, int(edges.sum()), graph.n_edges, intervention, function.name)
@@ -161,6 +170,7 @@ def _run_batch(
     """
     try:
         clean, base, empty = _ends(model, batch, graph, intervention, means)
+        # A generator: the logits of one circuit are added up before the next one runs.
         runs = (patched_logits(model, batch, graph, edges, base) for edges in circuits)
         for logits, tally in zip(chain((clean, empty), runs), tallies, strict=True):
             tally.add(batch, logits, clean)
@@ -211,6 +221,7 @@ class _Tally:
         answers, foils = (logits.gather(2, ids[..., None])[..., 0] for ids in (batch.answer_ids, batch.foil_ids))
         example = self.example[batch.index]
         self.sums.index_add_(0, example, batch.k * values.double().cpu())
+        # Ties: an answer that shares the highest logit ranks first, but one that equals the foil is not above it.
         self.wrong.index_add_(0, example, (answers < logits.amax(2)).sum(1).cpu())
         self.below.index_add_(0, example, (answers <= foils).sum(1).cpu())
 
@@ -218,4 +229,5 @@ class _Tally:
         """The outcome per example, over all processes. An example that is read nowhere counts as 0 and has no weight."""
         sums, wrong, below = (processes.add_up(one) for one in (self.sums, self.wrong, self.below))
         read = self.read > 0
+        # An example that is read nowhere would divide 0 by 0.
         return Outcome((sums / self.read.clamp(min=1)).float(), read & (wrong == 0), read & (below == 0))

@@ -66,6 +66,7 @@ def circuits_in_model(role: str, model: HookedModel, circuits: Mapping[str, Circ
     Raises ValueError where `run_circuits` does. Cost: 1 + N_RANDOM runs of each circuit.
     """
     chance = {name: list(random_circuits(circuit, N_RANDOM, seed)) for name, circuit in circuits.items()}
+    # One call, so that all circuits share each batch's clean and base runs.
     runs = iter(run_circuits(model, readouts, [*circuits.values(), *(one for draws in chance.values() for one in draws)]))
     own = {name: next(runs) for name in circuits}
     beside = {name: [next(runs) for _ in draws] for name, draws in chance.items()}
@@ -75,6 +76,7 @@ def circuits_in_model(role: str, model: HookedModel, circuits: Mapping[str, Circ
 def _transfer(circuit: str, role: str, run: CircuitRun, chance: list[CircuitRun], n_examples: int, seed: int) -> Transfer:
     try:
         found = Faithfulness.of(run, seed=seed)
+    # A model that does not do the task is a finding, not an error.
     except NoGap as error:
         return Transfer(circuit, role, nan, nan, nan, nan, run.kept, nan, nan, n_examples, str(error))
     random = interval(recovered(one)[0].item() for one in chance).mean

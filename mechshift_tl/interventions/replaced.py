@@ -28,6 +28,7 @@ from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.interventions.not_finite import locate_not_finite
 from mechshift_tl.interventions.outputs import WriterOutputs, run_writers
 from mechshift_tl.readouts import Batch, Readouts, Side
+from mechshift_tl.readouts.rows import check_given
 from mechshift_tl.runs.provenance import provenance
 
 Intervention = Literal["counterfactual", "zero", "mean", "mean_positional"]
@@ -77,7 +78,7 @@ def writer_means(
     """
     if side not in get_args(Side):
         raise ValueError(f"writer_means: side is {side!r}; choose one of {', '.join(get_args(Side))}")
-    readouts.check(model)
+    check_given("writer_means", model, readouts)
     length = readouts.clean.shape[1]
     count = torch.zeros(length, dtype=torch.long)
     totals: Kept = {}
@@ -125,9 +126,14 @@ def check_intervention(model: HookedModel, intervention: str, means: WriterMeans
         if wanted:
             raise ValueError(f"intervention {intervention!r} needs means=writer_means(model, other_prompts, …), from prompts kept apart")
         return
+    if not isinstance(means, WriterMeans):
+        raise TypeError(f"means is a {type(means).__name__}; give what writer_means(model, other_prompts, …) makes")
     if means.positional != (intervention == "mean_positional"):
         kind = "positional" if means.positional else "over all positions"
         raise ValueError(f"intervention {intervention!r} was given means {kind}; make them with positional={not means.positional}")
+    for name in ("input", "z", "mlp"):
+        if not getattr(means, name).isfinite().all():
+            raise ValueError(f"the means hold values of {name!r} that are not finite; take them again")
     cfg = model.cfg
     theirs = (means.z.shape[0], *means.z.shape[-2:], means.input.shape[-1])
     ours = (cfg.n_layers, cfg.n_heads, cfg.d_head, cfg.d_model)

@@ -1,4 +1,4 @@
-"""What an attribution will cost, before any weights are fetched: parameters, edges, operations, time, memory and disk.
+"""The cost of an attribution, before any weights are fetched: parameters, edges, operations, time, memory and disk.
 
 1. The shape comes from a native config (`mechshift_tl.planning.shapes`).
 2. The work is counted in rows, one forward's worth each: an example gives as many as it has answer positions to read, one per step. With
@@ -24,8 +24,7 @@ from hooked_diffusion.html import card
 from mechshift_tl.attribution.attribute import attribute
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.graph import KV, Graph
-from mechshift_tl.planning.dry_run import Usage, dry_run
-from mechshift_tl.planning.weightless import weightless
+from mechshift_tl.planning.dry_run import Usage, dry_run, weightless
 from mechshift_tl.readouts import Readouts, aligned_logits
 
 DTYPES = ("float32", "bfloat16")
@@ -139,9 +138,11 @@ def plan(
     models = [weightless(config, getattr(torch, dtype)) for dtype in dtypes]
     for dtype, model in zip(dtypes, models, strict=True):
         weights = _weight_bytes(model)
+        # A batch has no more rows than there are.
         for batch in sorted({min(batch, workload.rows) for batch in batches}):
             usages.append(_attribution(model, batch, workload.tokens, ig_steps, kv))
             memory.append(Memory(dtype, batch, weights, usages[-1].peak_bytes))
+    # Shapes and operations are the same in every dtype.
     model = models[-1]
     graph, one = Graph.of(model, kv), _rows(1, workload.tokens).clean
     forward = dry_run(model, lambda: aligned_logits(model, one)).flops
@@ -153,10 +154,12 @@ def plan(
         kv=kv,
         parameters=memory[-1].weights // getattr(torch, dtypes[-1]).itemsize,
         edges={mode: Graph.of(model, mode).n_edges for mode in ("grouped", "ungrouped")},
+        # Operations grow linearly with rows, so one batch stands for all.
         flops=usages[-1].flops * workload.rows // memory[-1].batch,
         forward_flops=forward * workload.rows,
         rate=rate,
         memory=tuple(memory),
+        # Two matrices of float32: all steps together, and the one step.
         disk=2 * 4 * cells + ID_BYTES * workload.rows * (2 * workload.tokens + ID_COLUMNS),
         per_example_disk=4 * workload.examples * cells,
         notes=tuple(notes),
@@ -178,6 +181,7 @@ def _attribution(model: HookedModel, batch: int, tokens: int, ig_steps: int, kv:
 def _rows(n: int, tokens: int) -> Readouts:
     """Rows of token 0 beside rows of token 1, which differ from the first on, read at the last position."""
     clean, ids = torch.zeros(n, tokens, dtype=torch.long), torch.zeros(n, dtype=torch.long)
+    # The rows differ from the first token on, so that no shared prefix is skipped: prompts cost at most this.
     return Readouts.from_tokens(clean, clean + 1, torch.full((n,), tokens - 1), ids, ids)
 
 

@@ -41,6 +41,7 @@ class Shape:
             return None
         try:
             return AutoTokenizer.from_pretrained(self.files, local_files_only=True, trust_remote_code=False)
+        # A tokenizer that cannot be loaded is as good as none: the command then asks for the number of tokens.
         except (OSError, ValueError):
             return None
 
@@ -101,5 +102,6 @@ def _hub(name: str, repo: str, revision: str | None, family: str | None, given: 
 
 def _shape(name: str, config: Config, where: str, checkpoint: str, family: str | None, given: Config | None, files: str) -> Shape:
     reading = read_config(config, where=where, name=repository_name(checkpoint), family=family, given=given)
+    # Without weights to compare, the config's own flag decides.
     reading.native.tie_word_embeddings = bool(reading.tied)
     return Shape(name, reading.native, reading.notes, files)

@@ -75,13 +75,14 @@ class Batch:
             return model(tokens, **hidden_tokens(model, self.mask(side))).float()
 
     def narrowed(self, model: HookedModel) -> Batch:
-        """The same rows, run for what is read from them alone: `logits` are the same, activations only where they count.
+        """The same rows, run only as far as `logits` need it. The logits are the same; activations are complete only where they matter.
 
-        What stands behind the last position that a causal model reads is cut off; in the last layer, queries, output projection and MLP
-        are 0 at positions that are not read. Unchanged where somebody has hooks on the model: they may look, or write, anywhere.
+        A causal model's rows are cut off behind the last position that is read. In the last layer, queries, output projection and MLP are
+        0 at positions that are not read. The batch is unchanged where somebody has hooks on the model: a hook may read or write anywhere.
         """
         if has_hooks(model):
             return self
+        # A causal model computes nothing at a position that needs what stands behind it.
         stop = int(self.predicting(model).max()) + 1 if is_causal(model) else None
         cut = {name: tensor[:, :stop] for name in CANVASES if (tensor := getattr(self, name)) is not None}
         return replace(self, **cut, narrow=True)
@@ -101,8 +102,10 @@ class Batch:
 
     def stacked(self) -> Batch:
         """The clean rows and, below them, the corrupt ones, as the clean side of one batch of twice the rows."""
+        # Without masks a model may take a faster path, so none is made where none is needed.
         all_visible = self.clean_mask is None and self.corrupt_mask is None
         mask = None if all_visible else torch.cat([self.visible("clean"), self.visible("corrupt")])
+        # Both halves read the same positions for the same answers.
         twice = {name: torch.cat([getattr(self, name)] * 2) for name in ("target_pos", "answer_ids", "foil_ids", "index")}
         both = torch.cat([self.clean, self.corrupt])
         return Batch(both, both, **twice, step=self.step, clean_mask=mask, corrupt_mask=mask, narrow=self.narrow)

@@ -20,8 +20,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from hooked_diffusion.seeds import check_seed
 from mechshift_tl.bridge.alignment import logit_shift, mask_token, spec_of
-from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.bridge.batching import is_whole
+from mechshift_tl.bridge.protocol import HookedModel, check_model
 from mechshift_tl.readouts.checks import ABSENT, check_ids
 from mechshift_tl.readouts.commit_order import Order, commit_orders
 from mechshift_tl.readouts.rows import Readouts
@@ -50,10 +52,19 @@ def readouts(
 
     Raises ValueError on unknown settings, on an MDM without a mask token, and on ids outside the model's vocabulary.
     """
+    check_model("readouts", model)
+    if not isinstance(examples, Examples):
+        raise TypeError(
+            f"readouts: examples is a {type(examples).__name__}; give what a task makes, such as IOI().examples(tokenizer, n=40), "
+            "or use Readouts.from_tokens for tokens of your own"
+        )
+    if not len(examples):
+        raise ValueError("readouts: there is no example; draw at least one")
     if order not in get_args(Order) or revealed not in get_args(Revealed):
         raise ValueError(f"readouts: order is {order!r}, revealed {revealed!r}; choose from {get_args(Order)} and {get_args(Revealed)}")
-    if tokens_per_step < 1:
-        raise ValueError(f"readouts: tokens_per_step must be at least 1, got {tokens_per_step}")
+    if not is_whole(tokens_per_step) or tokens_per_step < 1:
+        raise ValueError(f"readouts: tokens_per_step must be at least 1, got {tokens_per_step}; give a whole number")
+    check_seed(seed, "readouts: seed")
     check_ids(model, "examples", torch.tensor([i for e in examples for i in (*e.clean, *e.corrupt, *e.foil, *e.suffix, *e.corrupt_suffix)]))
     mask, tail = mask_token(model), spec_of(model).tail
     masked = mask is not None
@@ -103,6 +114,7 @@ def _rows(
     """One row per step that has something to read; `mask` None leaves the answer on the canvas."""
     start = example.answer_start
     for step, at in enumerate(range(0, len(commits), tokens_per_step)):
+        # A position where answer and foil agree shows nothing, but it is committed all the same.
         read = [j for j in sorted(commits[at : at + tokens_per_step]) if example.readable[j]]
         if not read:
             continue
@@ -110,9 +122,11 @@ def _rows(
         if revealed == "clean":
             corrupt[start : len(example.clean)] = example.answer
         if mask is not None:
+            # Masked is what this step commits and everything after it; what was committed before stays visible.
             for j in commits[at:]:
                 clean[start + j] = corrupt[start + j] = mask
         positions = [start + j for j in read]
+        # `read` is where the logits are read, one position earlier under logit shift 1.
         span = _spans(example, clean, corrupt, [p - shift for p in positions])
         yield _Row(clean, corrupt, positions, [example.answer[j] for j in read], [example.foil[j] for j in read], step, index, span)
 
@@ -139,6 +153,7 @@ def _spans(example: Example, clean: list[int], corrupt: list[int], read: list[in
 def _collate(rows: list[_Row], examples: Examples) -> Readouts:
     def padded(name: str) -> Tensor:
         values = [torch.tensor(getattr(row, name)) for row in rows]
+        # Answers have different lengths, and so have rows.
         return torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=ABSENT)
 
     tensors: dict[str, Any] = {name: padded(name) for name in ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "span")}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
+from hooked_diffusion.artefact import shown
 from mechshift_tl.bridge.protocol import HookedModel
 
 #: What fills up rows that are shorter than others.
@@ -15,8 +17,12 @@ MASKS = ("clean_mask", "corrupt_mask")
 LIKE = {"clean": ("corrupt", *MASKS, "span"), "target_pos": ("answer_ids", "foil_ids")}
 
 
-def check_parts(tensors: Mapping[str, Tensor], n_examples: int) -> None:
+def check_parts(tensors: Mapping[str, Tensor], n_examples: int, n_spans: int) -> None:
     """Raise ValueError, naming the tensor, unless these are the parts of one `Readouts`."""
+    for name, tensor in tensors.items():
+        dimensions = 1 if name in ("step", "example") else 2
+        if not isinstance(tensor, Tensor) or tensor.ndim != dimensions:
+            raise ValueError(f"Readouts: {name} is {shown(tensor)}; give a tensor with {dimensions} dimension{'s'[: dimensions - 1]}")
     rows = len(tensors["clean"])
     for model, others in LIKE.items():
         for name in others:
@@ -39,6 +45,18 @@ def check_parts(tensors: Mapping[str, Tensor], n_examples: int) -> None:
         raise ValueError("Readouts: one mask was given; give clean_mask and corrupt_mask, or neither")
     if rows and not 0 <= int(tensors["example"].min()) <= int(tensors["example"].max()) < n_examples:
         raise ValueError(f"Readouts: example {int(tensors['example'].max())} has no group; groups names {n_examples} examples")
+    lengths = (tensors["clean"] != ABSENT).sum(1, keepdim=True)
+    if (outside := (tensors["target_pos"] >= lengths) | (tensors["target_pos"] < ABSENT)).any():
+        row, slot = outside.nonzero()[0].tolist()
+        raise ValueError(
+            f"Readouts: target_pos of row {row} is {int(tensors['target_pos'][row, slot])}; the row has {int(lengths[row])} tokens"
+        )
+    if "span" in tensors and tensors["span"].numel() and not ABSENT <= int(tensors["span"].min()) <= int(tensors["span"].max()) < n_spans:
+        raise ValueError(f"Readouts: span holds {int(tensors['span'].max())}; spans names {n_spans} of them, and {ABSENT} is for none")
+    for name, tensor in tensors.items():
+        wanted = torch.bool if name in MASKS else torch.int64
+        if tensor.dtype != wanted:
+            raise ValueError(f"Readouts: {name} is {shown(tensor)}; give a tensor of {wanted}")
 
 
 def check_ids(model: HookedModel, name: str, ids: Tensor) -> None:

@@ -52,8 +52,10 @@ def _by_confidence(model: HookedModel, mask: int, examples: Sequence[Example], s
     commits = []
     for _ in range(stop - start):
         confidence = aligned_logits(model, canvas)[:, start:stop].float().softmax(-1).amax(-1)
+        # Probabilities are at least 0, so −1 keeps committed positions from being chosen again.
         chosen = confidence.masked_fill(~masked, -1).argmax(1, keepdim=True)
         masked.scatter_(1, chosen, False)
+        # Teacher forcing: the written token, not the model's own.
         canvas.scatter_(1, chosen + start, written.gather(1, chosen + start))
         commits.append(chosen)
     return torch.cat(commits, 1).tolist()

@@ -3,6 +3,7 @@
 An example enters when each model ranks the written token first at every position it is read on (teacher forced, in its own commit order).
 Of a task with many right answers, the written token must rank above the foil instead (`Task.correct`).
 What was tried and what each model decodes freely are reported beside, because a pool of easy prompts says nothing about hard ones.
+A screen may also make circuits alike: `study.unscreened` repeats a study's headline without it.
 """
 
 from __future__ import annotations
@@ -80,17 +81,17 @@ def common_correct(
     n: int,
     *,
     seed: int = 0,
-    required: tuple[str, ...] = ("arm", "mdm"),
+    required: tuple[str, ...] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     drawn: ExampleStream | None = None,
     stages: Stages | None = None,
 ) -> Pool:
-    """`n` held-out examples that the `required` models read correctly; `models` are named by role.
+    """`n` held-out examples that the `required` models, by default all of `models`, read correctly; `models` are named by role.
 
     Tries twice as many, then doubles until enough are found. `drawn` is the task's stream where some examples were drawn from it before.
     `stages` keeps what each model has read and decoded. Raises ValueError, saying how many were found, when the task runs out.
     """
-    kept = stages or Stages()
+    kept, required = stages or Stages(), tuple(models) if required is None else required
     stream = drawn or ExampleStream(task, tokenizer or _tokenizer(models), seed)
     examples, tried = stream.up_to(2 * n), Tried({}, {})
     while True:

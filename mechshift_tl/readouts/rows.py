@@ -1,4 +1,4 @@
-"""`Readouts`: the rows that a model is read on, whatever made them.
+"""`Readouts`: the rows that a model is read on.
 
 Rows of one batch share their length and their number of read positions, so rows of different lengths need no padding. Rows that come with
 padding of their own carry masks: no position sees a masked token, and no score depends on it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pandas as pd
 import torch
@@ -19,10 +19,10 @@ from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.attention import visible_tokens
 from mechshift_tl.bridge.alignment import logit_shift
 from mechshift_tl.bridge.batching import same_shape
-from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.bridge.protocol import HookedModel, check_model, check_weights, says_how_it_is_read
 from mechshift_tl.readouts.batch import Batch, Side
 from mechshift_tl.readouts.checks import ABSENT, MASKS, check_ids, check_parts
-from mechshift_tl.readouts.from_tokens import AttentionMask, Span, columns_of, masks_of, rectangle, span_of
+from mechshift_tl.readouts.from_tokens import AttentionMask, Span, columns_of, indices_of, masks_of, names_of, rectangle, span_of
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Readouts(Artefact):
     - `span` `(rows, pos)` says in which of the named `spans` a position lies, −1 for none.
     - `info` carries what a report must state: number of masks, order, what was dropped.
 
-    Raises ValueError, naming the tensor, when the parts do not fit each other: shapes, one mask without the other, −1 on one side or amid a
-    row, an example that has no group.
+    Raises ValueError, naming the tensor, when the parts do not fit each other: shapes, one mask without the other, −1 on one side or in
+    a row, an example that has no group.
     """
 
     KIND: ClassVar[str] = "readouts"
@@ -56,7 +56,7 @@ class Readouts(Artefact):
     spans: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_parts(self.tensors(), len(self.groups))
+        check_parts(self.tensors(), len(self.groups), len(self.spans))
 
     @classmethod
     def from_tokens(
@@ -74,9 +74,9 @@ class Readouts(Artefact):
         """Readouts of your own tensors, one step.
 
         - `target_pos` is the position of the predicted token, so an ARM's canvas has a slot for it; the slot itself may be masked.
-        - `attention_mask` `(n, pos)`: 1 or True at visible tokens, padding left or right; one for both sides or `(clean, corrupt)`. Where
-          only one side is visible, positions still face each other by index, and the path of an attribution sees what clean sees: it
-          starts elsewhere than the corrupt run, and completeness gaps need not close.
+        - `attention_mask` `(n, pos)`: 1 or True at visible tokens, padding left or right; one for both sides or `(clean, corrupt)`. The two
+          sides are compared position by position, also where only one of them is visible. The path of an attribution runs under the clean
+          mask. With two different masks it therefore does not start at the corrupt run, and completeness gaps need not close.
         - `spans`: name → positions, as `(start, stop)` or a mask `(n, pos)`; a position lies in one span at most.
 
         Raises ValueError, naming the tensor, on shapes that disagree, negative ids, a target outside the canvas, rows without a visible
@@ -86,10 +86,9 @@ class Readouts(Artefact):
         n, length = clean.shape
         columns = columns_of(n, length, target_pos=target_pos, answer_ids=answer_ids, foil_ids=foil_ids)
         masks = masks_of(attention_mask, clean.shape)
-        names = tuple(groups) if groups is not None else ("all",) * n
-        if len(names) != n:
-            raise ValueError(f"groups names {len(names)} examples, not {n}")
+        names = names_of(groups, n)
         seen = masks or (visible_tokens(clean),) * 2
+        # Padding may hold any id, −1 or −100 among them. 0 is in every vocabulary, and nobody sees it.
         tokens = {"clean": clean.masked_fill(~seen[0], 0), "corrupt": corrupt.masked_fill(~seen[1], 0)}
         for name, value in (tokens | columns).items():
             if value.min() < 0:
@@ -99,6 +98,7 @@ class Readouts(Artefact):
             beyond = _beyond(masks[0] | masks[1], columns["target_pos"])
             tokens = {name: value.masked_fill(beyond, ABSENT) for name, value in tokens.items()}
             span = None if span is None else span.masked_fill(beyond, ABSENT)
+            # What is hidden lies behind the rows' ends only, and is filled up now: masks are not needed, and the rows run faster.
             masks = None if (seen[0] & seen[1] | beyond).all() else masks
         clean_mask, corrupt_mask = masks or (None, None)
         index = torch.arange(n)
@@ -124,23 +124,26 @@ class Readouts(Artefact):
         return sorted(set(self.step.tolist()))
 
     def visible(self, side: Side) -> Bool[Tensor, "rows pos"]:
-        """Where one side has tokens that can be seen: neither filled up nor masked."""
+        """True where one side has a token that can be seen: not masked, and not behind the row's end."""
         mask = self.clean_mask if side == "clean" else self.corrupt_mask
         return self.clean != ABSENT if mask is None else mask
 
     @property
     def hides_from_corrupt(self) -> bool:
-        """Whether a token that the clean run sees is hidden from the corrupt run: there the path of an attribution starts at nothing."""
+        """Whether the corrupt run does not see a token that the clean run sees. The path of an attribution starts at 0 there."""
         return self.clean_mask is not None and self.corrupt_mask is not None and bool((self.clean_mask & ~self.corrupt_mask).any())
 
     def select(self, examples: Sequence[int]) -> Readouts:
         """The rows of the given examples, renumbered in that order: for splitting prompts. Raises ValueError unless they are distinct
         indices below `n_examples`."""
-        place = {int(e): i for i, e in enumerate(examples)}
+        examples = indices_of("select", examples)
+        # Fewer places than examples: one was named twice.
+        place = {e: i for i, e in enumerate(examples)}
         if len(place) < len(examples) or any(not 0 <= e < self.n_examples for e in place):
             raise ValueError(
                 f"select: {list(examples)[:6]}… are not distinct indices of {self.n_examples} examples; resample scores instead"
             )
+        # In the order of the rows, not of `examples`: batches then do not depend on how examples were asked for.
         rows = torch.tensor([i for i, e in enumerate(self.example.tolist()) if e in place], dtype=torch.long)
         tensors: dict[str, Any] = {name: tensor[rows] for name, tensor in self.tensors().items() if name != "example"}
         renumbered = torch.tensor([place[int(e)] for e in self.example[rows]], dtype=torch.long)
@@ -154,6 +157,7 @@ class Readouts(Artefact):
         """
         for (step, length, k, masked), rows in same_shape(self._shapes(), lambda shape: shape[1], batch_tokens, ordered=True):
             index = torch.tensor(rows)
+            # Rows that hide nothing run without masks.
             masks = {name: getattr(self, name)[index, :length] for name in MASKS} if masked else {}
             yield Batch(
                 self.clean[index, :length], self.corrupt[index, :length], self.target_pos[index, :k],
@@ -175,6 +179,11 @@ class Readouts(Artefact):
             raise ValueError("readouts hold no row; select or make at least one example that is read somewhere")
         for name in ("clean", "corrupt", "answer_ids", "foil_ids"):
             check_ids(model, f"readouts.{name}", getattr(self, name))
+        longest = max(int(self.visible(side).sum(1).max()) for side in get_args(Side))
+        if says_how_it_is_read(model) and model.max_positions is not None and longest > model.max_positions:
+            raise ValueError(
+                f"{model.cfg.model_name}: a row has {longest} tokens, the model {model.max_positions} positions; shorten the prompt"
+            )
         shift = logit_shift(model)
         targets = self.target_pos[self.target_pos != ABSENT]
         if (first := int(targets.min())) < shift:
@@ -216,3 +225,14 @@ def _beyond(visible: Bool[Tensor, "n pos"], target_pos: Int[Tensor, "n k"]) -> B
     place = torch.arange(visible.shape[1])
     last = torch.maximum((visible * place).amax(1), target_pos.amax(1))
     return place > last[:, None]
+
+
+def check_given(caller: str, model: HookedModel, readouts: Readouts) -> None:
+    """Raise TypeError on something else than a model and readouts, and ValueError on readouts that `Readouts.check` refuses."""
+    check_model(caller, model)
+    check_weights(caller, model)
+    if not isinstance(readouts, Readouts):
+        raise TypeError(
+            f"{caller}: readouts is a {type(readouts).__name__}; give what readouts(model, examples) or Readouts.from_tokens(…) makes"
+        )
+    readouts.check(model)

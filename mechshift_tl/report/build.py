@@ -31,6 +31,7 @@ def build_report(study: Study) -> str:
     return template.render(
         study=study,
         config=study.config.to_dict(),
+        verdicts=study.verdicts.sentences(),
         overlaps=overlaps(study),
         overlap_lines=tables.overlap_lines(study),
         sizes=tables.sizes(study),

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mechshift_tl.compare.result import Statistic
-from mechshift_tl.plotting import COLOURS, INK, QUIET, ROLE_NAMES, SYMBOLS, Drawing, plain, style
+from mechshift_tl.compare.statistic import CEILING_MARK, FLOOR_LINE, draw_statistic
+from mechshift_tl.plotting import INK, ROLE_NAMES, Drawing, plain, style
 from mechshift_tl.report.figures import validity_notes
 from mechshift_tl.study.results import Study
 
 OVERLAPS = {"edge_jaccard": "edges", "component_jaccard": "components (top K)"}
-FLOOR_LINE = {"color": "#cfd5db", "width": 14}
-CEILING_MARK = {"symbol": "line-ns", "size": 18, "line": {"width": 3, "color": INK}}
 CAPTION = """\
 Overlap of the ARM's circuit with each other model's, in [0, 1]; prompts: {n}. Dot and line: value and 95 % bootstrap interval over prompts
 (the interval lies low by its nature). Grey bar: the floor, 95 % of random circuits with the same layer profiles, and its mean. Dark tick:
-the ceiling, a model with itself on disjoint halves of the prompts, the lower of the two models'."""
+the ceiling, split-half repeatability: a model with itself on disjoint halves of the prompts, corrected to all prompts; the lower of two."""
 
 
 def overlaps(study: Study) -> Drawing:
@@ -30,32 +26,13 @@ def overlaps(study: Study) -> Drawing:
     _legend(figure)
     for column, (name, what) in enumerate(OVERLAPS.items(), 1):
         for label, role, comparison in rows:
-            _row(figure, column, label, role, comparison.statistics[name])
+            draw_statistic(figure, label, role, comparison.statistics[name], row=1, col=column)
         figure.update_xaxes(title_text=f"Jaccard of {what}", rangemode="tozero", col=column)
     figure.update_yaxes(type="category", autorange="reversed", ticksuffix="  ")
     n = ", ".join(f"{task} {len(one.pool)}" for task, one in study.tasks.items())
     notes = [f"{plain(task)}: {note}" for task, one in study.tasks.items() for note in validity_notes(one)]
     caption = " ".join([CAPTION.format(n=n), *notes])
     return Drawing(style(figure, 110 + 46 * len(rows)), "Overlap between floor and ceiling", caption)
-
-
-def _row(figure: go.Figure, column: int, label: str, role: str, statistic: Statistic) -> None:
-    """Floor, interval, value and ceiling, as far as there are any, drawn in that order."""
-
-    def mark(x: list[float], hover: str, **drawn: Any) -> None:
-        text = f"{hover} %{{x:.3f}}<extra></extra>"
-        figure.add_scatter(x=x, y=[label] * len(x), hovertemplate=text, showlegend=False, row=1, col=column, **drawn)
-
-    if floor := statistic.floor:
-        mark([floor.low, floor.high], "floor", mode="lines", line=FLOOR_LINE)
-        tick = {"symbol": "line-ns", "size": 12, "line": {"width": 2, "color": QUIET}}
-        mark([floor.mean], "floor, mean", mode="markers", marker=tick)
-    if over := statistic.interval:
-        mark([over.low, over.high], "95 % over prompts", mode="lines", line={"color": COLOURS[role], "width": 2.5})
-    dot = {"color": COLOURS[role], "symbol": SYMBOLS[role], "size": 11, "line": {"color": "white", "width": 1.5}}
-    mark([statistic.value], "overlap", mode="markers", marker=dot)
-    if statistic.ceiling is not None:
-        mark([statistic.ceiling], "ceiling", mode="markers", marker=CEILING_MARK)
 
 
 def _legend(figure: go.Figure) -> None:

@@ -1,4 +1,4 @@
-"""Keeps the finished batches of a long job on disk. A job that was killed and is started again continues where it stopped.
+"""The journal of a long job: its finished batches, kept on disk. A job that was killed and is started again continues where it stopped.
 
 1. The folder says what it belongs to (`same_work`: settings, digests of rows and weights, versions); other work is refused.
 2. A finished batch is one file under its number, written beside its place and moved there once it is on the disk.

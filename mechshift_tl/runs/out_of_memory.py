@@ -19,6 +19,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_memory() -> None:
     """Free the memory of objects that nothing uses any more."""
+    # First the objects that only refer to each other, then the blocks that PyTorch keeps for itself.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

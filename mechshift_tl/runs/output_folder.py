@@ -1,14 +1,14 @@
-"""A folder that a command fills, though it may be killed on the way: results appear whole, and the same command goes on where it stopped.
+"""The output folder of a command that may be killed: results appear whole, and the same command goes on where it stopped.
 
-1. Work is done beside the output, in `.OUT.partial`, which no other user may enter; a lock in it refuses a second run, and ends with the
-   process that holds it.
-2. `run.json`, among the results, says with which settings; a start with other settings is refused.
-3. At the end the results are moved to OUT in one step, and `.OUT.partial` goes. Stopped before, it stays, unless nothing was finished yet.
-   What the work claimed on the way (weights, prompts: `Stages.claim`) is kept in `run.json`.
-4. Asked again for what OUT holds already, the command has nothing to do. Where the work made a claim, it must make the same claim again
-   before this is said: the same settings with other weights are other work.
+1. Work is done beside the output, in `.OUT.partial`, which no other user may enter. A lock in it refuses a second run. The lock ends with
+   the process that holds it.
+2. `run.json`, among the results, holds the settings. A start with other settings is refused.
+3. At the end the results are moved to OUT in one step, and `.OUT.partial` is deleted. If the command is stopped before, the folder stays,
+   unless nothing was finished yet. What the work claimed on the way (weights, prompts: `Stages.claim`) is kept in `run.json`.
+4. If OUT already holds the results of the same settings, the command has nothing to do. Where the work made a claim, it must first make the
+   same claim again: the same settings with other weights are other work.
 
-Without settings there is nothing to go on with: 1 and 3 hold, every start begins anew, and a failed one leaves nothing.
+Work without settings cannot be continued: points 1 and 3 hold, every start begins anew, and a failed one leaves nothing.
 
 Of processes launched together the first does all this; the others wait for it.
 """
@@ -71,6 +71,7 @@ class OutputFolder:
     """`.OUT.partial` beside `out`, and what is done to it; `settings` None is work that cannot be continued."""
 
     def __init__(self, out: Path, settings: Mapping[str, object] | None) -> None:
+        # The place itself, not a link to it, is moved to at the end; `.` and `..` have no name to put `.partial` behind.
         self.out = out.resolve() if out.is_symlink() or out.name in ("", "..") else out
         self.settings = settings
         self.partial = self.out.parent / f".{self.out.name}.partial"
@@ -80,7 +81,7 @@ class OutputFolder:
 
     @property
     def finished(self) -> str:
-        """What is said where there is nothing to do."""
+        """The message where there is nothing to do."""
         return f"{self.out} holds this run already"
 
     def open(self, fresh: bool, say: Callable[[str], None]) -> None:
@@ -112,6 +113,7 @@ class OutputFolder:
         shutil.rmtree(self.results / JOURNAL, ignore_errors=True)
         if self.out.exists():
             self.out.rmdir()
+        # One rename on one file system: readers see all results or none.
         self.results.rename(self.out)
         self._tidy()
 
@@ -158,10 +160,12 @@ class OutputFolder:
 
         What another user can write there would be followed by this user's command: a link among the results, to any file of theirs.
         """
+        # `lexists`, since a link to nothing is there too.
         if not os.path.lexists(self.partial):
             self.partial.mkdir(mode=0o700, parents=True)
         if os.name != "posix":
             return
+        # `lstat`: the link itself is judged, not what it leads to.
         found = self.partial.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise ValueError(f"{self.partial} is not a folder that you alone may write; delete it, or name another output folder")
@@ -173,6 +177,7 @@ class OutputFolder:
         except Timeout:
             holder = self.holder.read_text(encoding="utf-8") if self.holder.is_file() else "another process"
             raise ValueError(f"{holder} is writing {self.out}; wait for it, or name another folder") from None
+        # A refused run shows this text, so that its user knows what to wait for.
         self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
 
     def _prepare_check(self) -> None:
@@ -187,6 +192,7 @@ class OutputFolder:
         artefact.write_json(self.results / JOURNAL / CLAIM, dict(work))
 
     def _anything_finished(self) -> bool:
+        # Drafts begin with a dot: they are not finished.
         return any(not path.name.startswith(".") for path in self.results.rglob("*.safetensors"))
 
     def _tidy(self) -> None:

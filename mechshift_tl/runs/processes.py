@@ -1,7 +1,7 @@
 """One job shared by the processes that `accelerate launch` or `torchrun` started.
 
-Each process takes every count-th example; sums are added over processes at the end. They go batch by batch together, so an error in one
-ends all of them at once, with the same message. In an ordinary process nothing is shared and nothing waits.
+Each process takes every count-th example. Sums are added over processes at the end. All processes go from batch to batch together, so an
+error in one ends all of them at once, with the same message. In an ordinary process nothing is shared and nothing waits.
 """
 
 from __future__ import annotations
@@ -77,10 +77,11 @@ class Processes:
 
     def share(self, n: int) -> range:
         """This process's examples of `n`."""
+        # Every count-th, not one block each: whatever order the examples come in, each process gets some of every part.
         return range(self.rank, n, self.count)
 
     def in_step(self, work: Iterator[T]) -> Iterator[T]:
-        """What `work` yields here, while every other process does a piece of its own.
+        """Yield what `work` yields here, one piece at a time, while every other process does a piece of its own.
 
         Raises ProcessFailed in all processes when one of them fails; alone, the error itself.
         """
@@ -95,17 +96,20 @@ class Processes:
                 pass
             except Exception as caught:
                 error = caught
+            # Every round, also when this process has nothing left: the others wait for its answer.
             said = gather_object([(piece is not None, error and f"{type(error).__name__}: {error}")])
             for rank, (_, message) in enumerate(said):
                 if message:
                     raise ProcessFailed(f"process {rank} of {self.count}: {message}") from error
             if piece is not None:
                 yield piece[0]
+            # A process may end only when none has work left, or the others would wait for it for ever.
             elif not any(more for more, _ in said):
                 return
 
     def once(self, action: Callable[[], object]) -> None:
         """Call `action` in the first process, while the others wait."""
+        # Through `in_step`, so that an error of the first process ends the others, too.
         for _ in self.in_step(action() for _ in range(1) if self.is_first):
             pass
 
@@ -120,6 +124,7 @@ class Processes:
     def add_up(self, tensor: Tensor) -> Tensor:
         """`tensor`, on the CPU, summed over processes in place; exact where all but one hold zeros."""
         if self.count > 1:
+            # NCCL adds on accelerators alone, so the tensor goes there and back in pieces.
             device, rows = PartialState().device, max(1, PIECE_BYTES // max(1, tensor[:1].nbytes))
             for piece in tensor.split(rows):
                 piece.copy_(cast(Tensor, reduce(piece.to(device), "sum")))

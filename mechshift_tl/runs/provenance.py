@@ -21,10 +21,14 @@ Origin = Literal["weights", "spec", "attention", "task"]
 
 
 def provenance(model: HookedModel, readouts: Mapping[str, object]) -> dict[str, object]:
-    """Where a result comes from: the model's source and spec, the attention in force, the readouts' settings, the versions."""
+    """Where a result comes from: the model's source and spec, the attention in force, the readouts' settings, the versions.
+
+    The source of a model that was not read from files holds the digest of its weights: two such models may have one name.
+    """
     known = model if says_how_it_is_read(model) else None
+    source: dict[str, object] = {"name": model.cfg.model_name} if known is None else known.source
     return {
-        "model": {"name": model.cfg.model_name} if known is None else known.source,
+        "model": source if "sha256" in source else source | {"digest": digest(named_weights(model))},
         "spec": None if known is None else known.spec.to_dict(),
         "attention": None if known is None else known.direction,
         "readouts": dict(readouts),
@@ -39,7 +43,7 @@ class OtherOrigin(ValueError):
 def check_same_origin(provenances: Mapping[str, Mapping[str, object]], *, same: Iterable[Origin] = get_args(Origin)) -> None:
     """Raise `OtherOrigin` where two provenances, by what they are of ("the circuit", "the scores"), differ in what `same` names.
 
-    - "weights": the checksum of the weight files; where neither result has one, the model's name.
+    - "weights": the checksum of the weight files; where neither result has one, the digest of the weights, or else the model's name.
     - "spec": how the model is read; "attention": the direction that was in force.
     - "task": the task of the prompts.
 
@@ -56,21 +60,21 @@ def check_same_origin(provenances: Mapping[str, Mapping[str, object]], *, same: 
 
 
 def _differ(ours: object, theirs: object) -> bool:
-    """Whether two answers are known, comparable and different. Weights are (evidence, value): a checksum is not comparable with a name."""
+    """Whether two answers are known, comparable and different. Weights are (evidence, value): only the same evidence is comparable."""
     comparable = not isinstance(ours, tuple) or not isinstance(theirs, tuple) or ours[0] == theirs[0]
     return ours is not None and theirs is not None and comparable and ours != theirs
 
 
 def _origin(provenance: Mapping[str, object]) -> dict[str, object]:
-    """What each of `Origin` is in a provenance, and the model's `name`; None where it is not said."""
+    """The value of each of `Origin` in a provenance, and the model's `name`; None where the provenance does not say."""
     model, readouts = (_mapping(provenance.get(name)) for name in ("model", "readouts"))
-    sha256, name = model.get("sha256"), model.get("name")
+    known = ((evidence, model[evidence]) for evidence in ("sha256", "digest", "name") if model.get(evidence))
     return {
-        "weights": None if sha256 is None and name is None else ("sha256", sha256) if sha256 else ("name", name),
+        "weights": next(known, None),
         "spec": json.loads(json.dumps(provenance.get("spec"), default=str)),  # as a file holds it: lists for tuples
         "attention": provenance.get("attention"),
         "task": readouts.get("task"),
-        "name": name,
+        "name": model.get("name"),
     }
 
 
@@ -83,7 +87,7 @@ def _said(origin: Mapping[str, Any], kind: str) -> str:
     if kind != "weights":
         return str(origin[kind])
     evidence, value = origin[kind]
-    return f"{origin['name']} (sha256 {str(value)[:12]}…)" if evidence == "sha256" else str(value)
+    return str(value) if evidence == "name" else f"{origin['name']} ({evidence} {str(value)[:12]}…)"
 
 
 @cache
@@ -102,6 +106,7 @@ def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in tensors:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         if not tensor.is_meta:
+            # As bytes: numpy has no bfloat16.
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
@@ -112,7 +117,7 @@ def text_digest(text: str) -> str:
 
 
 def identity(models: Mapping[str, HookedModel]) -> dict[str, object]:
-    """What tells models, by role, from all others, as JSON values: where weights came from, what they are now, how each model is read.
+    """JSON values that identify models, by role: where the weights came from, what they are now, how each model is read.
 
     The digest of the weights reads all of them: they may have been changed since they were opened.
     """

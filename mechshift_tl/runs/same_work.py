@@ -1,4 +1,4 @@
-"""Is this the same work? A folder says in one JSON file what work it belongs to; other work is refused, and told what differs.
+"""Is this the same work? One JSON file says what work a folder belongs to. Other work is refused with a message that says what differs.
 
 What tells one work from another are JSON values that decide the outcome: settings, digests of weights and prompts, versions.
 """
@@ -23,6 +23,7 @@ class AlreadyFinished(Exception):
 
 def claim(folder: Path, work: Mapping[str, object]) -> None:
     """Mark `folder` as that of `work` where it is new. Raises ValueError where it belongs to other work, or holds something else."""
+    # Through JSON and back, so that it compares with what a file holds: tuples become lists, numbers as keys become text.
     work, mark = json.loads(json.dumps(work)), folder / CLAIM
     folder.mkdir(parents=True, exist_ok=True)
     if not mark.is_file():
@@ -43,7 +44,7 @@ def finished_results(folder: Path) -> str:
 
 
 def stated(path: Path) -> dict[str, object]:
-    """The values by which the file at `path` tells its work; none where there is no such file. Raises ValueError on a damaged file."""
+    """The values that identify the work of the file at `path`; empty without such a file. Raises ValueError on a damaged file."""
     return artefact.read_json(path, "the run that made this folder") if path.is_file() else {}
 
 

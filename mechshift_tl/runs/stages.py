@@ -1,7 +1,8 @@
 """A long job in stages: each is kept as a file when it is finished, and read from there when the job is started again.
 
 1. The folder belongs to one job; another is refused (`same_work.claim`).
-2. A stage's result is written by the first process, whole or not at all, and read back by all: the same whether it was made now or before.
+2. A stage's result is written by the first process, whole or not at all, and read back by all processes. So a result is the same whether it
+   was made now or by a run that was stopped.
 3. Files that no reader of the results needs lie under `journal`, which is deleted when the job is done.
 """
 
@@ -66,7 +67,7 @@ class Stages:
         return None if self.folder is None else self.folder / JOURNAL / f"{self.part}{name}"
 
     def result(self, name: str, load: Callable[[Path], T], make: Callable[[], T]) -> T:
-        """What `make` returns, kept as the artefact `name`; once that is written, the journal of the same name goes."""
+        """The result of `make`, kept as the artefact `name`. Once it is written, the journal of the same name is deleted."""
         if self.folder is None:
             return make()
         found = _kept(self.folder / f"{self.part}{name}", load, make, _save)
@@ -75,21 +76,23 @@ class Stages:
         return found
 
     def draft(self, name: str, load: Callable[[Path], T], make: Callable[[], T]) -> T:
-        """What `make` returns, kept in the journal alone."""
+        """The result of `make`, kept in the journal only."""
         place = self.journal(name)
         return make() if place is None else _kept(place, load, make, _save)
 
     def value(self, name: str, make: Callable[[], V]) -> V:
-        """What `make` returns, made of JSON values, kept in the journal alone."""
+        """The result of `make`, which must be JSON values, kept in the journal only."""
         place = self.journal(name)
         return make() if place is None else _kept(place, _load_json, make, artefact.write_json)
 
 
 def _kept(path: Path, load: Callable[[Path], V], make: Callable[[], V], save: Callable[[Path, V], None]) -> V:
     processes = Processes.here()
+    # The first process decides for all: the file could appear between two processes' looks.
     if not processes.agree(path.is_file()):
         made = make()
         processes.once(lambda: _write(path, made, save))
+    # Read back even where it was just made, so that a run which continues computes from the same numbers.
     return load(path)
 
 

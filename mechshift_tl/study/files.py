@@ -1,7 +1,8 @@
 """The files of a study's folder: the name of each is spelled here, and nowhere else.
 
 OUT/study.json, table.csv             pair, settings, provenance; the overlaps
-OUT/TASK/…                            one folder per task: the files of `TaskStudy`, of `Evidence` and of `Pool`
+OUT/verdicts.json                     what became of every task's circuit, for other programs
+OUT/TASK/…                            one folder per task: the files of `TaskStudy`, of its evidence and of `Pool`
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from urllib.parse import quote
 
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.circuits.permuted import OverlapNull
 from mechshift_tl.compare.result import CircuitComparison
+from mechshift_tl.evaluation.carried import Carried
 from mechshift_tl.evaluation.curve import FaithfulnessCurve
+from mechshift_tl.evaluation.size import FaithfulSize
 from mechshift_tl.evaluation.validity import Validity
 from mechshift_tl.runs.stages import Savable, Stages
+from mechshift_tl.study.gains import Gain
+from mechshift_tl.study.likeness import Likeness
 from mechshift_tl.views.lens_table import ComponentLens
 from mechshift_tl.views.neurons import NeuronActivations
 
-STUDY, TABLE = "study.json", "table.csv"
+STUDY, TABLE, VERDICTS = "study.json", "table.csv", "verdicts.json"
 PROMPTS, FAITHFULNESS = "prompts.csv", "faithfulness.csv"
 
 T = TypeVar("T", bound=Savable)
@@ -64,6 +70,13 @@ LENSES = PerRole("{}.lens.safetensors", ComponentLens.load)
 NEURONS = PerRole("{}.neurons.safetensors", NeuronActivations.load)
 CURVES = PerRole("{}.curve.safetensors", FaithfulnessCurve.load)
 VALIDITY = PerRole("{}.validity.safetensors", Validity.load)
+#: What verdicts rest on; the first four are of the ARM and the role.
+LIKENESS = PerRole("arm-{}.likeness.json", Likeness.load)
+SIZES = PerRole("arm-{}.size.json", FaithfulSize.load)
+CARRIED = PerRole("arm-{}.carried.safetensors", Carried.load)
+OVERLAPS = PerRole("arm-{}.overlap.json", OverlapNull.load)
+EARLY = PerRole("{}.early.safetensors", Gain.load)
+SPREAD = PerRole("{}.spread.safetensors", Gain.load)
 
 
 def folder_name(task: str) -> str:

@@ -11,14 +11,11 @@ from mechshift_tl.study.components import ATTENTION, LENSES, NEURONS, SPECIALISA
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
+from mechshift_tl.study.structure import DEPTH, MASSES
+from mechshift_tl.study.unscreened import UNSCREENED
 
 #: Each has a result of its own kind, hence Any.
-MEASUREMENTS: tuple[Measurement[Any], ...] = (
-    SPECIALISATION,
-    LENSES,
-    ATTENTION,
-    NEURONS,
-)
+MEASUREMENTS: tuple[Measurement[Any], ...] = (DEPTH, MASSES, SPECIALISATION, LENSES, ATTENTION, NEURONS, UNSCREENED)
 
 
 def chosen(config: StudyConfig, of: Iterable[Measurement[Any]] = MEASUREMENTS) -> list[Measurement[Any]]:

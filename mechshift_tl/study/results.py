@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from mechshift_tl.compare.steps import step_overlaps
 from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.readouts.pool import Pool
 from mechshift_tl.study import files
+from mechshift_tl.study.answers import Verdicts
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import Evidence
 from mechshift_tl.study.measurement import Finding
 from mechshift_tl.study.measurements import load_measured, save_measured
+from mechshift_tl.study.verdict_evidence import VerdictEvidence
+from mechshift_tl.study.verdicts import judge
 from mechshift_tl.views.lens_table import ComponentLens
 from mechshift_tl.views.neurons import NeuronActivations
 
@@ -31,7 +35,7 @@ class TaskStudy:
     """One task: everything is keyed by role ("arm", "mdm", "control"); `comparisons[role]` holds the ARM against that role.
 
     `neurons` is empty where too few prompts share a group to compare groups; `evidence` is None where no prompts were kept apart for it.
-    `measured` holds the results of `study.measurements` by name.
+    `judged` is the evidence behind the verdicts, one per model. `measured` holds the results of `study.measurements` by name.
     """
 
     task: str
@@ -43,6 +47,7 @@ class TaskStudy:
     neurons: dict[str, NeuronActivations] = field(repr=False)
     evidence: Evidence | None = field(default=None, repr=False)
     measured: dict[str, Finding] = field(default_factory=dict, repr=False)
+    judged: tuple[VerdictEvidence, ...] = field(default=(), repr=False)
 
     def notes(self, role: str) -> list[str]:
         """Sentences to print beside the overlap of the ARM's circuit with that of `role`."""
@@ -71,6 +76,8 @@ class TaskStudy:
         files.NEURONS.save(folder, self.neurons)
         if self.evidence is not None:
             self.evidence.save(folder)
+        for one in self.judged:
+            one.save(folder)
         save_measured(folder, self.measured)
         self.pool.save(folder)
         self.save_prompts(folder)
@@ -94,6 +101,7 @@ class TaskStudy:
             neurons=files.NEURONS.read_present(folder, roles),
             evidence=Evidence.load(folder, roles),
             measured=load_measured(folder),
+            judged=VerdictEvidence.load(folder, pool.task, roles),
         )
 
 
@@ -105,6 +113,11 @@ class Study:
     config: StudyConfig
     tasks: dict[str, TaskStudy]
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def verdicts(self) -> Verdicts:
+        """What became of every task's circuit, for each model beside the ARM; corrected for how many answers the study gives."""
+        return judge([one for task in self.tasks.values() for one in task.judged], self.config.rules)
 
     def table(self) -> pd.DataFrame:
         """One row per task and comparison, with the columns of `OverlapRow`."""
@@ -142,14 +155,15 @@ class Study:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder per task (`TaskStudy.save`), with `study.json` and `table.csv`."""
+        """Write a folder per task (`TaskStudy.save`), with `study.json`, `table.csv` and `verdicts.json`."""
         for task, one in self.tasks.items():
             one.save(Path(folder) / files.folder_name(task))
         self.save_tables(Path(folder))
 
     def save_tables(self, folder: Path) -> None:
-        """Write `study.json` and `table.csv` alone."""
+        """Write `study.json`, `table.csv` and `verdicts.json` alone."""
         self.table().to_csv(folder / files.TABLE, index=False)
+        self.verdicts.write_by_task(folder / files.VERDICTS)
         side = {"pair": self.pair, "config": self.config.to_dict(), "tasks": list(self.tasks), "provenance": self.provenance}
         artefact.write_json(folder / files.STUDY, side)
 
@@ -163,11 +177,15 @@ class Study:
         if not (folder / files.STUDY).is_file():
             raise ValueError(f"{folder} holds no {files.STUDY}; give a folder written by Study.save, or by mechshift run")
         side = artefact.read_json(folder / files.STUDY, "Study.save", "pair", "config", "tasks", "provenance")
-        tasks = {task: replace(TaskStudy.load(folder / files.folder_name(task)), task=task) for task in side["tasks"]}
+        tasks = {task: _named(TaskStudy.load(folder / files.folder_name(task)), task) for task in side["tasks"]}
         return cls(side["pair"], StudyConfig(**side["config"]), tasks, side["provenance"])
 
     def _repr_html_(self) -> str:
         return card("Study", self.pair, self.table())
+
+
+def _named(study: TaskStudy, task: str) -> TaskStudy:
+    return replace(study, task=task, judged=tuple(replace(one, task=task) for one in study.judged))
 
 
 def _cell(edges: Statistic) -> str:

@@ -2,12 +2,13 @@
 
 Per task:
 
-1. draw the pool: held-out prompts that ARM and MDM both read correctly, the same for every model;
+1. draw the pool: held-out prompts that every model reads correctly, the same for every model;
 2. score every edge of every model on it (EAP-IG), keeping per-example parts for intervals;
 3. cut circuits, compare the ARM's with the MDM's and with the control's;
 4. run every circuit in every model on prompts kept apart, and hold scores against exact patching (`evidence`);
 5. read the lens of every component, and the neurons of an early layer;
-6. make the measurements asked for (`study.measurements`).
+6. gather the evidence behind the verdicts (`study.gathering`);
+7. make the measurements asked for (`study.measurements`).
 
 Each artefact is a stage: it is written once, when it is made, under the name that `study.files` gives it.
 """
@@ -36,6 +37,7 @@ from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study import files
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import gather_evidence
+from mechshift_tl.study.gathering import ToJudge, gather_verdict_evidence
 from mechshift_tl.study.measurements import chosen, measure
 from mechshift_tl.study.parts import TaskParts
 from mechshift_tl.study.results import Study, TaskStudy
@@ -114,7 +116,7 @@ class _TaskRun:
     def run(self) -> TaskStudy:
         """Every step."""
         name, config = self.task.name, self.config
-        self.progress(f"{name}: prompts that ARM and MDM read correctly")
+        self.progress(f"{name}: prompts that every model reads correctly")
         pool, held_out = self._pools()
         scores = self._scores(pool)
         self.progress(f"{name}: circuits and comparisons")
@@ -133,7 +135,10 @@ class _TaskRun:
             self.task, self.models, self.stream.tokenizer, config, pool, held_out if len(held_out) else None, scores, circuits, lenses,
             self.progress,
         )  # fmt: skip
-        found = TaskStudy(name, pool, scores, circuits, comparisons, lenses, neurons, evidence, measure(parts, self.stages))
+        self.progress(f"{name}: what became of the circuits")
+        judged = gather_verdict_evidence(ToJudge.of(parts), config.verdict, self.stages)
+        measured = measure(parts, self.stages)
+        found = TaskStudy(name, pool, scores, circuits, comparisons, lenses, neurons, evidence, measured, judged)
         self.stages.write(found.save_prompts)
         return found
 

@@ -24,11 +24,10 @@ from transformer_lens.hook_points import HookPoint
 
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.attention import attention_mask_4d
-from hooked_diffusion.gradients import HookFunction
+from hooked_diffusion.gradients import HookFunction, NamedHooks
 from hooked_diffusion.html import card
 from mechshift_tl.bridge.alignment import is_causal
 from mechshift_tl.bridge.batching import batch_tokens_for
-from mechshift_tl.bridge.hooks import Hooks
 from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import ABSENT, Batch, Readouts
@@ -164,7 +163,7 @@ def _patterns(model: HookedModel, batch: Batch, wanted: dict[str, tuple[int, int
         return hook_fn
 
     layers = sorted({layer for layer, _ in wanted.values()})
-    hooks: Hooks = [
+    hooks: NamedHooks = [
         (f"blocks.{layer}.attn.hook_pattern", hook_for(layer, [head for at, head in wanted.values() if at == layer])) for layer in layers
     ]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):

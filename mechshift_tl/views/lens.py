@@ -29,6 +29,7 @@ from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import Batch, Readouts
+from mechshift_tl.readouts.rows import check_given
 from mechshift_tl.runs.provenance import provenance
 from mechshift_tl.views.lens_table import READINGS, ComponentLens, LensSettings, Norm
 from mechshift_tl.views.positions import read_numbers, run_at
@@ -65,10 +66,10 @@ def component_lens(
     unembedding per component and read; memory holds one chunk of logits at a time. Raises ValueError, before any forward, on unknown
     settings or ids and on readouts that do not fit the model; and when the terms do not sum to the model's logits.
     """
+    check_given("component_lens", model, readouts)
     graph = Graph.of(model)
     wanted = _wanted(graph, components)
     settings = LensSettings(norm, top)
-    readouts.check(model)
     reads, gap = readouts.to_dataframe(), 0.0
     table = _Table(wanted, len(reads))
     with tqdm(total=len(readouts), desc=f"lens of {len(wanted)} components", unit="row", delay=2, leave=False) as bar:

@@ -26,6 +26,7 @@ from hooked_diffusion.html import card
 from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import ABSENT, Readouts
+from mechshift_tl.readouts.rows import check_given
 from mechshift_tl.runs.provenance import provenance
 from mechshift_tl.views.positions import fixed_position, run_at
 from mechshift_tl.views.selectivity import eta_squared, expected_by_chance, group_means, null_95
@@ -210,6 +211,7 @@ def grouping(groups: Sequence[str], n_examples: int) -> tuple[list[str], Int[Ten
 
 
 def _check(model: HookedModel, readouts: Readouts, layer: int, position: Position, shuffles: int) -> None:
+    check_given("neuron_activations", model, readouts)
     if not 0 <= layer < model.cfg.n_layers:
         raise ValueError(f"neuron_activations: layer {layer} does not exist; the model has layers 0 … {model.cfg.n_layers - 1}")
     lengths = (readouts.clean != ABSENT).sum(1)
@@ -226,4 +228,3 @@ def _check(model: HookedModel, readouts: Readouts, layer: int, position: Positio
             )
     if shuffles < 20:
         raise ValueError(f"neuron_activations: {shuffles} shuffles are too few for a 95 % point; take at least 20")
-    readouts.check(model)

@@ -152,8 +152,8 @@ def specialisation(lens: ComponentLens, settings: SpecialisationSettings | None 
     found = {name: float(one) for name, one in sums.statistics(torch.ones(1, len(sums.reads), dtype=torch.float64)).items()}
     if not sums.effect.sum(1).any():
         raise ValueError("every effect is 0: no component adds to the answer or the foil; check the positions read")
-    counts = {name: int(found.pop(name)) for name in ("with_effect", "naming")}
-    return Specialisation(len(sums.components), **counts, **found, settings=settings)
+    counted, naming = int(found.pop("with_effect")), int(found.pop("naming"))
+    return Specialisation(len(sums.components), with_effect=counted, naming=naming, settings=settings, **found)
 
 
 def naming_components(lens: ComponentLens, settings: SpecialisationSettings | None = None) -> list[str]:

@@ -5,6 +5,7 @@ A seeded sample runs with the tests; many more are marked slow. Unknown bugs sti
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -128,7 +129,7 @@ def test_whatever_opening_raises_names_what_was_opened(error: Exception, capsys:
 @pytest.mark.parametrize(
     "error",
     [ValueError("v"), OSError("o"), MemoryError(), ImportError("No module named 'gguf'"), RuntimeError("CUDA error: no device"),
-     RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")],
+     RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer"), OSError(errno.ENOSPC, "No space left on device")],
 )  # fmt: skip
 def test_what_a_user_can_mend_is_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit), clear_errors():
@@ -179,3 +180,11 @@ def test_an_output_that_is_closed(tmp_path: Path) -> None:
     command = f'exec {sys.executable} -m mechshift_tl "$@" >&-'
     done = subprocess.run(["sh", "-c", command, "sh", *asked], env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
     assert done.returncode == 0 and b"Traceback" not in done.stderr and (tmp_path / "out" / "scores.safetensors").is_file(), done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("asked", ["models", "version", "--help"])
+def test_an_output_on_a_full_disk_is_one_line(asked: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "mechshift_tl", asked], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "Error: standard output cannot be written (No space left on device)\n")

@@ -11,21 +11,32 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 import hooked_diffusion
 import mechshift_tl
 from hooked_diffusion import load_pair
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
 from mechshift_tl.attribution import attribute
+from mechshift_tl.circuits.matching import Matching
+from mechshift_tl.circuits.neurons import NeuronMatching
+from mechshift_tl.circuits.permuted import overlap_null
 from mechshift_tl.compare.attention import compare_attention
+from mechshift_tl.compare.depth_shares import depth_shares
 from mechshift_tl.compare.lens_sets import compare_lenses
+from mechshift_tl.compare.masses import component_masses
 from mechshift_tl.compare.neuron_result import NeuronComparisonSettings
 from mechshift_tl.compare.neurons import compare_neurons
 from mechshift_tl.compare.specialisation import compare_specialisation
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness
+from mechshift_tl.evaluation.carried import Carried
+from mechshift_tl.evaluation.size import FaithfulSize, SizeTried
+from mechshift_tl.intervals import Interval
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
-from mechshift_tl.study import StudyConfig, run_study
+from mechshift_tl.study import Study, StudyConfig, run_study
+from mechshift_tl.study.unscreened import ScreenRow, Unscreened
+from mechshift_tl.study.verdict_check import TruthChecked, VerdictCheck
 from mechshift_tl.tasks import IOI
 from mechshift_tl.views import neuron_activations
 from mechshift_tl.views.attention import attention_patterns
@@ -74,9 +85,26 @@ def results() -> dict[str, Any]:
         compare_lenses({"mdm": pair.mdm}, {"mdm": task.pool.readouts["mdm"]}, {"mdm": task.lenses["mdm"]}, {"shared": ["m0"]}, n_boot=4),
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
-        trajectory, trajectory.statistics(pair.mdm),
+        trajectory, trajectory.statistics(pair.mdm), *verdict_results(study), depth_shares(task.scores, task.circuits, n_boot=2),
+        component_masses(task.scores, n_boot=2),
+        Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}
+
+
+def verdict_results(study: Study) -> list[Any]:
+    """One of every class that a verdict is made of or shows itself by."""
+    circuit = study.tasks["ioi"].circuits["arm"]
+    by_id = Matching.by_id(circuit.graph)
+    numbers = torch.ones(2, dtype=torch.float64)
+    carried = Carried(4, ("arm", "mdm"), ("id",), numbers, numbers, numbers[None], numbers[None], numbers.expand(3, 1, 2))
+    tried = SizeTried("arm", 0.1, 5, 0.8, 0.7, 0.9, 0.1, 1.0)
+    checked = TruthChecked("identical", "ioi", 0, "kept", "no", "no", True, False, 0.01, "why", 1.0)
+    neurons = NeuronMatching(torch.arange(4)[None], torch.ones(1, 4), torch.ones(1, 4))
+    return [
+        by_id, neurons, overlap_null(circuit, circuit, n=5), carried, FaithfulSize(None, "reason", (tried,)), study.verdicts,
+        VerdictCheck((checked,)),
+    ]  # fmt: skip
 
 
 def spoiled(value: Any) -> Iterator[Any]:

@@ -85,11 +85,13 @@ def validity(
     )
     asked = {name: _with_steps(one, ig_steps) for name, one in methods.items()}
     scored = partial(attribute_edges, model, readouts, metric=function, means=means)
+    # This method is scored once: its scores are also among the parts below.
     ranked = scored(replace(shared, **asked[rank_by]))
     edges, top = chosen(ranked, n_top, n_random, seed)
     mask = torch.zeros_like(ranked.graph.possible)
     mask[tuple(edges.T)] = True
     exact = scored(shared, edges=mask)
+    # Only the chosen edges of a method are kept: all edges of all examples take many times the memory.
     parts = [_parts(ranked if name == rank_by else scored(replace(shared, **one)), edges) for name, one in asked.items()]
     assert exact.read_per_example is not None
     return Validity(
@@ -122,7 +124,9 @@ def chosen(scores: EdgeScores, n_top: int, n_random: int, seed: int) -> tuple[In
     possible = scores.graph.possible
     top = torch.zeros_like(possible)
     if n_top:
+        # Impossible edges at 0: they are never above it, so they are never chosen.
         top = strongest(scores.matrix.abs().masked_fill(~possible, 0).flatten(), n_top).view_as(possible)
+    # Drawn from the rest, so that no edge counts twice.
     others = (possible & ~top).nonzero()
     order = torch.randperm(len(others), generator=seeded(seed))[:n_random]
     mask = top.clone()

@@ -13,16 +13,25 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float, Int
+from plotly.subplots import make_subplots
 from scipy.stats import rankdata
 from torch import Tensor
 
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
-from mechshift_tl.evaluation.validity.figure import scatter
 from mechshift_tl.graph import Graph
 from mechshift_tl.intervals import draw_counts, interval, judged
+from mechshift_tl.plotting import DIVERGING, QUIET, SIZE, style
 
 STATISTICS = ("spearman", "pearson")
+# The figure: panels in a row, a panel's height in pixels, the line of equality, and how the two choices of edges look.
+COLUMNS = 3
+PANEL = 260
+EQUAL = {"color": QUIET, "width": 1, "dash": "dot"}
+CHOICES = {
+    "top edges": (True, {"color": DIVERGING[-1][1], "size": 5, "opacity": 0.6}),
+    "random edges": (False, {"color": DIVERGING[0][1], "size": 5, "opacity": 0.6}),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +90,10 @@ class Validity(Artefact):
         if statistic not in STATISTICS:
             raise KeyError(f"unknown statistic {statistic!r}; choose one of {', '.join(STATISTICS)}")
         sums = torch.stack([self.exact, self.approximate[self._index(method)]]).double()
+        # Sums, not means: a draw divides all edges by the same number, which no correlation sees.
         exact, approximate = (self._counts @ (sums if where is None else sums[..., where])).numpy()
         if statistic == "spearman":
+            # Spearman's correlation is Pearson's of the ranks; on every draw ranks are taken anew.
             exact, approximate = rankdata(exact, axis=1), rankdata(approximate, axis=1)
         return _correlation(exact, approximate)
 
@@ -94,6 +105,7 @@ class Validity(Artefact):
             for name, where in {"all": torch.ones_like(self.top), "top": self.top, "random": ~self.top}.items():
                 row: dict[str, object] = {"method": method, "edges": name, "n_edges": int(where.sum())}
                 for statistic in STATISTICS:
+                    # The first draw is the prompts themselves.
                     value, *draws = self.draws(method, statistic, where).tolist()
                     over = interval(draws)
                     row |= {statistic: value, f"{statistic}_low": over.low, f"{statistic}_high": over.high}
@@ -113,7 +125,7 @@ class Validity(Artefact):
 
     def figure(self, methods: list[str] | None = None) -> go.Figure:
         """A plotly figure: each method's scores over the exact ones, top and random edges apart, with the line where both agree."""
-        return scatter(self.to_dataframe(), self.table, self.methods if methods is None else methods)
+        return _scatter(self.to_dataframe(), self.table, self.methods if methods is None else methods)
 
     @cached_property
     def _counts(self) -> Float[Tensor, "draws n_examples"]:
@@ -145,6 +157,7 @@ def validity_note(arm: Validity, mdm: Validity, method: str | None = None) -> st
     if arm.n_examples != mdm.n_examples:
         raise ValueError(f"validity_note: {arm.n_examples} and {mdm.n_examples} examples; measure both models on the same prompts")
     on_arm, on_mdm = (validity.draws(name) for validity in (arm, mdm))
+    # Draws are paired: the same prompts for both models.
     n = min(len(on_arm), len(on_mdm))
     lower, *draws = (on_arm[:n] - on_mdm[:n]).tolist()
     if not lower > 0:
@@ -164,4 +177,34 @@ def _correlation(x: Float[np.ndarray, "draws m"], y: Float[np.ndarray, "draws m"
         return np.full(len(x), np.nan)
     x, y = (values - values.mean(1, keepdims=True) for values in (x, y))
     spread = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    # Where all values are equal there is no correlation: NaN, and no warning of a division by 0.
     return np.divide((x * y).sum(1), spread, out=np.full(len(x), np.nan), where=spread > 0)
+
+
+def _scatter(edges: pd.DataFrame, correlations: pd.DataFrame, methods: list[str]) -> go.Figure:
+    """One panel per method: the score of each edge over its exact effect. Top and random edges have colours of their own; on the dotted
+    line score and effect are equal.
+
+    `edges` has one row per edge (`Validity.to_dataframe`), `correlations` one per method (`Validity.table`).
+    Raises KeyError on a method that was not measured.
+    """
+    table = correlations.query("edges == 'all'").set_index("method")
+    titles = [f"{method}: ρ {table.loc[method, 'spearman']:.2f}, r {table.loc[method, 'pearson']:.2f}" for method in methods]
+    n_columns = min(COLUMNS, len(methods))
+    n_rows = -(-len(methods) // n_columns)
+    figure = make_subplots(n_rows, n_columns, subplot_titles=titles, horizontal_spacing=0.07, vertical_spacing=0.16 / n_rows)
+    ends = [edges["exact"].min(), edges["exact"].max()]
+    for i, method in enumerate(methods):
+        at = {"row": i // n_columns + 1, "col": i % n_columns + 1}
+        figure.add_scatter(x=ends, y=ends, mode="lines", line=EQUAL, showlegend=False, hoverinfo="skip", **at)
+        for name, (top, marker) in CHOICES.items():
+            chosen = edges[edges["top"] == top]
+            figure.add_scatter(
+                x=chosen["exact"], y=chosen[method], mode="markers", marker=marker, name=name, legendgroup=name, showlegend=not i,
+                text=chosen["writer"] + " → " + chosen["reader"], hovertemplate="%{text}<br>exact %{x:.3g}, score %{y:.3g}", **at,
+            )  # fmt: skip
+    height = 110 + PANEL * n_rows
+    style(figure, height, margin={"t": 70}, legend={"yref": "container", "y": 1 - 4 / height, "yanchor": "top"})
+    for i in range(max(0, len(methods) - n_columns), len(methods)):  # the lowest panel of each column
+        figure.update_xaxes(title={"text": "exact effect", "font": {"size": SIZE}}, row=i // n_columns + 1, col=i % n_columns + 1)
+    return figure

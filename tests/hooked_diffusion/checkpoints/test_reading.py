@@ -13,7 +13,7 @@ from hooked_diffusion.checkpoints import CheckpointAdapter, arm_spec, inspect_ch
 from hooked_diffusion.checkpoints.llama import LLAMA
 from hooked_diffusion.checkpoints.names import repository_name
 from hooked_diffusion.checkpoints.reading import ConfigReading, read_config
-from hooked_diffusion.checkpoints.unsupported import UNSUPPORTED
+from hooked_diffusion.checkpoints.registry import UNSUPPORTED
 
 QWEN3 = {
     "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "vocab_size": 48, "hidden_size": 32, "intermediate_size": 64,

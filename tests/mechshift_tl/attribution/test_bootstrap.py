@@ -66,7 +66,7 @@ def test_the_seed_makes_the_draws(scored):
 def test_a_ceiling_is_one_without_noise_and_falls_with_it(scored):
     steady, loud = (ceiling(scored(GRAPH, noisy(30, 0, noise)), n=12, k=2) for noise in (0.0, 5.0))
     assert all(value == pytest.approx(1.0) for value in steady.values())
-    assert set(steady) == {"edge_jaccard", "component_jaccard", "weighted_jaccard", "spearman"}
+    assert set(steady) == {"edge_jaccard", "component_jaccard", "weighted_jaccard", "rank_biased_overlap", "spearman"}
     assert all(loud[name] < 1.0 for name in ("edge_jaccard", "weighted_jaccard", "spearman"))
 
 

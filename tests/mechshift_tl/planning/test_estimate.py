@@ -15,10 +15,9 @@ from benchmarks.measure import peak_bytes
 from benchmarks.sizes import Size, hooked, native, prompts
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
 from mechshift_tl import attribute, cli
-from mechshift_tl.planning.dry_run import dry_run
+from mechshift_tl.planning.dry_run import dry_run, weightless
 from mechshift_tl.planning.estimate import Workload, plan, workload_of
 from mechshift_tl.planning.shapes import find_shape
-from mechshift_tl.planning.weightless import weightless
 from mechshift_tl.tasks import IOI
 
 SMALL: dict[str, Any] = {

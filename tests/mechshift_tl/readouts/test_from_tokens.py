@@ -217,3 +217,50 @@ def test_rows_that_are_not_there_are_refused(native) -> None:
         given().select([]).check(HookedDiffusionTransformer.from_hf(native()))
     with pytest.raises(ValueError, match="batch_tokens must be a whole number of at least 1, got 0"):
         next(given().batches(0))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"clean": "abc"}, "clean is 'abc'; give integers, as a tensor or as lists of one length"),
+        ({"clean": [["a"]]}, r"clean is \[\['a'\]\]; give integers"),
+        ({"clean": [[1, 2], [3]]}, "clean is .*; give integers"),
+        ({"corrupt": None}, "corrupt is None; give integers"),
+        ({"clean": torch.zeros(1, 3, dtype=torch.complex64)}, "clean is torch.complex64; give integers"),
+        ({"clean": torch.zeros(1, 3, dtype=torch.long, device="meta")}, "clean is a tensor without values in memory"),
+        ({"clean": torch.zeros(1, 3, dtype=torch.long).to_sparse()}, "clean is a tensor without values in memory"),
+        ({"groups": "x"}, "groups is 'x'; give a list with the name of each example's group"),
+        ({"groups": [3]}, r"groups is \[3\]; give a list with the name"),
+        ({"spans": ["x"]}, r"spans is \['x'\]; give a dictionary of names"),
+        ({"spans": {"x": 3}}, r"span 'x' is 3; give \(start, stop\)"),
+        ({"spans": {"x": (0.5, 2)}}, r"span 'x' is \(0.5, 2\); give \(start, stop\)"),
+        ({"attention_mask": "x"}, "attention_mask is 'x'; give a tensor"),
+    ],
+)
+def test_things_of_another_kind_are_named_with_what_is_wanted(given: dict[str, Any], message: str) -> None:
+    ids, one = torch.tensor([[5, 6, 7]]), torch.tensor([1])
+    good: dict[str, Any] = {"clean": ids, "corrupt": ids, "target_pos": one, "answer_ids": one, "foil_ids": one}
+    with pytest.raises(ValueError, match=message):
+        Readouts.from_tokens(**(good | given))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"clean": torch.zeros(1, 3)}, r"clean is float32 \(1, 3\); give a tensor of torch.int64"),
+        ({"step": torch.zeros(1, 1, dtype=torch.long)}, r"step is int64 \(1, 1\); give a tensor with 1 dimension$"),
+        (
+            {name: torch.ones(1, 3, dtype=torch.long) for name in ("clean_mask", "corrupt_mask")},
+            "clean_mask is int64 .*; give a tensor of torch.bool",
+        ),
+        ({"clean": 3}, "clean is 3; give a tensor with 2 dimensions"),
+        ({"target_pos": torch.tensor([[3]])}, "target_pos of row 0 is 3; the row has 3 tokens"),
+        ({"target_pos": torch.tensor([[-2]])}, "target_pos of row 0 is -2; the row has 3 tokens"),
+        ({"span": torch.tensor([[0, 1, -1]])}, "span holds 1; spans names 1 of them"),
+    ],
+)
+def test_parts_that_cannot_be_read_are_refused_when_made(changed: dict[str, Any], message: str) -> None:
+    ids, one = torch.tensor([[5, 6, 7]]), torch.tensor([1])
+    good = Readouts.from_tokens(ids, ids, one, one, one, spans={"first": (0, 1)})
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(good, **changed)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from mechshift_tl.runs.provenance import OtherOrigin, check_same_origin
+from hooked_diffusion import HookedDiffusionTransformer
+from mechshift_tl.runs.provenance import OtherOrigin, check_same_origin, provenance
 
 
 def made(**changed: Any) -> dict[str, Any]:
@@ -45,3 +49,19 @@ def test_a_caller_chooses_what_must_agree() -> None:
     check_same_origin({"a": made(), "b": made(readouts={"task": "countdown"})}, same=("weights", "spec"))
     with pytest.raises(OtherOrigin, match="c and a differ in weights"):
         check_same_origin({"a": made(), "b": made(), "c": made(model={"name": "n", "sha256": "c"})}, same=("weights",))
+
+
+def test_two_models_of_one_name_in_memory_are_told_apart() -> None:
+    first, second, again = (tiny_model(seed) for seed in (0, 1, 0))
+    provenance_of = partial(provenance, readouts={"task": "ioi"})
+    check_same_origin({"the circuit": provenance_of(first), "the scores": provenance_of(again)})
+    with pytest.raises(OtherOrigin, match=r"weights: m \(digest [0-9a-f]{12}…\) and m \(digest"):
+        check_same_origin({"the circuit": provenance_of(first), "the scores": provenance_of(second)})
+
+
+def tiny_model(seed: int) -> HookedDiffusionTransformer:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1
+    )
+    return HookedDiffusionTransformer.from_hf(LlamaForCausalLM(config).eval(), name="m")
