@@ -105,8 +105,8 @@ class LensComparison(JsonArtefact):
         mean, step = f"{whole['value'].mean():+.2f}".replace("-", "−"), f"{self.largest['step']:.0f}"
         return (
             f"Masking one step again changes later answer − foil by {mean} logits on average ({clear} of {len(whole)} steps clear of 0, "
-            f"{self.n_ablated} prompts). {judged(values['low'] > 0)}: the MDM's later predictions hang on one step more than on the mean of "
-            f"the others (step {step}, {spelled(values)} logits more; chosen as the largest, so this errs to the supporting side)."
+            f"{self.n_ablated} prompts). {judged(values['low'] > 0)}: the MDM's later predictions hang on one step more than on the mean "
+            f"of the others (step {step}, {spelled(values)} logits more; chosen as the largest, so this errs to the supporting side)."
         )
 
     def to_dataframe(self) -> pd.DataFrame:

@@ -92,7 +92,7 @@ def test_an_ablated_step_is_the_model_on_canvases_written_by_hand(models, rows, 
     line = found.ablation.query("step == 0 and statistic == 'effect'").set_index("set").loc[WHOLE]
     assert line["value"] == pytest.approx(effects[1] - effects[0], rel=1e-3, abs=1e-4) and line["reads"] == 12
     assert sorted(found.ablation["step"].unique()) == [0, 1] and found.largest["step"] in (0, 1)
-    assert found.largest["value"] >= 0 and "masked again" in found.finding()
+    assert found.largest["value"] >= 0 and "Masking one step again" in found.finding()
 
 
 def test_one_step_has_nothing_to_ablate(models, rows):
