@@ -23,7 +23,10 @@ from mechshift_tl.circuits.neurons import NeuronMatching
 from mechshift_tl.circuits.permuted import overlap_null
 from mechshift_tl.compare.attention import compare_attention
 from mechshift_tl.compare.depth_shares import depth_shares
+from mechshift_tl.compare.lens_sets import compare_lenses
 from mechshift_tl.compare.masses import component_masses
+from mechshift_tl.compare.neuron_result import NeuronComparisonSettings
+from mechshift_tl.compare.neurons import compare_neurons
 from mechshift_tl.compare.result import Statistic
 from mechshift_tl.compare.specialisation import compare_specialisation
 from mechshift_tl.compare.step_result import GroupOverlaps, StepCircuits
@@ -71,6 +74,7 @@ def results() -> dict[str, Any]:
     assert task.evidence is not None
     rows, circuit = task.pool.readouts["arm"], task.circuits["arm"]
     grouped = replace(rows, groups=("x", "y", "x", "y"))
+    few_neurons = NeuronComparisonSettings((0,), attributed=2, ig_steps=1, shuffles=20, shown=2, n_boot=4)
     config = KNOWN_PAIRS["diffullama-7b"].config()
     config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads = 1, 64, 64, 2
     config.num_key_value_heads, config.head_dim, config.vocab_size = 2, 32, 64
@@ -89,6 +93,8 @@ def results() -> dict[str, Any]:
         neuron_activations(pair.arm, grouped, 0, shuffles=20), task.evidence.curves["arm"], task.evidence.validity["arm"],
         specialisation(task.lenses["arm"]), compare_specialisation(task.lenses, d_vocab=pair.arm.cfg.d_vocab, n_boot=4),
         attention_patterns(pair.arm, rows), compare_attention({"arm": pair.arm}, {"arm": rows}, {"arm": ["a0.h0"]}, n_boot=4),
+        compare_neurons({"arm": pair.arm, "mdm": pair.mdm}, {"arm": grouped, "mdm": grouped}, few_neurons),
+        compare_lenses({"mdm": pair.mdm}, {"mdm": task.pool.readouts["mdm"]}, {"mdm": task.lenses["mdm"]}, {"shared": ["m0"]}, n_boot=4),
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         trajectory, trajectory.statistics(pair.mdm), *verdict_results(study), depth_shares(task.scores, task.circuits, n_boot=2),
