@@ -137,7 +137,7 @@ def run_edges(
     _check_same_work(processes, readouts, circuits, intervention, function)
     mine = processes.share(readouts.n_examples)
     rows = readouts.select(mine)
-    tallies = [_Tally(readouts, rows, mine, function) for _ in range(len(circuits) + 2)]
+    tallies = [Tally(readouts, rows, mine, function) for _ in range(len(circuits) + 2)]
     batches = (batch.to(model.cfg.device).narrowed(model) for batch in rows.batches(tokens))
     work = (done for batch in batches for done in _run_batch(model, batch, graph, circuits, intervention, means, tallies))
     total, label = len(rows) * len(tallies), f"run {len(circuits)} circuits"
@@ -153,7 +153,7 @@ def run_edges(
 
 def _run_batch(
     model: HookedModel, batch: Batch, graph: Graph, circuits: Sequence[Tensor], intervention: Intervention, means: WriterMeans | None,
-    tallies: Sequence[_Tally],
+    tallies: Sequence[Tally],
 ) -> Iterator[int]:  # fmt: skip
     """Run one batch clean, at its base and with every circuit, and add each run to its tally; yields how many rows each run had.
 
@@ -195,7 +195,7 @@ def _ends(
     return clean, *Base.of(model, batch, graph, replaced(model, batch, intervention, means))
 
 
-class _Tally:
+class Tally:
     """Adds up one run's batches per example of `readouts`, in float64. `rows` are the examples `mine`, which this process runs."""
 
     def __init__(self, readouts: Readouts, rows: Readouts, mine: range, metric: Metric) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mechshift_tl.evaluation.ablation_result import Ablations
 from mechshift_tl.runs.stages import Stages
+from mechshift_tl.study.ablations import ablations
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
@@ -14,6 +16,10 @@ from mechshift_tl.study.unscreened import Unscreened, unscreened
 
 #: Each has a result of its own kind, hence Any.
 MEASUREMENTS: tuple[Measurement[Any], ...] = (
+    Measurement(
+        "ablations", "Components removed", "What does a model lose without early layers, or its strongest or weakest components?",
+        "ablations.json", Ablations.load, ablations, lambda parts: parts.held_out is not None,
+    ),
     Measurement(
         "unscreened", "Without the screen", "Do overlap and early shift change when prompts that a model reads wrongly are kept?",
         "unscreened.json", Unscreened.load, unscreened,

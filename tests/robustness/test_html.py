@@ -18,6 +18,9 @@ from hooked_diffusion import load_pair
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
 from mechshift_tl.attribution import attribute
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness
+from mechshift_tl.evaluation.ablation import ablate
+from mechshift_tl.evaluation.ablation_result import Ablations
+from mechshift_tl.evaluation.component_sets import named_sets
 from mechshift_tl.intervals import Interval
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
@@ -67,6 +70,7 @@ def results() -> dict[str, Any]:
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         trajectory, trajectory.statistics(pair.mdm),
+        Ablations(tuple(ablate(pair.arm, rows, circuit.graph, named_sets(circuit, 3, 2)[3:5], "zero", role="arm", n_random=2, n_boot=9))),
         Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}
