@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mechshift_tl.runs.stages import Stages
+from mechshift_tl.study.ablations import ABLATIONS
 from mechshift_tl.study.components import ATTENTION, LENSES, NEURONS, SPECIALISATION
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
@@ -15,7 +16,18 @@ from mechshift_tl.study.structure import DEPTH, MASKS, MASSES, STEPS
 from mechshift_tl.study.unscreened import UNSCREENED
 
 #: Each has a result of its own kind, hence Any.
-MEASUREMENTS: tuple[Measurement[Any], ...] = (DEPTH, MASSES, STEPS, MASKS, SPECIALISATION, LENSES, ATTENTION, NEURONS, UNSCREENED)
+MEASUREMENTS: tuple[Measurement[Any], ...] = (
+    DEPTH,
+    MASSES,
+    STEPS,
+    MASKS,
+    ABLATIONS,
+    SPECIALISATION,
+    LENSES,
+    ATTENTION,
+    NEURONS,
+    UNSCREENED,
+)
 
 
 def chosen(config: StudyConfig, of: Iterable[Measurement[Any]] = MEASUREMENTS) -> list[Measurement[Any]]:

@@ -33,7 +33,10 @@ from mechshift_tl.compare.step_result import GroupOverlaps, StepCircuits
 from mechshift_tl.compare.weights_by_masks import weights_by_masks
 from mechshift_tl.compare.weights_by_masks_result import ARM, MDM, MDM_CAUSAL, Key
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness
+from mechshift_tl.evaluation.ablation import ablate
+from mechshift_tl.evaluation.ablation_result import Ablations
 from mechshift_tl.evaluation.carried import Carried
+from mechshift_tl.evaluation.component_sets import named_sets
 from mechshift_tl.evaluation.size import FaithfulSize, SizeTried
 from mechshift_tl.intervals import Interval
 from mechshift_tl.planning import plan
@@ -99,6 +102,7 @@ def results() -> dict[str, Any]:
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         trajectory, trajectory.statistics(pair.mdm), *verdict_results(study), depth_shares(task.scores, task.circuits, n_boot=2),
         component_masses(task.scores, n_boot=2), step_circuits, masked,
+        Ablations(tuple(ablate(pair.arm, rows, circuit.graph, named_sets(circuit, 3, 2)[3:5], "zero", role="arm", n_random=2, n_boot=9))),
         Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}
