@@ -102,8 +102,8 @@ def ablate(
         group = [next(others) for _ in range(n_random)]
         measured = (_figures(kind, run, group, clean, read, counts, picked) for kind in ("metric", "accuracy"))
         figures = {name: value for columns in measured for name, value in columns.items()}
-        fixed = {"n_components": int(one.mask.sum()), "free": free_share(graph, one), "n_random": n_random, "n": int((read > 0).sum())}
-        rows.append(AblationRow(role=role, removed=one.name, by=by, **fixed, **figures))
+        size, n = int(one.mask.sum()), int((read > 0).sum())
+        rows.append(AblationRow(role, one.name, by, size, free_share(graph, one), n_random, n, **figures))
     return rows
 
 

@@ -12,6 +12,8 @@ from mechshift_tl.study.ablations import ablations
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
+from mechshift_tl.study.robustness import robustness
+from mechshift_tl.study.robustness_result import Robustness
 from mechshift_tl.study.unscreened import Unscreened, unscreened
 
 #: Each has a result of its own kind, hence Any.
@@ -23,6 +25,10 @@ MEASUREMENTS: tuple[Measurement[Any], ...] = (
     Measurement(
         "unscreened", "Without the screen", "Do overlap and early shift change when prompts that a model reads wrongly are kept?",
         "unscreened.json", Unscreened.load, unscreened,
+    ),
+    Measurement(
+        "robustness", "What moves the conclusion", "How far do overlap and early shift move under choices that are not the question?",
+        "robustness.json", Robustness.load, robustness,
     ),
 )  # fmt: skip
 

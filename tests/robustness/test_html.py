@@ -25,6 +25,7 @@ from mechshift_tl.intervals import Interval
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
 from mechshift_tl.study import StudyConfig, run_study
+from mechshift_tl.study.robustness_result import Baseline, Change, Robustness
 from mechshift_tl.study.unscreened import ScreenRow, Unscreened
 from mechshift_tl.tasks import IOI
 from mechshift_tl.views import neuron_activations
@@ -71,6 +72,10 @@ def results() -> dict[str, Any]:
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         trajectory, trajectory.statistics(pair.mdm),
         Ablations(tuple(ablate(pair.arm, rows, circuit.graph, named_sets(circuit, 3, 2)[3:5], "zero", role="arm", n_random=2, n_boot=9))),
+        Robustness(
+            (Baseline("mdm", 0.3, Interval(0.3, 0.2, 0.4, 9), 0.1, Interval(0.1, 0.0, 0.2, 9)),),
+            (Change("seed", "1", "mdm", 0.5, 0.4),), {"foil": "the task has one"}, 9,
+        ),
         Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}
