@@ -111,7 +111,9 @@ class Robustness(JsonArtefact):
                 )  # fmt: skip
                 if str(role) in COLOURS:
                     low, high = rows[f"{name}_low"].iloc[0], rows[f"{name}_high"].iloc[0]
-                    figure.add_vrect(x0=low, x1=high, fillcolor=faded(str(role)), line_width=0, xref="x" if column == 1 else "x2")
+                    axis = "" if column == 1 else "2"
+                    band = {"x0": low, "x1": high, "y0": 0, "y1": 1, "xref": f"x{axis}", "yref": f"y{axis} domain"}
+                    figure.add_shape(type="rect", fillcolor=faded(str(role)), line_width=0, layer="below", **band)
             figure.update_xaxes(title_text=label, row=1, col=column)
         figure.update_yaxes(type="category", autorange="reversed", ticksuffix="  ")
         return style(figure, 110 + 24 * len(frame))
