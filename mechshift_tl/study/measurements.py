@@ -12,6 +12,7 @@ from mechshift_tl.study.components import ATTENTION, LENSES, NEURONS, SPECIALISA
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
+from mechshift_tl.study.robustness import ROBUSTNESS
 from mechshift_tl.study.structure import DEPTH, MASKS, MASSES, STEPS
 from mechshift_tl.study.unscreened import UNSCREENED
 
@@ -27,6 +28,7 @@ MEASUREMENTS: tuple[Measurement[Any], ...] = (
     ATTENTION,
     NEURONS,
     UNSCREENED,
+    ROBUSTNESS,
 )
 
 
