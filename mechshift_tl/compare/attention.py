@@ -21,7 +21,7 @@ from torch import Tensor
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
 from mechshift_tl.bridge.protocol import HookedModel
-from mechshift_tl.compare.paired import bounds, paired, prompt_weights, spelled
+from mechshift_tl.compare.paired import bounds, paired, prompt_weights, spelled, where
 from mechshift_tl.intervals import judged
 from mechshift_tl.plotting import COLOURS, ROLE_NAMES, SYMBOLS, plain, style
 from mechshift_tl.readouts import Readouts
@@ -60,15 +60,16 @@ class AttentionComparison(Artefact):
 
     def of(self, statistic: str, subject: str, head: str = OWN, queries: str = "all") -> dict[str, float]:
         """Value, low and high. Raises KeyError where there is no such row."""
-        rows = self.table.query("queries == @queries and head == @head and statistic == @statistic and subject == @subject")
+        rows = where(self.table, queries=queries, head=head, statistic=statistic, subject=subject)
         if rows.empty:
             raise KeyError(f"no {statistic!r} of {subject!r} at {head!r}, {queries!r} queries")
         return {name: float(rows[name].iloc[0]) for name in ("value", "low", "high")}
 
     def moved(self, contrast: str, statistic: str, queries: str = "all") -> list[str]:
         """Heads whose statistic differs between two models, by their 95 % intervals; one in twenty does by chance."""
-        rows = self.table.query("queries == @queries and head not in [@OWN, @BEYOND] and statistic == @statistic and subject == @contrast")
-        return rows.loc[(rows["low"] > 0) | (rows["high"] < 0), "head"].tolist()
+        rows = where(self.table, queries=queries, statistic=statistic, subject=contrast)
+        heads = rows.loc[(rows["low"] > 0) | (rows["high"] < 0), "head"]
+        return [head for head in heads if head not in (OWN, BEYOND)]
 
     def finding(self) -> str:
         """What the models' own top heads attend to, and how many heads differ by id."""
@@ -143,7 +144,7 @@ class AttentionComparison(Artefact):
         figure.add_scatter(x=[ROLE_NAMES[role]], y=[even["value"]], mode="markers", marker=tick, hovertemplate=hover, row=row, col=column)
 
     def _repr_html_(self) -> str:
-        return card("AttentionComparison", self.finding(), self.table.query("head == @OWN and queries == 'all'"))
+        return card("AttentionComparison", self.finding(), where(self.table, head=OWN, queries="all"))
 
 
 def compare_attention(

@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mechshift_tl.compare.paired import where
 from mechshift_tl.plotting import COLOURS, QUIET, ROLE_NAMES, SYMBOLS, plain, style
 
 TITLES = ("stream by depth: entropy (nats)", "components by step: entropy (nats)", "step masked again: change of answer − foil")
@@ -18,18 +19,19 @@ def lens_panels(depth: pd.DataFrame, table: pd.DataFrame, ablation: pd.DataFrame
     """Three panels; bars are 95 % over prompts; the dashed line is the entropy of a lens that says nothing."""
     figure = make_subplots(1, 3, subplot_titles=TITLES, horizontal_spacing=0.07)
     for role in roles:
-        rows = depth.query("statistic == 'entropy' and subject == @role")
+        rows = where(depth, statistic="entropy", subject=role)
         _line(figure, rows, "depth", role, 1, name=ROLE_NAMES[role])
-    of_steps = table.query("statistic == 'entropy' and scope.str.startswith('step ')")
+    of_steps = where(table, statistic="entropy")
+    of_steps = of_steps.loc[of_steps["scope"].str.startswith("step ")]
     of_steps = of_steps.assign(step=[int(scope.removeprefix("step ")) for scope in of_steps["scope"]])
     for role in roles:
         for name, dash in DASH_OF_SET.items():
-            rows = of_steps.query("subject == @role and set == @name")
+            rows = where(of_steps, subject=role, set=name)
             _line(figure, rows, "step", role, 2, name=f"{ROLE_NAMES[role]}, {plain(name)}", dash=dash)
     for column in (1, 2):
         figure.add_hline(y=highest, line={"color": QUIET, "width": 1.5, "dash": "dash"}, row=1, col=column)  # pyright: ignore[reportArgumentType]
     for name, dash in {"whole model": "solid", "shared": "dash", "MDM only": "dot"}.items():
-        rows = ablation.query("set == @name and statistic == 'effect'")
+        rows = where(ablation, set=name, statistic="effect")
         _line(figure, rows, "step", "mdm", 3, name=f"{plain(name)}, masked again", dash=dash)
     figure.update_xaxes(title_text="step", col=2)
     figure.update_xaxes(title_text="step masked again", col=3)

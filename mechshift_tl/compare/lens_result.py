@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
 from mechshift_tl.compare.lens_figure import lens_panels
-from mechshift_tl.compare.paired import spelled
+from mechshift_tl.compare.paired import spelled, where
 from mechshift_tl.intervals import judged
 from mechshift_tl.plotting import ROLE_NAMES
 
@@ -51,7 +51,7 @@ class LensComparison(JsonArtefact):
 
     def of(self, statistic: str, subject: str, name: str, scope: str = TOGETHER) -> dict[str, float]:
         """Value, low and high of a set. Raises KeyError where there is no such row."""
-        rows = self.table.query("set == @name and scope == @scope and statistic == @statistic and subject == @subject")
+        rows = where(self.table, set=name, scope=scope, statistic=statistic, subject=subject)
         if rows.empty:
             raise KeyError(f"no {statistic!r} of {subject!r} in set {name!r} at {scope!r}")
         return {column: float(rows[column].iloc[0]) for column in ("value", "low", "high")}
@@ -59,7 +59,7 @@ class LensComparison(JsonArtefact):
     @property
     def flatness(self) -> dict[str, float]:
         """By role: entropy of the prediction, the last depth, as a share of ln d_vocab, in [0, 1]."""
-        rows = self.depth.query("depth == depth.iloc[-1] and statistic == 'entropy'").set_index("subject")
+        rows = where(self.depth, depth=self.depth["depth"].iloc[-1], statistic="entropy").set_index("subject")
         return {role: float(rows.loc[[role], "value"].iloc[0]) / math.log(self.d_vocab) for role in self.roles}
 
     @property
@@ -100,7 +100,7 @@ class LensComparison(JsonArtefact):
         if not self.largest:
             return ""
         values = {name: self.largest[name] for name in ("value", "low", "high")}
-        whole = self.ablation.query("set == @WHOLE and statistic == 'effect'")
+        whole = where(self.ablation, set=WHOLE, statistic="effect")
         clear = int(((whole["low"] > 0) | (whole["high"] < 0)).sum())
         mean, step = f"{whole['value'].mean():+.2f}".replace("-", "−"), f"{self.largest['step']:.0f}"
         return (

@@ -13,7 +13,7 @@ from torch import Tensor
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
 from mechshift_tl.compare.neuron_figure import neuron_heatmaps
-from mechshift_tl.compare.paired import spelled
+from mechshift_tl.compare.paired import spelled, where
 from mechshift_tl.intervals import judged
 from mechshift_tl.plotting import ROLE_NAMES
 
@@ -65,7 +65,7 @@ class NeuronComparison(Artefact):
 
     def of(self, statistic: str, subject: str) -> dict[str, float]:
         """Value, low and high. Raises KeyError where there is no such row."""
-        rows = self.statistics.query("statistic == @statistic and subject == @subject")
+        rows = where(self.statistics, statistic=statistic, subject=subject)
         if rows.empty:
             raise KeyError(f"no {statistic!r} of {subject!r}")
         return {name: float(rows[name].iloc[0]) for name in ("value", "low", "high")}
@@ -109,7 +109,7 @@ class NeuronComparison(Artefact):
         values = ", ".join(f"{ROLE_NAMES[role]} {spelled(self.of(ALIKE, role))}" for role in others)
         chance = self.of("correlation with the ARM", BY_CHANCE)["value"]
         said = f"Median correlation of a neuron with the ARM's of its index: {values}; {chance:.2f} with shuffled ids.".replace("-", "−")
-        if "MDM − control" not in set(self.statistics.query("statistic == @ALIKE")["subject"]):
+        if "MDM − control" not in set(where(self.statistics, statistic=ALIKE)["subject"]):
             return said
         change = self.of("correlation with the ARM", "MDM − control")
         moved = f"the MDM's early neurons moved farther from the ARM's than the control's ({spelled(change)})."
@@ -123,7 +123,7 @@ class NeuronComparison(Artefact):
         i, name = self.roles.index(role), self.neurons[j]
         means = self.means[i, :, j]
         others = [one for one in self.roles if one != "arm"]
-        tokens = self.activating.query("neuron == @name and role == @role")["token"]
+        tokens = where(self.activating, neuron=name, role=role)["token"]
         return {
             "neuron": name,
             "model": ROLE_NAMES[role],

@@ -11,7 +11,7 @@ MDM − control is (MDM − ARM) − (control − ARM): what diffusion changed b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import pandas as pd
 import torch
@@ -73,3 +73,10 @@ def slope_over_reads(
     mean_x, mean_y, mean_xy, mean_xx = (mean_over_reads(one, example, weights) for one in (x, y, x * y, x * x))
     variance = mean_xx - mean_x**2
     return torch.where(variance > 1e-12, (mean_xy - mean_x * mean_y) / variance, torch.nan)
+
+
+def where(table: pd.DataFrame, **wanted: str) -> pd.DataFrame:
+    """The rows whose columns hold the `wanted` values. Raises KeyError on a column that is not there."""
+    for column, value in wanted.items():
+        table = cast(pd.DataFrame, table[table[column] == value])
+    return table

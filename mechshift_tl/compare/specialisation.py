@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
-from mechshift_tl.compare.paired import Contrast, paired, prompt_weights, spelled
+from mechshift_tl.compare.paired import Contrast, paired, prompt_weights, spelled, where
 from mechshift_tl.intervals import judged
 from mechshift_tl.plotting import COLOURS, ROLE_NAMES, SYMBOLS, plain, style
 from mechshift_tl.views.lens_table import ComponentLens
@@ -61,7 +61,7 @@ class SpecialisationComparison(JsonArtefact):
 
     def of(self, statistic: str, subject: str, scope: str = TOGETHER) -> dict[str, float]:
         """Value, low and high of one statistic. Raises KeyError where the models lack it."""
-        rows = self.table.query("scope == @scope and statistic == @statistic and subject == @subject")
+        rows = where(self.table, scope=scope, statistic=statistic, subject=subject)
         if rows.empty:
             raise KeyError(f"no {statistic!r} of {subject!r} at {scope!r}")
         value, low, high = rows[["value", "low", "high"]].iloc[0].tolist()
@@ -132,7 +132,7 @@ class SpecialisationComparison(JsonArtefact):
         )  # fmt: skip
 
     def _repr_html_(self) -> str:
-        return card("SpecialisationComparison", self.finding(), self.table.query("scope == @TOGETHER"), self.sensitivity)
+        return card("SpecialisationComparison", self.finding(), where(self.table, scope=TOGETHER), self.sensitivity)
 
 
 def compare_specialisation(
