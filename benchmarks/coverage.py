@@ -64,7 +64,8 @@ def covered(name: str, statistic: Statistic, size: int, n: int, samples: int, dr
         sd = drawn[~drawn.isnan()].std()
         hits += torch.tensor([low - 1e-9 <= truth <= high + 1e-9, abs(value - truth) <= 1.96 * sd + 1e-9])
         widths += (high - low) / samples
-    return Covered(name, truth, *(hits / samples).tolist(), widths)
+    percentile, normal = (hits / samples).tolist()
+    return Covered(name, truth, percentile, normal, widths)
 
 
 def of_circuits(a: EdgeScores, b: EdgeScores, measure: Callable[[Circuit, Circuit], float]) -> Statistic:

@@ -60,7 +60,7 @@ def check_verdict(
 
 
 def _print(check: VerdictCheck) -> None:
-    print_frame("Verdicts on known truths", check.to_dataframe().filter(items=SHOWN))
+    print_frame("Verdicts on known truths", check.to_dataframe().loc[:, list(SHOWN)])
     n, wrong = len(check.rows), sum(row.wrong for row in check.rows)
     console.print(
         f"{check.share_right:.0%} of {n} answers are right, {wrong} wrong with confidence: {'passed' if check.passed else 'failed'}"

@@ -104,11 +104,14 @@ class DepthShares(Artefact):
         by_function = self.early_shift("function")
         if not isnan(by_function.value):
             shifts.append(f"{signed(by_function)} by function (n = {self.n_held_out})")
-        return f"{early} {' and '.join(shifts)}. {judged(self.front_loaded)}: the MDM is front-loaded{self._alignment()}."
+        return f"{early} {' and '.join(shifts)}. {judged(self.front_loaded)}: the MDM is front-loaded{self._why()}."
 
-    def _alignment(self) -> str:
-        known = {None: "; whether layers align was not checked", False: "; layers do not align, so depths do not compare"}
-        return "" if self.all_aligned else known[self.all_aligned]
+    def _why(self) -> str:
+        """What else a claim of front-loading depends on."""
+        over = self.early_shift("all edges").interval
+        less = "; its early share is below the control's" if over is not None and over.high < 0 else ""
+        known = {None: "; whether layers align was not checked", False: "; layers do not align, so depths do not compare", True: ""}
+        return less + known[self.all_aligned]
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per kind and role, or difference of roles: early share and centre, with low and high over prompts; then the shares."""

@@ -15,7 +15,7 @@ from typing import Literal
 
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechshift_tl.intervals import check_draws, draw_counts, interval
@@ -55,3 +55,21 @@ def bounds(values: Float[Tensor, " draws"]) -> dict[str, float]:
 def spelled(row: Mapping[str, float], digits: int = 2) -> str:
     """`1.23 [1.10, 1.40]`."""
     return f"{row['value']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]".replace("-", "−")
+
+
+def mean_over_reads(
+    values: Float[Tensor, " reads"], example: Int[Tensor, " reads"], weights: Float[Tensor, "draws n"]
+) -> Float[Tensor, " draws"]:
+    """Mean over the reads of weighted examples; NaN where a row of weights holds no read."""
+    sums = torch.zeros(weights.shape[1], dtype=torch.float64).index_add(0, example, values.double())
+    return weights @ sums / (weights @ example.bincount(minlength=weights.shape[1]).double())
+
+
+def slope_over_reads(
+    x: Float[Tensor, " reads"], y: Float[Tensor, " reads"], example: Int[Tensor, " reads"], weights: Float[Tensor, "draws n"]
+) -> Float[Tensor, " draws"]:
+    """Least-squares slope of y on x over the reads of weighted examples; NaN where x does not vary."""
+    x, y = x.double(), y.double()
+    mean_x, mean_y, mean_xy, mean_xx = (mean_over_reads(one, example, weights) for one in (x, y, x * y, x * x))
+    variance = mean_xx - mean_x**2
+    return torch.where(variance > 1e-12, (mean_xy - mean_x * mean_y) / variance, torch.nan)

@@ -143,7 +143,7 @@ def run_edges(
         mine = processes.share(readouts.n_examples)
         rows = readouts.select(mine)
         # Two more than circuits: the clean run and the base.
-        tallies = [_Tally(readouts, rows, mine, function) for _ in range(len(circuits) + 2)]
+        tallies = [Tally(readouts, rows, mine, function) for _ in range(len(circuits) + 2)]
         batches = (batch.to(model.cfg.device).narrowed(model) for batch in rows.batches(tokens))
         # A generator: a batch runs when `in_step` asks for it.
         work = (done for batch in batches for done in _run_batch(model, batch, graph, circuits, intervention, means, tallies))
@@ -162,7 +162,7 @@ def run_edges(
 
 def _run_batch(
     model: HookedModel, batch: Batch, graph: Graph, circuits: Sequence[Tensor], intervention: Intervention, means: WriterMeans | None,
-    tallies: Sequence[_Tally],
+    tallies: Sequence[Tally],
 ) -> Iterator[int]:  # fmt: skip
     """Run one batch clean, at its base and with every circuit, and add each run to its tally; yields how many rows each run had.
 
@@ -205,7 +205,7 @@ def _ends(
     return clean, *Base.of(model, batch, graph, replaced(model, batch, intervention, means))
 
 
-class _Tally:
+class Tally:
     """Adds up one run's batches per example of `readouts`, in float64. `rows` are the examples `mine`, which this process runs."""
 
     def __init__(self, readouts: Readouts, rows: Readouts, mine: range, metric: Metric) -> None:

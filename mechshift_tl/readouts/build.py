@@ -40,6 +40,7 @@ def readouts(
     order: Order = "confidence",
     revealed: Revealed = "own",
     tokens_per_step: int = 1,
+    tail: tuple[int, ...] | None = None,
     seed: int = 0,
     batch_tokens: int | None = None,
 ) -> Readouts:
@@ -48,6 +49,7 @@ def readouts(
     - `order`: in which order an MDM commits the answer: its own "confidence", "left_to_right" or "random" (by `seed`). An ARM is always
       left to right.
     - `revealed`: committed tokens are each run's "own" answer, or the "clean" one in both.
+    - `tail`: token ids behind every row; by default those of the model's own training.
     - `tokens_per_step`: answer tokens committed per step; steps = ceil(answer tokens / tokens_per_step).
 
     Raises ValueError on unknown settings, on an MDM without a mask token, and on ids outside the model's vocabulary.
@@ -66,7 +68,7 @@ def readouts(
         raise ValueError(f"readouts: tokens_per_step must be at least 1, got {tokens_per_step}; give a whole number")
     check_seed(seed, "readouts: seed")
     check_ids(model, "examples", torch.tensor([i for e in examples for i in (*e.clean, *e.corrupt, *e.foil, *e.suffix, *e.corrupt_suffix)]))
-    mask, tail = mask_token(model), spec_of(model).tail
+    mask, tail = mask_token(model), spec_of(model).tail if tail is None else tail
     masked = mask is not None
     orders = commit_orders(model, examples, order if masked else "left_to_right", seed, batch_tokens)
     rows = [

@@ -53,6 +53,11 @@ class Pool:
         rows = {role: one.select(examples) for role, one in self.readouts.items()}
         return replace(self, examples=self.examples.select(examples), readouts=rows)
 
+    def within(self, rows: int) -> Pool:
+        """Its first examples, as many as have at most `rows` rows in each model, but at least two: what a costly measurement can run."""
+        ends = torch.stack([torch.bincount(one.example, minlength=len(self)).cumsum(0) for one in self.readouts.values()]).amax(0)
+        return self.select(range(min(len(self), max(2, int((ends <= rows).sum())))))
+
     def save(self, folder: str | Path) -> None:
         """Write `pool.json`, `examples.json` and a file of readouts per role to `folder`, which is made where it is new."""
         folder = Path(folder)

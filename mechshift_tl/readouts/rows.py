@@ -7,7 +7,7 @@ padding of their own carry masks: no position sees a masked token, and no score 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, get_args
 
 import pandas as pd
@@ -149,6 +149,20 @@ class Readouts(Artefact):
         renumbered = torch.tensor([place[int(e)] for e in self.example[rows]], dtype=torch.long)
         groups = tuple(self.groups[e] for e in examples)
         return Readouts(**tensors, example=renumbered, groups=groups, info=self.info, spans=self.spans)
+
+    def by_row(self) -> Readouts:
+        """The same rows, each an example of its own: scores that are kept per example are then kept per example and step."""
+        rows = torch.arange(len(self))
+        return replace(self, example=rows, groups=tuple(self.groups[e] for e in self.example.tolist()))
+
+    def hiding_what_follows(self) -> Readouts:
+        """The same rows with everything hidden from each row's last read position on.
+
+        A causal model reads the same. Under full attention, a model whose canvas holds the answer would see it otherwise.
+        """
+        place, last = torch.arange(self.clean.shape[1]), self.target_pos.amax(1, keepdim=True)
+        masks = {f"{side}_mask": self.visible(side) & (place < last) for side in get_args(Side)}
+        return replace(self, **masks)
 
     def batches(self, batch_tokens: int) -> Iterator[Batch]:
         """Rectangular batches of at most `batch_tokens` tokens (always at least one row), grouped by step, length, k and maskedness.

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 from mechshift_tl.bridge.weights import named_weights
@@ -101,11 +102,11 @@ def versions() -> dict[str, str]:
 
 
 def digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """SHA-256 of named tensors: names, types, shapes and bytes. Those on the meta device count without their bytes."""
+    """SHA-256 of named tensors: names, types, shapes and bytes. Those without values, on the meta device or in a dry run, count without."""
     found = hashlib.sha256()
     for name, tensor in tensors:
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        if not tensor.is_meta:
+        if not (tensor.is_meta or isinstance(tensor, FakeTensor)):
             # As bytes: numpy has no bfloat16.
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()

@@ -7,15 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from mechshift_tl.runs.stages import Stages
-from mechshift_tl.study.components import ATTENTION, SPECIALISATION
+from mechshift_tl.study.ablations import ABLATIONS
+from mechshift_tl.study.components import ATTENTION, LENSES, NEURONS, SPECIALISATION
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
-from mechshift_tl.study.structure import DEPTH, MASSES
+from mechshift_tl.study.robustness import ROBUSTNESS
+from mechshift_tl.study.structure import DEPTH, MASKS, MASSES, STEPS
 from mechshift_tl.study.unscreened import UNSCREENED
 
 #: Each has a result of its own kind, hence Any.
-MEASUREMENTS: tuple[Measurement[Any], ...] = (DEPTH, MASSES, SPECIALISATION, ATTENTION, UNSCREENED)
+MEASUREMENTS: tuple[Measurement[Any], ...] = (
+    DEPTH,
+    MASSES,
+    STEPS,
+    MASKS,
+    ABLATIONS,
+    SPECIALISATION,
+    LENSES,
+    ATTENTION,
+    NEURONS,
+    UNSCREENED,
+    ROBUSTNESS,
+)
 
 
 def chosen(config: StudyConfig, of: Iterable[Measurement[Any]] = MEASUREMENTS) -> list[Measurement[Any]]:

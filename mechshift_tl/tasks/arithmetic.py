@@ -134,8 +134,11 @@ class Arithmetic(Task):
 
     def read_at(self, tokenizer: PreTrainedTokenizerBase, example: Example) -> Example:
         """Only fields of the kinds to read."""
-        kinds = field_kinds(example.pair.answer, chained=True)
-        return example if self.read is None else read_only(tokenizer, example, kinds, self.read)
+        return example if self.read is None else read_only(tokenizer, example, self.kinds(example), self.read)
+
+    def kinds(self, example: Example) -> list[frozenset[Kind]]:
+        """Operands, intermediates, operators and results."""
+        return field_kinds(example.pair.answer, chained=True)
 
     def solved(self, example: Example, decoded: str) -> bool:
         """The decoded steps are the written ones."""

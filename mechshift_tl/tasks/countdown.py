@@ -172,8 +172,11 @@ class Countdown(Task):
 
     def read_at(self, tokenizer: PreTrainedTokenizerBase, example: Example) -> Example:
         """Readable only at fields of the kinds to read."""
-        kinds = field_kinds(example.pair.answer, ends_at_target=True)
-        return example if self.read is None else read_only(tokenizer, example, kinds, self.read)
+        return example if self.read is None else read_only(tokenizer, example, self.kinds(example), self.read)
+
+    def kinds(self, example: Example) -> list[frozenset[Kind]]:
+        """Operands, operators and results; the last result repeats the target."""
+        return field_kinds(example.pair.answer, ends_at_target=True)
 
     def solved(self, example: Example, decoded: str) -> bool:
         """Whether the decoded equations solve the prompt's last question."""

@@ -22,6 +22,7 @@ from hooked_diffusion.seeds import check_seed
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.tasks.decoding import decode_answers
 from mechshift_tl.tasks.examples import CannotAlign, Example, Examples, TextPair, encode_pair
+from mechshift_tl.tasks.fields import Kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -81,6 +82,10 @@ class Task(ABC):
         Raises `CannotAlign` where nothing is left to read.
         """
         return example
+
+    def kinds(self, example: Example) -> list[frozenset[Kind]]:
+        """The kinds of each field of the example's answer, as `mechshift_tl.tasks.fields` names them; none where a task has no fields."""
+        return []
 
     def examples(self, tokenizer: PreTrainedTokenizerBase, n: int | None, seed: int = 0, *, split: Split = "held_out") -> Examples:
         """`n` clean/corrupt pairs of equal length with aligned answers, by default from the held-out split. None asks for all there are.

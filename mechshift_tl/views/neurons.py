@@ -164,21 +164,29 @@ def neuron_activations(
     )  # fmt: skip
 
 
-@torch.no_grad()
 def example_activations(
     model: HookedModel, readouts: Readouts, layer: int, *, position: Position = "target", batch_tokens: int | None = None
 ) -> Float[Tensor, "n_examples d_mlp"]:
     """`(n_examples, d_mlp)`: one layer's neuron activations on the clean canvases, averaged over each example's reads."""
-    name = f"blocks.{layer}.mlp.hook_post"
+    return layers_activations(model, readouts, [layer], position=position, batch_tokens=batch_tokens)[0]
+
+
+@torch.no_grad()
+def layers_activations(
+    model: HookedModel, readouts: Readouts, layers: Sequence[int], *, position: Position = "target", batch_tokens: int | None = None
+) -> Float[Tensor, "layers n_examples d_mlp"]:
+    """`(layers, n_examples, d_mlp)`: as `example_activations`, of several layers in one forward per row."""
+    names = [f"blocks.{layer}.mlp.hook_post" for layer in layers]
     sums: Tensor | None = None
     reads = torch.zeros(readouts.n_examples, dtype=torch.double)
-    with tqdm(total=len(readouts), desc=f"neurons of layer {layer}", unit="row", delay=2, leave=False) as bar:
+    with tqdm(total=len(readouts), desc=f"neurons of {len(layers)} layers", unit="row", delay=2, leave=False) as bar:
         for batch in readouts.batches(batch_tokens_for(model, "logits", batch_tokens)):
             batch, example = batch.to(model.cfg.device), readouts.example[batch.index]
             at = batch.predicting(model) if position == "target" else fixed_position(batch, position)
-            values = run_at(model, batch, at, [name])[0][name].unflatten(0, at.shape).sum(1).double().cpu()
-            sums = values.new_zeros(readouts.n_examples, values.shape[1]) if sums is None else sums
-            sums.index_add_(0, example, values)
+            seen = run_at(model, batch, at, names)[0]
+            values = torch.stack([seen[name].unflatten(0, at.shape).sum(1).double().cpu() for name in names])
+            sums = values.new_zeros(len(layers), readouts.n_examples, values.shape[-1]) if sums is None else sums
+            sums.index_add_(1, example, values)
             reads.index_add_(0, example, torch.full((len(example),), at.shape[1], dtype=torch.double))
             bar.update(len(example))
     assert sums is not None

@@ -6,10 +6,14 @@ With values a_i in groups g of n_g members,
 
 (the correlation ratio; the effect size of one-way ANOVA). Chance alone gives an η² above 0, and more of it with more groups. Over shuffled
 labels its mean is exactly (groups − 1)/(n − 1). Its 95 % point depends on the values, so it is found by shuffling. The largest η² of many
-columns is larger still by chance, so the top of a sorted list is compared with the 95 % point of the largest.
+columns is larger still by chance, so the top of a sorted list is compared with the 95 % point of the largest. A column's `p_corrected` is
+the share of shuffles whose largest η² reaches it (single-step max-statistic, Westfall & Young 1993): below 0.05 in any column with
+probability 0.05 at most where no column depends on the group, however the columns depend on each other.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -38,11 +42,42 @@ def expected_by_chance(labels: Int[Tensor, " n"]) -> float:
 
 def null_95(values: Float[Tensor, "n d"], labels: Int[Tensor, " n"], shuffles: int, seed: int) -> tuple[Float[Tensor, " d"], float]:
     """The 95 % point of η² over `shuffles` shuffled labels: of each column, `(d,)`, and of the largest column."""
+    draws = torch.stack(list(_shuffled(values, labels, shuffles, seed))).numpy()
+    return torch.from_numpy(np.quantile(draws, 0.95, axis=0)).float(), float(np.quantile(draws.max(1), 0.95))
+
+
+def p_corrected(values: Float[Tensor, "n d"], labels: Int[Tensor, " n"], shuffles: int, seed: int) -> Float[Tensor, " d"]:
+    """`(d,)`: p of each column's η², corrected for their number by the largest η² of every shuffle, in [1/(1 + shuffles), 1]."""
+    largest = torch.stack([draw.max() for draw in _shuffled(values, labels, shuffles, seed)])
+    reached = (largest[:, None] >= eta_squared(values, labels)).sum(0)
+    return (1 + reached).float() / (1 + shuffles)
+
+
+def weighted_eta_squared(
+    values: Float[Tensor, "n d"], labels: Int[Tensor, " n"], weights: Float[Tensor, "draws n"]
+) -> Float[Tensor, "draws d"]:
+    """η² of each column where example i counts `weights[:, i]` times; groups that a draw leaves out do not count.
+
+    A draw with replacement repeats examples, so within a group it varies less: η² over draws lies higher than the sample's. Compare models
+    on the same draws only.
+    """
+    standardized, indicator = _standardized(values), _indicator(labels)
+    sums = weights @ standardized
+    mean_part = sums**2 / weights.sum(1, keepdim=True)
+    between = -mean_part
+    for group in indicator.T:
+        own = weights * group
+        between = between + (own @ standardized) ** 2 / own.sum(1, keepdim=True).clamp_min(1)
+    total = weights @ standardized**2 - mean_part
+    return (between / total).nan_to_num(0.0).clamp(0, 1)
+
+
+def _shuffled(values: Float[Tensor, "n d"], labels: Int[Tensor, " n"], shuffles: int, seed: int) -> Iterator[Float[Tensor, " d"]]:
+    """η² of each column for one shuffle of the labels after another."""
     generator = torch.Generator().manual_seed(seed)
     standardized, indicator = _standardized(values), _indicator(labels)
-    shuffled = (indicator[torch.randperm(len(labels), generator=generator)] for _ in range(shuffles))
-    draws = torch.stack([_between(standardized, rows).float() for rows in shuffled]).numpy()
-    return torch.from_numpy(np.quantile(draws, 0.95, axis=0)).float(), float(np.quantile(draws.max(1), 0.95))
+    for _ in range(shuffles):
+        yield _between(standardized, indicator[torch.randperm(len(labels), generator=generator)]).float()
 
 
 def _indicator(labels: Int[Tensor, " n"]) -> Float[Tensor, "n g"]:

@@ -125,6 +125,11 @@ def models(native: Callable[..., Any]) -> dict[str, HookedDiffusionTransformer]:
 
 
 @pytest.fixture(scope="session")
+def echo_task() -> Task:
+    return Echo()
+
+
+@pytest.fixture(scope="session")
 def task_study(models: dict[str, HookedDiffusionTransformer], word_tokenizer: Any) -> TaskStudy:
     examples = Echo().examples(word_tokenizer, 12)
     rows = tuple(replace(e, pair=replace(e.pair, prompt=HOSTILE.format("prompt"))) for e in examples)

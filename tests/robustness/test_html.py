@@ -17,21 +17,32 @@ import hooked_diffusion
 import mechshift_tl
 from hooked_diffusion import load_pair
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
-from mechshift_tl.attribution import attribute
+from mechshift_tl.attribution import EdgeScores, attribute
 from mechshift_tl.circuits.matching import Matching
 from mechshift_tl.circuits.neurons import NeuronMatching
 from mechshift_tl.circuits.permuted import overlap_null
 from mechshift_tl.compare.attention import compare_attention
 from mechshift_tl.compare.depth_shares import depth_shares
+from mechshift_tl.compare.lens_sets import compare_lenses
 from mechshift_tl.compare.masses import component_masses
+from mechshift_tl.compare.neuron_result import NeuronComparisonSettings
+from mechshift_tl.compare.neurons import compare_neurons
+from mechshift_tl.compare.result import Statistic
 from mechshift_tl.compare.specialisation import compare_specialisation
+from mechshift_tl.compare.step_result import GroupOverlaps, StepCircuits
+from mechshift_tl.compare.weights_by_masks import weights_by_masks
+from mechshift_tl.compare.weights_by_masks_result import ARM, MDM, MDM_CAUSAL, Key
 from mechshift_tl.evaluation import evaluate_circuit, faithfulness
+from mechshift_tl.evaluation.ablation import ablate
+from mechshift_tl.evaluation.ablation_result import Ablations
 from mechshift_tl.evaluation.carried import Carried
+from mechshift_tl.evaluation.component_sets import named_sets
 from mechshift_tl.evaluation.size import FaithfulSize, SizeTried
 from mechshift_tl.intervals import Interval
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
 from mechshift_tl.study import Study, StudyConfig, run_study
+from mechshift_tl.study.robustness_result import Baseline, Change, Robustness
 from mechshift_tl.study.unscreened import ScreenRow, Unscreened
 from mechshift_tl.study.verdict_check import TruthChecked, VerdictCheck
 from mechshift_tl.tasks import IOI
@@ -67,6 +78,7 @@ def results() -> dict[str, Any]:
     assert task.evidence is not None
     rows, circuit = task.pool.readouts["arm"], task.circuits["arm"]
     grouped = replace(rows, groups=("x", "y", "x", "y"))
+    few_neurons = NeuronComparisonSettings((0,), attributed=2, ig_steps=1, shuffles=20, shown=2, n_boot=4)
     config = KNOWN_PAIRS["diffullama-7b"].config()
     config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads = 1, 64, 64, 2
     config.num_key_value_heads, config.head_dim, config.vocab_size = 2, 32, 64
@@ -74,15 +86,29 @@ def results() -> dict[str, Any]:
     assert mask is not None
     canvas[:, -3:] = mask
     trajectory = pair.mdm.denoise(canvas, 2)
+    square = [[1.0, 0.5], [0.5, 1.0]]
+    statistics = {name: Statistic(0.5) for name in ("edge overlap", "components shared")}
+    overlaps = GroupOverlaps("arm", "step", ["0", "2"], [4, 4], [9, 9], square, square, square, statistics, [1.0, 1.0], 4)
+    step_circuits = StepCircuits("made", (overlaps,))
+    keyed: dict[Key, EdgeScores] = {ARM: task.scores["arm"], MDM: task.scores["mdm"], MDM_CAUSAL: task.scores["mdm"]}
+    masked = weights_by_masks(keyed, dict.fromkeys(keyed, 1.0), n_boot=2, n_random=2)
     made = [
         study, task.pool.examples, rows, task.scores["arm"], circuit, task.comparisons["mdm"], task.lenses["mdm"],
         neuron_activations(pair.arm, grouped, 0, shuffles=20), task.evidence.curves["arm"], task.evidence.validity["arm"],
         specialisation(task.lenses["arm"]), compare_specialisation(task.lenses, d_vocab=pair.arm.cfg.d_vocab, n_boot=4),
         attention_patterns(pair.arm, rows), compare_attention({"arm": pair.arm}, {"arm": rows}, {"arm": ["a0.h0"]}, n_boot=4),
+        compare_neurons({"arm": pair.arm, "mdm": pair.mdm}, {"arm": grouped, "mdm": grouped}, few_neurons),
+        compare_lenses({"mdm": pair.mdm}, {"mdm": task.pool.readouts["mdm"]}, {"mdm": task.lenses["mdm"]}, {"shared": ["m0"]}, n_boot=4),
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
-        trajectory, trajectory.statistics(pair.mdm), *verdict_results(study), depth_shares(task.scores, task.circuits, n_boot=2),
-        component_masses(task.scores, n_boot=2),
+        study.conditions, trajectory, trajectory.statistics(pair.mdm), *verdict_results(study),
+        depth_shares(task.scores, task.circuits, n_boot=2),
+        component_masses(task.scores, n_boot=2), step_circuits, masked,
+        Ablations(tuple(ablate(pair.arm, rows, circuit.graph, named_sets(circuit, 3, 2)[3:5], "zero", role="arm", n_random=2, n_boot=9))),
+        Robustness(
+            (Baseline("mdm", 0.3, Interval(0.3, 0.2, 0.4, 9), 0.1, Interval(0.1, 0.0, 0.2, 9)),),
+            (Change("seed", "1", "mdm", 0.5, 0.4),), {"foil": "the task has one"}, 9,
+        ),
         Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}

@@ -1,9 +1,10 @@
 """Statistics of several models on the same draws of the prompts."""
 
+import numpy as np
 import pytest
 import torch
 
-from mechshift_tl.compare.paired import bounds, paired, prompt_weights, spelled
+from mechshift_tl.compare.paired import bounds, mean_over_reads, paired, prompt_weights, slope_over_reads, spelled
 
 
 def test_the_sample_comes_first_and_every_draw_has_as_many_prompts() -> None:
@@ -38,3 +39,15 @@ def test_refusals() -> None:
         prompt_weights(1, 10)
     with pytest.raises(ValueError, match="n_boot is 0"):
         prompt_weights(5, 0)
+
+
+def test_means_and_slopes_are_those_of_the_repeated_reads() -> None:
+    generator = torch.Generator().manual_seed(0)
+    example, x, y = torch.tensor([0, 0, 1, 2, 2, 2]), torch.arange(6.0), torch.randn(6, generator=generator)
+    weights = torch.tensor([[1.0, 1, 1], [0, 2, 1]], dtype=torch.double)
+    reads = [[0, 1, 2, 3, 4, 5], [2, 2, 3, 4, 5]]
+    for i, chosen in enumerate(reads):
+        assert mean_over_reads(y, example, weights)[i].item() == pytest.approx(y[chosen].mean().item())
+        slope = np.polyfit(x[chosen].numpy(), y[chosen].numpy(), 1)[0]
+        assert slope_over_reads(x, y, example, weights)[i].item() == pytest.approx(slope, rel=1e-5)
+    assert slope_over_reads(torch.ones(6), y, example, weights).isnan().all()

@@ -1,0 +1,127 @@
+"""Ablate sets of components of one model, and hold each loss beside that of random sets.
+
+1. Each batch runs clean once. The outputs that replace others are made once, too: zeros, means over other prompts, or the corrupt run's.
+2. For each set, and for each of its random controls, it runs again with these components' outputs replaced (`interventions.ablation`).
+3. Metric and accuracy are means over all prompts. Their intervals draw the prompts anew, the same ones in every run, and the controls.
+
+*Beyond chance* is what a set costs beyond its controls: the mean of the controls minus the set. Positive: these components matter more than
+as many others do.
+
+Cost: one forward per set and control, and two for the clean and the replaced outputs. As many sets as memory allows share a forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechshift_tl.attribution.metrics import MetricLike, resolve
+from mechshift_tl.bridge.batching import batch_tokens_for
+from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.evaluation.ablation_result import AblationRow
+from mechshift_tl.evaluation.component_sets import ComponentSet, Mask, controls, free_share
+from mechshift_tl.evaluation.run import Outcome, Tally
+from mechshift_tl.graph import Graph
+from mechshift_tl.intervals import check_draws, draw_counts, interval, seeded
+from mechshift_tl.interventions.ablation import ablated_logits
+from mechshift_tl.interventions.replaced import Intervention, WriterMeans, replaced
+from mechshift_tl.readouts import Readouts
+from mechshift_tl.runs.processes import Processes
+
+By = Literal["zero", "mean", "counterfactual"]
+
+
+def run_ablated(
+    model: HookedModel,
+    readouts: Readouts,
+    masks: Sequence[Mask],
+    by: Intervention = "counterfactual",
+    *,
+    means: WriterMeans | None = None,
+    metric: MetricLike = "logit_diff",
+    batch_tokens: int | None = None,
+) -> tuple[Outcome, list[Outcome]]:
+    """The clean run, and one run per mask with those components' outputs replaced; the metric per prompt, in its unit.
+
+    `by`, `means`: as `interventions.replaced` takes them. Raises ValueError on no mask, and on readouts, masks or means that do not fit.
+    """
+    readouts.check(model)
+    if not masks:
+        raise ValueError("run_ablated was given no set of components; give at least one")
+    function, whole = resolve(metric), range(readouts.n_examples)
+    tallies = [Tally(readouts, readouts, whole, function) for _ in range(1 + len(masks))]
+    with tqdm(total=len(readouts), desc=f"ablate {len(masks)} sets", unit="row", delay=2, leave=False) as bar:
+        tokens = batch_tokens_for(model, "writers", batch_tokens)
+        for batch in readouts.batches(tokens):
+            batch = batch.to(model.cfg.device).narrowed(model)
+            outputs = replaced(model, batch, by, means)
+            with torch.no_grad():
+                clean = batch.logits(model, "clean")
+            tallies[0].add(batch, clean, clean)
+            at_once = max(1, tokens // batch.clean.numel())
+            runs = (logits for some in torch.stack([*masks]).split(at_once) for logits in ablated_logits(model, batch, some, outputs))
+            for logits, tally in zip(runs, tallies[1:], strict=True):
+                tally.add(batch, logits, clean)
+            bar.update(len(batch))
+    clean_outcome, *rest = (tally.outcome(Processes.here()) for tally in tallies)
+    return clean_outcome, rest
+
+
+def ablate(
+    model: HookedModel,
+    readouts: Readouts,
+    graph: Graph,
+    sets: Sequence[ComponentSet],
+    by: By,
+    *,
+    role: str = "",
+    means: WriterMeans | None = None,
+    n_random: int = 10,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> list[AblationRow]:
+    """One row per set: what it leaves of metric and accuracy, beside `n_random` matched random sets. `role`: how the rows name the model.
+
+    Raises ValueError where `run_ablated` does, and unless `n_random` and `n_boot` are at least 1.
+    """
+    check_draws(n_boot)
+    check_draws(n_random, "n_random")
+    beside = [controls(graph, one, n_random, seed + i) for i, one in enumerate(sets)]
+    clean, runs = run_ablated(model, readouts, [one.mask for one in sets] + [mask for group in beside for mask in group], by, means=means)
+    read = torch.zeros(readouts.n_examples, dtype=torch.float64).index_add(0, readouts.example, readouts.n_read.double())
+    counts = torch.cat([torch.ones(1, len(read), dtype=torch.float64), draw_counts(len(read), n_boot, seed)])
+    picked = torch.randint(n_random, (n_boot + 1, n_random), generator=seeded(seed))
+    picked[0] = torch.arange(n_random)
+    rows, others = [], iter(runs[len(sets) :])
+    for one, run in zip(sets, runs, strict=False):
+        group = [next(others) for _ in range(n_random)]
+        measured = (_figures(kind, run, group, clean, read, counts, picked) for kind in ("metric", "accuracy"))
+        figures = {name: value for columns in measured for name, value in columns.items()}
+        n_components, n = int(one.mask.sum()), int((read > 0).sum())
+        free = free_share(graph, one)
+        rows.append(AblationRow(role, one.name, by, n_components=n_components, free=free, n_random=n_random, n=n, **figures))
+    return rows
+
+
+def _figures(
+    kind: str, run: Outcome, group: list[Outcome], clean: Outcome, read: Tensor, counts: Tensor, picked: Tensor
+) -> dict[str, float]:
+    """The columns of one figure: of the whole model, under the ablation, under the controls, and the loss beyond these."""
+
+    def over_draws(outcome: Outcome) -> Float[Tensor, " draws"]:
+        weight = read if kind == "metric" else (read > 0).double()
+        values = outcome.metric.double() if kind == "metric" else outcome.first.double()
+        return counts @ (values * weight) / (counts @ weight)
+
+    own = over_draws(run)
+    random = torch.stack([over_draws(one) for one in group], 1).gather(1, picked).mean(1)
+    found = {f"clean_{kind}": over_draws(clean)[0].item()}
+    for name, draws in ((kind, own), (f"random_{kind}", random), (f"beyond_{kind}", random - own)):
+        over = interval(draws[1:].tolist())
+        found |= {name: draws[0].item(), f"{name}_low": over.low, f"{name}_high": over.high}
+    return found

@@ -1,0 +1,74 @@
+"""Ablation: a model runs, and some of its components write what another run, a mean, or nothing would write.
+
+Unlike a circuit's run, which patches edges, an ablated component is gone for every reader, and everything behind it runs live on what is
+left. Components are heads and MLPs, in the order of `Graph.components`.
+
+A forward of a small model costs the same for one row and for many, so several sets are ablated in one forward: every set has its own copy
+of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+
+from mechshift_tl.bridge.hooks import Hooks
+from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.interventions.outputs import WriterOutputs
+from mechshift_tl.readouts import Batch
+from mechshift_tl.readouts.batch import TENSORS
+
+
+@torch.no_grad()
+def ablated_logits(
+    model: HookedModel, batch: Batch, sets: Bool[Tensor, "sets n_components"], outputs: WriterOutputs
+) -> Float[Tensor, "sets b k d_vocab"]:
+    """Aligned logits at the targets, float32, when the components of each of `sets` write what `outputs` has of them.
+
+    Cost: one forward of the clean rows, `sets` times. Raises ValueError where `ablation_hooks` does.
+    """
+    with model.hooks(fwd_hooks=ablation_hooks(model, sets, outputs)):
+        logits = _copies(batch, len(sets)).logits(model, "clean")
+    return logits.unflatten(0, (len(sets), len(batch)))
+
+
+def ablation_hooks(model: HookedModel, sets: Bool[Tensor, "sets n_components"], outputs: WriterOutputs) -> Hooks:
+    """Hooks for a forward of one copy of the rows per set; `outputs` are of one copy. Layers that no set touches have none.
+
+    Raises ValueError unless there is one entry per head and MLP of the model.
+    """
+    layers, heads = model.cfg.n_layers, model.cfg.n_heads
+    if sets.shape[1:] != (layers * (heads + 1),):
+        raise ValueError(f"the sets are {tuple(sets.shape)}; {model.cfg.model_name} has {layers * (heads + 1)} heads and MLPs")
+    by_layer = sets.view(-1, layers, heads + 1)
+    hooks: Hooks = []
+    for layer, (z, mlp) in enumerate(zip(outputs.z, outputs.mlp, strict=True)):
+        chosen = by_layer[:, layer]
+        if chosen[:, :-1].any():
+            hooks.append((f"blocks.{layer}.attn.hook_z", _hook(partial(_put, chosen=chosen[:, :-1], other=z))))
+        if chosen[:, -1].any():
+            hooks.append((f"blocks.{layer}.hook_mlp_out", _hook(partial(_put, chosen=chosen[:, -1:], other=mlp[:, :, None]))))
+    return hooks
+
+
+def _hook(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, HookPoint], Tensor]:
+    return lambda tensor, hook: function(tensor)
+
+
+def _put(tensor: Tensor, chosen: Bool[Tensor, "sets part"], other: Float[Tensor, "b pos part d"]) -> Tensor:
+    """`tensor`, all copies of the rows, with the chosen parts of `other`; a bridge may hand heads on flat."""
+    copies = tensor.reshape(len(chosen), *other.shape)
+    where = chosen.to(tensor.device)[:, None, None, :, None]
+    return torch.where(where, other.to(tensor), copies).reshape(tensor.shape)
+
+
+def _copies(batch: Batch, times: int) -> Batch:
+    """The rows `times` times over, one copy behind the other."""
+    kept = {name: tensor for name in (*TENSORS, "index") if (tensor := getattr(batch, name)) is not None}
+    return replace(batch, **{name: torch.cat([tensor] * times) for name, tensor in kept.items()})

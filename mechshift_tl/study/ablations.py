@@ -1,0 +1,63 @@
+"""The ablations of a task: which sets of components, in which models, replaced by what."""
+
+from __future__ import annotations
+
+from mechshift_tl.compare.depth import default_cut
+from mechshift_tl.compare.overlap import default_k
+from mechshift_tl.evaluation.ablation import ablate
+from mechshift_tl.evaluation.ablation_result import INTERVENTIONS, AblationRow, Ablations
+from mechshift_tl.evaluation.component_sets import named_sets, weakest_sets
+from mechshift_tl.interventions.replaced import writer_means
+from mechshift_tl.readouts import Readouts
+from mechshift_tl.study.measurement import Measurement
+from mechshift_tl.study.parts import TaskParts
+
+#: The most prompts kept apart that are run, the most rows of these (a prompt has a row per step), and the pool's prompts behind means.
+N_PROMPTS, N_ROWS, N_MEANS = 16, 64, 40
+N_RANDOM = 10
+#: Shares of the weakest components that are removed together.
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+
+
+def ablations(parts: TaskParts) -> Ablations:
+    """Ablate sets of components in every model, on prompts that no circuit was found on.
+
+    Cost per model: 3 × 6 sets × (1 + `N_RANDOM`) forwards of at most `N_ROWS` rows, and 5 × (1 + `N_RANDOM`) for the weak components.
+    """
+    return Ablations(tuple(row for role in parts.models for row in _of_model(parts, role)))
+
+
+def _of_model(parts: TaskParts, role: str) -> list[AblationRow]:
+    assert parts.held_out is not None
+    parts.progress(f"ablations of {role}")
+    model, circuit, scores = parts.models[role], parts.circuits[role], parts.scores[role]
+    apart, config = parts.held_out.readouts[role], parts.config
+    rows = _first(apart, min(N_PROMPTS, N_ROWS * apart.n_examples // len(apart)))
+    means = writer_means(model, _first(parts.pool.readouts[role], N_MEANS))
+    cut = min(config.cut or default_cut(circuit.graph.n_layers), circuit.graph.n_layers // 2)
+    sets = named_sets(circuit, config.components or default_k(circuit.graph), cut)
+    found = [
+        row
+        for by in INTERVENTIONS
+        for row in ablate(
+            model, rows, circuit.graph, sets, by, role=role, means=means if by == "mean" else None, n_random=N_RANDOM, seed=config.seed
+        )
+    ]
+    # Summed over its edges, a writer's scores are its effect as a whole.
+    weak = weakest_sets(scores.matrix.sum(1)[1:], SHARES)
+    return found + ablate(model, rows, circuit.graph, weak, "counterfactual", role=role, n_random=N_RANDOM, seed=config.seed)
+
+
+def _first(rows: Readouts, n: int) -> Readouts:
+    return rows.select(range(max(1, min(n, rows.n_examples))))
+
+
+ABLATIONS = Measurement(
+    name="ablations",
+    title="Components removed",
+    question="What does a model lose without early layers, or its strongest or weakest components?",
+    file="ablations.json",
+    load=Ablations.load,
+    make=ablations,
+    applies=lambda parts: parts.held_out is not None,
+)
