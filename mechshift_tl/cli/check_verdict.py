@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mechshift_tl.study.verdict_check import VerdictCheck
 
 #: Prompts that circuits are found on and prompts that they run on, in a quick check and in a full one.
-QUICK, FULL = (30, 30), (60, 40)
+PROMPTS_QUICK, PROMPTS = (30, 30), (60, 40)
 SHOWN = ["truth", "task", "seed", "circuit", "front_loaded", "distributed", "verdict", "tau_by_id", "tau_best", "jaccard", "seconds"]
 
 
@@ -25,7 +25,7 @@ def check_verdict(
     role: Annotated[Literal["arm", "mdm", "control"], typer.Option(help="The model that truths are made of.")] = "arm",
     seeds: Annotated[int, typer.Option(help="How many seeds: each makes other models and other prompts.")] = 3,
     first_seed: Annotated[int, typer.Option(help="The first of them.")] = 0,
-    quick: Annotated[bool, typer.Option("--quick", help="One seed, fewer prompts, no model trained anew.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, fewer prompts and draws, no model trained anew: some 90 s.")] = False,
     out: Out = None,
 ) -> None:
     """Ask for the verdict on models that are the same, changed, relabelled, trained anew or broken on purpose.
@@ -33,19 +33,20 @@ def check_verdict(
     Exit status 1 where fewer than 95 % of the answers are right, or where one is wrong with confidence.
     """
     with clear_errors():
-        from mechshift_tl.study.verdict_check import TRAINED_ANEW, TRUTHS, VerdictCheck, check_verdict
+        from mechshift_tl.study.verdict_check import QUICK, TRAINED_ANEW, TRUTHS, VerdictCheck, check_verdict
 
         check_least("--seeds", seeds, 1)
         wanted, model = tasks_of(tasks), open_pair(pair).models.get(role)
         if model is None:
             raise ValueError(f"the pair {pair!r} has no {role}; choose another --role")
-        n, held_out = QUICK if quick else FULL
+        n, held_out = PROMPTS_QUICK if quick else PROMPTS
         rows = []
         with console.status("starting") as status:
             for task in wanted:
                 chosen = [*TRUTHS, TRAINED_ANEW] if task.name == "ioi" and not quick else TRUTHS
                 found = check_verdict(
                     model, task, seeds=range(first_seed, first_seed + (1 if quick else seeds)), n=n, held_out=held_out, chosen=chosen,
+                    settings=QUICK if quick else None,
                     progress=lambda row: print_stage(status, f"{row.task}, seed {row.seed}, {row.truth}: {row.circuit}, {row.verdict}"),
                 )  # fmt: skip
                 rows += found.rows

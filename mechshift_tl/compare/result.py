@@ -120,7 +120,10 @@ class CircuitComparison(JsonArtefact):
 
     @property
     def intervals(self) -> dict[str, Interval]:
-        """Bootstrap 95 % intervals over prompts; empty when prompts cannot be resampled (`notes` says why)."""
+        """Bootstrap 95 % intervals over prompts; empty when prompts cannot be resampled (`notes` says why).
+
+        Percentiles of the draws, or their standard deviation around the value (`compare.comparison.BY_DEVIATION`).
+        """
         return {name: s.interval for name, s in self.statistics.items() if s.interval is not None}
 
     @property

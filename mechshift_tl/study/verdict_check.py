@@ -20,6 +20,7 @@ from hooked_diffusion.model import HookedDiffusionTransformer
 from mechshift_tl.attribution import attribute
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.evaluation.run_once import CircuitRuns
+from mechshift_tl.evaluation.size import SizeSearch
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.readouts.pool import common_correct
 from mechshift_tl.study import truths
@@ -75,6 +76,12 @@ TRAINED_ANEW = Truth(
     frozenset({"replaced"}),
     same_function=False,
 )
+
+
+#: Fewer sizes, permutations and draws than a study takes: enough for one task and models that are alike or plainly not.
+QUICK = VerdictSettings(
+    SizeSearch(smallest=0.02, largest=0.2, halvings=2, n_null=4), n_boot=500, n_permutations=500, overlap_draws=20
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import isnan, nan
 from typing import Any
 
 import pytest
 import torch
 
-from mechshift_tl.intervals import check_draws, draw_counts, drawn_examples, judged, seeded
+from mechshift_tl.intervals import check_draws, draw_counts, drawn_examples, judged, normal_interval, seeded
 
 
 def test_counts_are_those_of_the_drawn_examples() -> None:
@@ -43,3 +44,10 @@ def test_the_widest_seeds_are_taken() -> None:
 
 def test_a_verdict_begins_with_one_of_two_words() -> None:
     assert (judged(True), judged(False)) == ("Supported", "Not supported")
+
+
+def test_an_interval_by_the_spread_of_the_draws() -> None:
+    found = normal_interval(0.9, [0.7, 0.8, nan, 0.9], 0, 1)
+    sd = (0.02 / 3) ** 0.5
+    assert (found.mean, found.low, found.high, found.n_draws) == (pytest.approx(0.8), pytest.approx(0.9 - 1.96 * sd), 1, 3)
+    assert isnan(normal_interval(0.5, []).low)

@@ -7,15 +7,10 @@ from pathlib import Path
 import pytest
 
 from hooked_diffusion import load_pair
-from mechshift_tl.evaluation.size import SizeSearch
 from mechshift_tl.study.answers import CANNOT_TELL
 from mechshift_tl.study.trained_anew import trained_anew
-from mechshift_tl.study.verdict_check import TRAINED_ANEW, TRUTHS, TruthChecked, VerdictCheck, check_verdict
-from mechshift_tl.study.verdict_evidence import VerdictSettings
+from mechshift_tl.study.verdict_check import QUICK, TRAINED_ANEW, TRUTHS, TruthChecked, VerdictCheck, check_verdict
 from mechshift_tl.tasks import IOI
-
-#: Fewer sizes and permutations than a study takes: enough for models that are alike or plainly not.
-QUICK = VerdictSettings(SizeSearch(smallest=0.02, largest=0.2, halvings=2, n_null=4), n_permutations=500, n_boot=500)
 
 
 def row(right: bool, wrong: bool) -> TruthChecked:
@@ -29,12 +24,13 @@ def test_passed_is_95_percent_right_and_none_wrong(tmp_path: Path) -> None:
     check = VerdictCheck((good, unsure))
     check.save(tmp_path / "c.json")
     assert VerdictCheck.load(tmp_path / "c.json").rows == check.rows
+    assert check.to_dataframe()["verdict"].tolist() == ["right", "unsure"] and bad.verdict == "wrong"
     assert "<b>t" not in check._repr_html_() and check.to_dataframe()["tau_by_id"].tolist() == [1.0, 1.0]
 
 
 def test_truths_of_the_arm() -> None:
     chosen = [truth for truth in TRUTHS if truth.name in ("heads permuted", "re-initialised")]
-    check = check_verdict(load_pair("tiny").arm, IOI(), seeds=[31], n=30, held_out=30, chosen=chosen, settings=QUICK)
+    check = check_verdict(load_pair("tiny").arm, IOI(), seeds=[31], n=20, held_out=20, chosen=chosen, settings=QUICK)
     assert [one.circuit for one in check.rows] == ["moved", CANNOT_TELL] and check.passed
 
 
