@@ -1,7 +1,4 @@
-"""Train a tiny pair on five tasks: an ARM, the MDM post-trained from it, and a control that continues the ARM without diffusion.
-
-The pair that the package bundles came from an earlier version of this recipe, on IOI and Countdown alone: its tokenizer lacks the words of
-the other three tasks. `export` writes a new pair to `--out`.
+"""Train the bundled pair on five tasks: an ARM, the MDM post-trained from it, and a control that continues the ARM without diffusion.
 
     python examples/train_tiny_pair.py start          # two tasks, smaller numbers
     python examples/train_tiny_pair.py arm            # two tasks, the whole range

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from hooked_diffusion import load_pair
-from mechshift_tl.tasks import IOI, Countdown
+from mechshift_tl.tasks import IOI, TASKS, Countdown
 from mechshift_tl.tasks.ioi import NAMES
 
 
@@ -36,8 +36,9 @@ def test_the_three_models_differ(pair):
     assert not torch.equal(embeddings[0], embeddings[1]) and not torch.equal(embeddings[0], embeddings[2])
 
 
-@pytest.mark.parametrize(("task", "least", "n"), [(IOI(), 0.95, 100), (Countdown(), 0.8, 200)], ids=["ioi", "countdown"])
-def test_it_does_its_tasks_on_held_out_examples(pair, task, least, n):
+@pytest.mark.parametrize("name", TASKS)
+def test_it_does_its_tasks_on_held_out_examples(pair, name):
+    task, least, n = TASKS[name](), *((0.8, 200) if name == "countdown" else (0.95, 100))
     examples = task.examples(pair.tokenizer, n, seed=11)
     assert {role: task.accuracy(model, examples) >= least for role, model in pair.models.items()} == dict.fromkeys(pair.models, True)
 
