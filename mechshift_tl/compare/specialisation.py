@@ -81,7 +81,7 @@ class SpecialisationComparison(JsonArtefact):
         )
         head = f"Components that do the work (participation ratio, of {self.components}): {values} (n = {self.n_examples} prompts). "
         known = [name for name in ("MDM − ARM", "MDM − control") if name in set(self.table["subject"])]
-        return head + " ".join([*(self._judged(name) for name in known), *([self._break()] if known else [])])
+        return head + " ".join(self._judged(name) for name in known)
 
     def _judged(self, contrast: str) -> str:
         """One contrast in words, over all steps and as the mean of the steps."""
@@ -91,15 +91,6 @@ class SpecialisationComparison(JsonArtefact):
         return (
             f"{judged(holds)}: the MDM spreads its work over more components than the {other}: ratio {spelled(together)}, and "
             f"{spelled(mean)} as the mean of single steps."
-        )
-
-    def _break(self) -> str:
-        """Kong et al.'s reading breaks where the MDM's variance is as high as the ARM's with fewer components that name something."""
-        variance, naming = (self.of(name, "MDM − ARM") for name in ("effect_variance", "naming"))
-        met = variance["high"] >= 1 and naming["value"] < 0
-        return (
-            f"Variance as high with fewer naming components: {'yes, which breaks that reading' if met else 'no'} (variance MDM/ARM "
-            f"{spelled(variance)}, naming {spelled(naming, 0)})."
         )
 
     def to_dataframe(self) -> pd.DataFrame:

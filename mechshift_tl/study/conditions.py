@@ -6,6 +6,9 @@ Kong et al. (arXiv 2601.14758) read three mechanisms from their circuits. Each r
 - **front-loading**: the early share rises on global tasks, and does not rise alike on local ones;
 - **distribution**: the MDM's variance is not as high as the ARM's with fewer components that name something.
 
+Three failure signs say that a figure measures something else: overlap moves with the seed as much as with the model; the lens is flat
+everywhere, which is a probing mistake; on a global task, early heads attend in the MDM as they do in the ARM.
+
 A condition is *met*, *not met*, or it *cannot tell*: the intervals decide, never the values alone. Tasks say themselves whether they are
 local or global (`Task.dependency`).
 """
@@ -20,14 +23,18 @@ import pandas as pd
 
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
+from mechshift_tl.compare.attention import AttentionComparison
 from mechshift_tl.compare.depth_result import DepthShares, between_tasks
+from mechshift_tl.compare.lens_result import FLAT, LensComparison
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.compare.specialisation import SpecialisationComparison
 from mechshift_tl.intervals import Interval
 from mechshift_tl.study.answers import Verdicts
 from mechshift_tl.study.measurement import Finding
+from mechshift_tl.study.robustness_result import Robustness
 
 Met = Literal["met", "not met", "cannot tell"]
+SIGN = "failure sign"
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ def conditions(tasks: list[TaskFindings], verdicts: Verdicts) -> Conditions:
     pairs = [(one, other) for one in local for other in whole]
     found = [*(made for one, other in pairs for made in _overlaps(one, other)), *(made for one in whole for made in _rises(one, verdicts))]
     found += [made for one, other in pairs for made in _rises_alike(one, other, verdicts)]
-    return Conditions(tuple(found + [made for one in tasks for made in _varies(one)]))
+    found += [made for one in tasks for made in (*_varies(one), *_moves_with_the_seed(one), *_is_flat(one))]
+    return Conditions(tuple(found + [made for one in whole for made in _attends_alike(one)]))
 
 
 def _overlaps(local: TaskFindings, whole: TaskFindings) -> Iterator[Condition]:
@@ -122,6 +130,43 @@ def _varies(task: TaskFindings) -> Iterator[Condition]:
     met: Met = "met" if fewer and as_high else "not met" if naming["low"] >= 0 or variance["high"] < 1 else "cannot tell"
     figures = f"variance MDM/ARM {_ranged(variance)}, naming components MDM − ARM {_ranged(naming, 0)}"
     yield Condition("distribution", "the variance is as high with fewer naming components", task.name, met, figures)
+
+
+def _moves_with_the_seed(task: TaskFindings) -> Iterator[Condition]:
+    found = task.measured.get("robustness")
+    if not isinstance(found, Robustness) or (moves := found.seed_and_model) is None:
+        return
+    seed, model = moves
+    figures = f"other prompts move J by up to {seed:.3f}, the model (control or MDM) by {model:.3f}; n = {found.n}"
+    met: Met = "met" if seed >= model else "not met"
+    yield Condition(
+        SIGN, "overlap moves with the seed as much as with the model", task.name, "met" if seed >= model else "not met", figures
+    )
+
+
+def _is_flat(task: TaskFindings) -> Iterator[Condition]:
+    found = task.measured.get("lens_of_sets")
+    if isinstance(found, LensComparison):
+        flattest = max(found.flatness.values())
+        met: Met = "met" if flattest > FLAT else "not met"
+        yield Condition(
+            SIGN, "the lens is flat everywhere", task.name, met, f"entropy at the end: {flattest:.2f} of ln(vocabulary) at most"
+        )
+
+
+def _attends_alike(task: TaskFindings) -> Iterator[Condition]:
+    found, depth = (task.measured.get(name) for name in ("attention", "depth"))
+    if not isinstance(found, AttentionComparison) or not isinstance(depth, DepthShares) or "mdm" not in found.top:
+        return
+    # "a3.h1" is a head of layer 3.
+    early = [head for head in found.heads if int(head[1 : head.index(".")]) < depth.cut]
+    moved = [head for head in early if head in found.moved("MDM − ARM", "evenness")]
+    # One head in twenty differs by chance.
+    met: Met = "cannot tell" if not early else "not met" if len(moved) > max(1, 0.1 * len(early)) else "met"
+    figures = (
+        f"evenness differs in {len(moved)} of {len(early)} early heads that are on top in some model ({0.05 * len(early):.1f} by chance)"
+    )
+    yield Condition(SIGN, "early heads attend in the MDM as in the ARM", task.name, met, figures)
 
 
 def _both(local: TaskFindings, whole: TaskFindings) -> str:

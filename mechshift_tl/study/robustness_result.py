@@ -54,6 +54,16 @@ class Robustness(JsonArtefact):
     skipped: dict[str, str]
     n: int
 
+    @property
+    def seed_and_model(self) -> tuple[float, float] | None:
+        """How far other prompts move J of ARM and MDM at most, and how far it lies from J of ARM and control; None without either."""
+        base = {one.role: one for one in self.baselines}
+        moves = [abs(c.jaccard - base[c.role].jaccard) for c in self.changes if c.role == "mdm" and c.factor in SEEDS]
+        moves = [move for move in moves if not isnan(move)]
+        if not {"mdm", "control"} <= base.keys() or not moves:
+            return None
+        return max(moves), abs(base["control"].jaccard - base["mdm"].jaccard)
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per factor, setting and model; the study's own settings first.
 
@@ -71,17 +81,14 @@ class Robustness(JsonArtefact):
         return " ".join([*self._seed_or_model(), self._movers(), *self._left_out()])
 
     def _seed_or_model(self) -> list[str]:
-        base = {one.role: one for one in self.baselines}
-        moves = [abs(c.jaccard - base[c.role].jaccard) for c in self.changes if c.role == "mdm" and c.factor in SEEDS]
-        moves = [move for move in moves if not isnan(move)]
-        if not {"mdm", "control"} <= base.keys() or not moves:
+        if self.seed_and_model is None:
             return ["Without a control, or without other prompts, the overlap's dependence on the seed cannot be held against the model's."]
-        model = abs(base["control"].jaccard - base["mdm"].jaccard)
-        if max(moves) >= model:
+        seed, model = self.seed_and_model
+        if seed >= model:
             says = "Failure sign present: overlap moves with the seed as much as with the model"
         else:
             says = "Not supported that overlap moves with the seed as much as with the model"
-        return [f"{says}: other prompts move ARM ~ MDM by up to {max(moves):.3f}; from MDM to control it moves by {model:.3f}."]
+        return [f"{says}: other prompts move ARM ~ MDM by up to {seed:.3f}; from MDM to control it moves by {model:.3f}."]
 
     def _movers(self) -> str:
         frame = self.to_dataframe()

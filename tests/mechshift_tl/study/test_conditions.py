@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,13 +11,16 @@ import pandas as pd
 import pytest
 import torch
 
+from mechshift_tl.compare.attention import AttentionComparison
 from mechshift_tl.compare.depth_result import KINDS, DepthShares
+from mechshift_tl.compare.lens_result import LensComparison
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.compare.specialisation import SpecialisationComparison
 from mechshift_tl.compare.statistic import Statistic
 from mechshift_tl.intervals import Interval
 from mechshift_tl.study.answers import Answer, Verdicts
 from mechshift_tl.study.conditions import TaskFindings, conditions
+from mechshift_tl.study.robustness_result import Baseline, Change, Robustness
 
 NOTHING = Verdicts(())
 
@@ -82,3 +86,32 @@ def test_figures_are_spelled_with_their_intervals() -> None:
     found = conditions([task("ioi", "local", 0.1, 0.2), task("countdown", "global", 0.3, 0.4)], NOTHING)
     assert found.all[0].figures == "J ARM→MDM 0.350 [0.300, 0.400] on countdown, 0.150 [0.100, 0.200] on ioi"
     assert list(found.to_dataframe()["met"]) == ["met"] and "<table" in found._repr_html_()
+
+
+@pytest.mark.parametrize(("seed", "met"), [(0.5, "met"), (0.32, "not met")])
+def test_overlap_that_moves_with_the_seed(seed: float, met: str) -> None:
+    over = Interval(0.3, 0.2, 0.4, 9)
+    bases = tuple(Baseline(role, jaccard, over, 0.1, over) for role, jaccard in (("mdm", 0.3), ("control", 0.4)))
+    one = task("ioi", "local", 0.1, 0.2, robustness=Robustness(bases, (Change("seed", "1", "mdm", seed, 0.1),), {}, 9))
+    assert met_of(conditions([one], NOTHING)) == [("failure sign", met)]
+
+
+@pytest.mark.parametrize(("entropy", "met"), [(0.95, "met"), (0.5, "not met")])
+def test_a_lens_that_is_flat(entropy: float, met: str) -> None:
+    rows = [{"depth": 1, "statistic": "entropy", "subject": role, "value": entropy * math.log(8)} for role in ("arm", "mdm")]
+    lens = LensComparison({}, pd.DataFrame(), pd.DataFrame(rows), pd.DataFrame(), {}, pd.DataFrame(), 8, 9, 0, 9, 0)
+    one = task("ioi", "local", 0.1, 0.2, lens_of_sets=lens)
+    assert met_of(conditions([one], NOTHING)) == [("failure sign", met)]
+
+
+@pytest.mark.parametrize(("low", "met"), [(0.1, "not met"), (-0.1, "met")])
+def test_early_heads_that_attend_alike(low: float, met: str) -> None:
+    heads = ["a0.h0", "a0.h1", "a1.h0"]
+    rows = [
+        {"queries": "all", "head": head, "statistic": "evenness", "subject": "MDM − ARM", "value": 0.2, "low": low, "high": 0.3}
+        for head in heads
+    ]
+    attention = AttentionComparison(pd.DataFrame(rows), {"arm": [], "mdm": []}, heads, torch.zeros(2, 3, 1, 1), {}, 9, 9, 0)
+    one = task("countdown", "global", 0.1, 0.2, attention=attention, depth=depth("countdown", 0.3, 0.05))
+    (found,) = conditions([one], NOTHING).all
+    assert found.met == met and "of 2 early heads" in found.figures
