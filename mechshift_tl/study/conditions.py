@@ -139,9 +139,7 @@ def _moves_with_the_seed(task: TaskFindings) -> Iterator[Condition]:
     seed, model = moves
     figures = f"other prompts move J by up to {seed:.3f}, the model (control or MDM) by {model:.3f}; n = {found.n}"
     met: Met = "met" if seed >= model else "not met"
-    yield Condition(
-        SIGN, "overlap moves with the seed as much as with the model", task.name, "met" if seed >= model else "not met", figures
-    )
+    yield Condition(SIGN, "overlap moves with the seed as much as with the model", task.name, met, figures)
 
 
 def _is_flat(task: TaskFindings) -> Iterator[Condition]:
