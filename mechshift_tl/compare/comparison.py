@@ -29,8 +29,8 @@ from mechshift_tl.compare.result import CircuitComparison, ComparisonSettings, S
 from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.intervals import Interval, interval, intervals, normal_interval
 
-#: Overlaps whose interval is their value ± 1.96 standard deviations of the draws. Percentiles hold the truth in 70 to 85 % of samples:
-#: a draw of few prompts makes noisier circuits, and moves these overlaps down (`benchmarks/coverage.py`).
+#: Overlaps whose interval is their value ± 1.96 standard deviations of the draws. A draw repeats prompts, so its circuits are noisier and
+#: these overlaps lower: percentiles may leave out the value that samples of this size have. `benchmarks/coverage.py` measures both.
 BY_DEVIATION = ("component_jaccard", "weighted_jaccard")
 
 
