@@ -57,7 +57,7 @@ def normal_interval(value: float, draws: Iterable[float], low: float = -inf, hig
     if not over.n_draws:
         return over
     spread = 1.96 * float(np.nanstd(values))
-    return Interval(over.mean, max(low, value - spread), min(high, value + spread), over.n_draws)
+    return Interval(over.mean, float(max(low, value - spread)), float(min(high, value + spread)), over.n_draws)
 
 
 def judged(holds: bool) -> str:

@@ -27,6 +27,7 @@ from mechshift_tl.attribution.bootstrap import check_can_resample
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.intervals import Interval, interval
 from mechshift_tl.views.lens_table import ComponentLens
+from mechshift_tl.views.specialisation import participation_ratio
 
 #: Numbers of resampled scores that are in memory at once.
 CHUNK = 2**24
@@ -81,5 +82,4 @@ def spreads(lens: ComponentLens, counts: Float[Tensor, "draws n_examples"]) -> F
     rows = [i for i, layer in enumerate(lens.layers) if layer >= 0]
     effects = (lens.answer - lens.foil)[rows].double()
     per_example = effects.new_zeros(len(rows), counts.shape[1]).index_add(1, lens.example.long(), effects)
-    sizes = (counts @ per_example.T).abs()
-    return (sizes.sum(1) ** 2 / (sizes**2).sum(1)).log()
+    return participation_ratio(counts @ per_example.T).log()

@@ -174,7 +174,7 @@ def test_bad_input_is_refused_before_the_model_is_opened(refused, attributed, tm
 
 def test_a_circuit_of_another_model_is_refused_before_it_works(refused, model, attributed, native, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("mechshift_tl.cli.measuring.Work.run", lambda *_: pytest.fail("work was started"))
-    native(vocab_size=256).save_pretrained(tmp_path / "other")
+    native(vocab_size=512).save_pretrained(tmp_path / "other")
     for path in model.parent.joinpath("tokenizer").iterdir():
         shutil.copy(path, tmp_path / "other")
     refused("n_layers", *ASKED, "--model", tmp_path / "other", "--circuit", attributed / "circuit.safetensors")

@@ -154,16 +154,16 @@ def test_what_cannot_be_evaluated_is_refused(made, solved, scored) -> None:
         evaluate_circuit(model, readouts, circuit, others={"nothing changed": same}, n_random=1, n_boot=10)
 
 
-def test_scores_of_another_origin_are_refused_before_any_run(made) -> None:
+def test_scores_of_another_origin_are_refused_before_any_run(made, monkeypatch) -> None:
     """Stability of a circuit among circuits of another model or task would be a number without a meaning."""
-    _, readouts, scores, circuit, _ = made
-    never_run: Any = None
+    model, readouts, scores, circuit, _ = made
+    monkeypatch.setattr(model, "forward", lambda *_, **__: pytest.fail("the model was run"))
     for changed, what in (({"model": {"name": "another"}}, "weights"), ({"readouts": {"task": "countdown"}}, "task")):
         known = circuit.provenance | {"readouts": {"task": "ioi"}}
         mine = dataclasses.replace(circuit, provenance=known)
         others = dataclasses.replace(scores, provenance=known | changed)
         with pytest.raises(OtherOrigin, match=f"the scores and the circuit differ in {what}"):
-            evaluate_circuit(never_run, readouts, mine, scores=others)
+            evaluate_circuit(model, readouts, mine, scores=others)
 
 
 def test_an_edge_is_included_as_often_as_it_is_drawn(scored) -> None:

@@ -59,7 +59,9 @@ def test_not_faithful_at_any_size(parts: tuple[Any, Any, Readouts]) -> None:
 def test_never_clear_of_the_null(parts: tuple[Any, Any, Readouts]) -> None:
     model, scores, rows = parts
     found = faithful_size(
-        CircuitRuns({"arm": model}, {"arm": rows}), {"arm": scores}, SizeSearch(clear=5.0, largest=1.0, larger=1, n_null=2, n_boot=50)
+        CircuitRuns({"arm": model}, {"arm": rows}),
+        {"arm": scores},
+        SizeSearch(clear=0.69, smallest=0.9, largest=1.0, larger=1, n_null=2, n_boot=50),
     )
     assert found.share is None and "never clear of the null" in found.reason
     assert sum(one.null == one.null for one in found.tried) in (1, 2)

@@ -43,9 +43,9 @@ def test_spread_is_the_participation_ratio(task_study: TaskStudy) -> None:
     counts[1] = torch.arange(n)
     rows = [i for i, layer in enumerate(lens.layers) if layer >= 0]
     found = spreads(lens, counts)
-    assert found[0].exp().item() == pytest.approx(participation_ratio(lens.effects[rows]))
+    assert found[0].exp().item() == pytest.approx(participation_ratio(lens.effects[rows]).item())
     drawn = ((lens.answer - lens.foil)[rows] * counts[1][lens.example.long()]).sum(1)
-    assert found[1].exp().item() == pytest.approx(participation_ratio(drawn), rel=1e-5)
+    assert found[1].exp().item() == pytest.approx(participation_ratio(drawn).item(), rel=1e-5)
 
 
 def test_a_gain_exceeds_both(tmp_path: Path) -> None:
