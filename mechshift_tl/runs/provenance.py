@@ -44,7 +44,7 @@ class OtherOrigin(ValueError):
 def check_same_origin(provenances: Mapping[str, Mapping[str, object]], *, same: Iterable[Origin] = get_args(Origin)) -> None:
     """Raise `OtherOrigin` where two provenances, by what they are of ("the circuit", "the scores"), differ in what `same` names.
 
-    - "weights": the checksum of the weight files; where neither result has one, the digest of the weights, or else the model's name.
+    - "weights": the checksum of the weight files, or the digest of the weights, where both results have it; else the model's name.
     - "spec": how the model is read; "attention": the direction that was in force.
     - "task": the task of the prompts.
 
@@ -53,25 +53,37 @@ def check_same_origin(provenances: Mapping[str, Mapping[str, object]], *, same: 
     origins = {name: _origin(one) for name, one in provenances.items()}
     for kind in same:
         for (first, ours), (second, theirs) in combinations(origins.items(), 2):
-            if _differ(ours[kind], theirs[kind]):
+            if _differ(kind, ours[kind], theirs[kind]):
                 raise OtherOrigin(
                     f"{second} and {first} differ in {kind}: {_said(theirs, kind)} and {_said(ours, kind)}; "
                     "give results of one model and one task"
                 )
 
 
-def _differ(ours: object, theirs: object) -> bool:
-    """Whether two answers are known, comparable and different. Weights are (evidence, value): only the same evidence is comparable."""
-    comparable = not isinstance(ours, tuple) or not isinstance(theirs, tuple) or ours[0] == theirs[0]
-    return ours is not None and theirs is not None and comparable and ours != theirs
+def _differ(kind: str, ours: Any, theirs: Any) -> bool:
+    """Whether two answers are known, comparable and different."""
+    if kind == "weights":
+        evidence = _evidence(ours, theirs)
+        return evidence is not None and ours[evidence] != theirs[evidence]
+    return ours is not None and theirs is not None and ours != theirs
+
+
+def _evidence(ours: Mapping[str, object], theirs: Mapping[str, object]) -> str | None:
+    """By what two models' weights are compared: the best that is known of both.
+
+    A name is compared only where neither has a checksum: the same files may be opened under two names.
+    """
+    both = [evidence for evidence in ("sha256", "digest") if evidence in ours and evidence in theirs]
+    if not both and "sha256" not in ours and "sha256" not in theirs and "name" in ours and "name" in theirs:
+        both = ["name"]
+    return both[0] if both else None
 
 
 def _origin(provenance: Mapping[str, object]) -> dict[str, object]:
     """The value of each of `Origin` in a provenance, and the model's `name`; None where the provenance does not say."""
     model, readouts = (_mapping(provenance.get(name)) for name in ("model", "readouts"))
-    known = ((evidence, model[evidence]) for evidence in ("sha256", "digest", "name") if model.get(evidence))
     return {
-        "weights": next(known, None),
+        "weights": {evidence: model[evidence] for evidence in ("sha256", "digest", "name") if model.get(evidence)},
         "spec": json.loads(json.dumps(provenance.get("spec"), default=str)),  # as a file holds it: lists for tuples
         "attention": provenance.get("attention"),
         "task": readouts.get("task"),
@@ -87,8 +99,8 @@ def _mapping(value: object) -> Mapping[str, object]:
 def _said(origin: Mapping[str, Any], kind: str) -> str:
     if kind != "weights":
         return str(origin[kind])
-    evidence, value = origin[kind]
-    return str(value) if evidence == "name" else f"{origin['name']} ({evidence} {str(value)[:12]}…)"
+    known = {evidence: value for evidence, value in origin[kind].items() if evidence != "name"}
+    return f"{origin['name']}" + "".join(f" ({evidence} {str(value)[:12]}…)" for evidence, value in known.items())
 
 
 @cache
