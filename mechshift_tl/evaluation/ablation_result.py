@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
 from mechshift_tl.intervals import judged
-from mechshift_tl.plotting import COLOURS, SYMBOLS, plain, style
+from mechshift_tl.plotting import COLOURS, ROLE_NAMES, SYMBOLS, plain, style
 
 WEAKEST = "weakest "
 INTERVENTIONS = ("counterfactual", "mean", "zero")
@@ -82,8 +82,8 @@ class Ablations(JsonArtefact):
                 holds = row.beyond_metric_low > 0
                 matter = "matter more than as many others of their kinds and depth" if holds else "matter more than others like them"
                 yield (
-                    f"{judged(holds)}: in the {row.role} the {row.removed} {matter}: without them the logit difference is {row.metric:.2f} "
-                    f"[{row.metric_low:.2f}, {row.metric_high:.2f}], without random ones {row.random_metric:.2f}, whole "
+                    f"{judged(holds)}: in the {ROLE_NAMES[row.role]} the {row.removed} {matter}: without them "
+                    f"the logit difference is {row.metric:.2f} [{row.metric_low:.2f}, {row.metric_high:.2f}], without random ones {row.random_metric:.2f}, whole "
                     f"{row.clean_metric:.2f}; accuracy {row.accuracy:.2f} [{row.accuracy_low:.2f}, {row.accuracy_high:.2f}], random "
                     f"{row.random_accuracy:.2f}, whole {row.clean_accuracy:.2f} (n {row.n})."
                 )
@@ -95,7 +95,7 @@ class Ablations(JsonArtefact):
                 most = max(kept, key=lambda row: row.n_components, default=None)
                 can = f"the {most.removed} can go" if most else "not even the weakest tried can go"
                 rest = f" (a random set of this size leaves {most.random_accuracy:.2f})" if most else ""
-                yield f"In the {role} {can} with 90 % of its accuracy kept{rest}."
+                yield f"In the {ROLE_NAMES[role]} {can} with 90 % of its accuracy kept{rest}."
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per model, set and intervention, a column per field of `AblationRow`."""

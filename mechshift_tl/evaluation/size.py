@@ -33,7 +33,7 @@ from mechshift_tl.circuits.permuted import n_permutations, permuted_heads
 from mechshift_tl.evaluation.faithfulness import N_BOOT, Faithfulness, NoGap, recovered
 from mechshift_tl.evaluation.run_once import CircuitRuns
 from mechshift_tl.intervals import check_draws
-from mechshift_tl.plotting import COLOURS, QUIET, style
+from mechshift_tl.plotting import COLOURS, QUIET, ROLE_NAMES, style
 
 
 @dataclass(frozen=True)
@@ -208,4 +208,5 @@ class _Search:
         """What the last circuits of this size recover, in words."""
         last = {one.role: one for one in self.tried if one.share == share}.values()
         nulls = {one.role: f", heads permuted {one.null:.2f}" if one.null == one.null else "" for one in last}
-        return "; ".join(f"the circuit of {one.role} recovers {one.value:.2f} (from {one.low:.2f}){nulls[one.role]}" for one in last)
+        told = ((ROLE_NAMES.get(one.role, one.role), one) for one in last)
+        return "; ".join(f"the circuit of the {name} recovers {one.value:.2f} (from {one.low:.2f}){nulls[one.role]}" for name, one in told)

@@ -8,6 +8,7 @@ from mechshift_tl.evaluation.ablation import ablate
 from mechshift_tl.evaluation.ablation_result import INTERVENTIONS, AblationRow, Ablations
 from mechshift_tl.evaluation.component_sets import named_sets, weakest_sets
 from mechshift_tl.interventions.replaced import writer_means
+from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.study.measurement import Measurement
 from mechshift_tl.study.parts import TaskParts
@@ -29,7 +30,7 @@ def ablations(parts: TaskParts) -> Ablations:
 
 def _of_model(parts: TaskParts, role: str) -> list[AblationRow]:
     assert parts.held_out is not None
-    parts.progress(f"ablations of {role}")
+    parts.progress(f"ablations of the {ROLE_NAMES[role]}")
     model, circuit, scores = parts.models[role], parts.circuits[role], parts.scores[role]
     apart, config = parts.held_out.readouts[role], parts.config
     rows = _first(apart, min(N_PROMPTS, N_ROWS * apart.n_examples // len(apart)))

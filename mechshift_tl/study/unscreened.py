@@ -25,7 +25,7 @@ from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.select import Selection
 from mechshift_tl.compare.headline import Headline, headline
 from mechshift_tl.intervals import Interval, drawn_examples, interval
-from mechshift_tl.plotting import COLOURS, QUIET, SYMBOLS, style
+from mechshift_tl.plotting import COLOURS, QUIET, ROLE_NAMES, SYMBOLS, style
 from mechshift_tl.readouts import readouts
 from mechshift_tl.study.measurement import Measurement
 from mechshift_tl.study.parts import TaskParts
@@ -72,7 +72,8 @@ class Unscreened(JsonArtefact):
         if not self.n_out:
             return f"All of the {self.n} prompts drawn are read correctly by every model: the screen leaves nothing out."
         changes = "; ".join(
-            f"ARM ~ {row.role} {FIGURES[row.figure]} {row.unscreened:.3f} instead of {row.screened:.3f} (change {row.change:+.3f} "
+            f"ARM ~ {ROLE_NAMES[row.role]} {FIGURES[row.figure]} {row.unscreened:.3f} instead of {row.screened:.3f} "
+            f"(change {row.change:+.3f} "
             f"[{row.over.low:+.3f}, {row.over.high:+.3f}])"
             for row in self.rows
         )
@@ -138,7 +139,7 @@ def _draw(parts: TaskParts) -> tuple[list[int], Examples]:
 
 def _with(parts: TaskParts, role: str, scores: EdgeScores, out: Examples) -> EdgeScores:
     """A model's scores of the pool's prompts, and behind them of those screened out."""
-    parts.progress(f"edge scores of {role} on {len(out)} prompts screened out")
+    parts.progress(f"edge scores of the {ROLE_NAMES[role]} on {len(out)} prompts screened out")
     rows = readouts(parts.models[role], out, seed=parts.config.seed)
     return scores.joined(attribute_edges(parts.models[role], rows, parts.config.attribution))
 

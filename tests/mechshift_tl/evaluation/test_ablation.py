@@ -134,7 +134,7 @@ def test_the_result_says_whether_early_components_matter_and_comes_back(arm, tmp
             *ablate(model, rows, GRAPH, weakest_sets(torch.arange(30.0), (0.1,)), "counterfactual", role="arm", n_random=2),
         )
     )
-    assert "in the arm the top 2 of the early layers" in found.finding() and "with 90 %" in found.finding()
+    assert "in the ARM the top 2 of the early layers" in found.finding() and "with 90 %" in found.finding()
     sure = replace(found.rows[0], beyond_metric_low=0.5)
     assert Ablations((sure,)).finding().startswith("Supported:")
     assert Ablations((replace(sure, beyond_metric_low=-0.5),)).finding().startswith("Not supported:")
