@@ -83,8 +83,8 @@ class Ablations(JsonArtefact):
                 matter = "matter more than as many others of their kinds and depth" if holds else "matter more than others like them"
                 yield (
                     f"{judged(holds)}: in the {ROLE_NAMES[row.role]} the {row.removed} {matter}: without them "
-                    f"the logit difference is {row.metric:.2f} [{row.metric_low:.2f}, {row.metric_high:.2f}], without random ones {row.random_metric:.2f}, whole "
-                    f"{row.clean_metric:.2f}; accuracy {row.accuracy:.2f} [{row.accuracy_low:.2f}, {row.accuracy_high:.2f}], random "
+                    f"the logit difference is {row.metric:.2f} [{row.metric_low:.2f}, {row.metric_high:.2f}], without random "
+                    f"ones {row.random_metric:.2f}, whole {row.clean_metric:.2f}; accuracy {row.accuracy:.2f} [{row.accuracy_low:.2f}, {row.accuracy_high:.2f}], random "
                     f"{row.random_accuracy:.2f}, whole {row.clean_accuracy:.2f} (n {row.n})."
                 )
 
