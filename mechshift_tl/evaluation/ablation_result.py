@@ -81,11 +81,12 @@ class Ablations(JsonArtefact):
             if row.removed.endswith("of the early layers") and row.by == INTERVENTIONS[0]:
                 holds = row.beyond_metric_low > 0
                 matter = "matter more than as many others of their kinds and depth" if holds else "matter more than others like them"
+                over = f"[{row.metric_low:.2f}, {row.metric_high:.2f}]"
+                accuracy = f"{row.accuracy:.2f} [{row.accuracy_low:.2f}, {row.accuracy_high:.2f}]"
                 yield (
-                    f"{judged(holds)}: in the {ROLE_NAMES[row.role]} the {row.removed} {matter}: without them "
-                    f"the logit difference is {row.metric:.2f} [{row.metric_low:.2f}, {row.metric_high:.2f}], without random "
-                    f"ones {row.random_metric:.2f}, whole {row.clean_metric:.2f}; accuracy {row.accuracy:.2f} [{row.accuracy_low:.2f}, {row.accuracy_high:.2f}], random "
-                    f"{row.random_accuracy:.2f}, whole {row.clean_accuracy:.2f} (n {row.n})."
+                    f"{judged(holds)}: in the {ROLE_NAMES[row.role]} the {row.removed} {matter}: without them the logit difference is "
+                    f"{row.metric:.2f} {over}, without random ones {row.random_metric:.2f}, whole {row.clean_metric:.2f}; accuracy "
+                    f"{accuracy}, random {row.random_accuracy:.2f}, whole {row.clean_accuracy:.2f} (n {row.n})."
                 )
 
     def _weak(self) -> Iterable[str]:
