@@ -9,7 +9,7 @@ half of the prompts correctly, the answer to all of them is *cannot tell*.
 
 | | lower τ by id | lower τ under matchings | besides |
 |---|---|---|---|
-| kept | ≥ 0.7 | | more edges shared than with heads permuted; MLP neurons in their places |
+| kept | ≥ 0.7 | | more edges shared than with heads permuted (p ≤ 0.025); MLP neurons in their places |
 | moved | < 0.7 | some ≥ 0.7 | or kept, but with MLP neurons in other places |
 | partly kept | < 0.7 | all < 0.7 | some τ, in either direction, ≥ 0.3 |
 | replaced | | | every τ, in both directions, < 0.3 |
@@ -73,7 +73,9 @@ def what_became_of_the_circuit(e: VerdictEvidence, rules: Rules) -> Answer:
     lower = [e.carried.lower_draws(name) for name in e.carried.matchings]
     every = e.carried.draws.flatten(1).unbind(1)
     p_of = {
-        "kept": max(p_not_at_least(rules.kept, by_id), e.overlap.p),
+        # Sharing more edges than chance is a condition, as faithfulness is; the claim is about τ. A circuit of few heads has few
+        # permutations, so its p cannot be small enough for a correction.
+        "kept": p_not_at_least(rules.kept, by_id) if e.overlap.p <= rules.level else 1.0,
         "moved": max(p_not_below(rules.kept, by_id), p_of_some(p_not_at_least(rules.kept, one) for one in lower)),
         "partly kept": max(
             *(p_not_below(rules.kept, one) for one in lower), p_of_some(p_not_at_least(rules.replaced, one) for one in every)
