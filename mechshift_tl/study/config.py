@@ -14,8 +14,8 @@ from mechshift_tl.study.verdicts import Rules
 
 #: What a quick study asks for: figures to look at in minutes, with wider intervals.
 QUICK: dict[str, Any] = {
-    "n": 60,
-    "held_out": 24,
+    "n": 48,
+    "held_out": 20,
     "n_boot": 100,
     "n_random": 100,
     "validity_n": 4,

@@ -23,9 +23,11 @@ def pair():
 
 @pytest.fixture(scope="module")
 def study(pair):
-    verdicts = {"null_circuits": 1, "permutations": 20, "verdict_draws": 200}
-    few = {"n": 8, "ig_steps": 2, "n_boot": 10, "n_random": 10, "held_out": 6, "validity_n": 2, "validity_edges": 5}
-    return run_study(pair, [IOI(), Countdown()], StudyConfig(**few, **verdicts, measurements="none"))
+    config = StudyConfig(
+        n=8, ig_steps=2, n_boot=10, n_random=10, held_out=6, validity_n=2, validity_edges=5, null_circuits=1, permutations=20,
+        verdict_draws=200, measurements="none",
+    )  # fmt: skip
+    return run_study(pair, [IOI(), Countdown()], config)
 
 
 def test_the_table_has_a_row_per_task_and_comparison(study):
