@@ -79,6 +79,22 @@ def draw_counts(n: int, n_boot: int, seed: int = 0) -> Float[Tensor, "n_boot n"]
     return torch.zeros(n_boot, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(n_boot, n, dtype=torch.float64))
 
 
+def sample_and_draws(n: int, n_boot: int, seed: int = 0) -> Float[Tensor, "draws_and_1 n"]:
+    """`(1 + n_boot, n)`: each example once, which is the sample itself, then its count in every draw of `draw_counts`."""
+    return torch.cat([torch.ones(1, n, dtype=torch.float64), draw_counts(n, n_boot, seed)])
+
+
+def mean_of_redrawn(values: Float[Tensor, "draws_and_1 k"], seed: int = 0) -> Float[Tensor, " draws_and_1"]:
+    """The mean over `k` columns: of all of them for the sample, in row 0, and of columns drawn with replacement for each draw.
+
+    So what `k` random controls leave uncertain is in the spread over draws.
+    """
+    k = values.shape[1]
+    chosen = torch.randint(k, values.shape, generator=seeded(seed))
+    chosen[0] = torch.arange(k)
+    return values.gather(1, chosen).mean(1)
+
+
 def check_draws(n_boot: int, name: str = "n_boot") -> None:
     """Raise ValueError unless `n_boot`, which the caller knows as `name`, is a whole number of at least 1."""
     # `Integral`, since numpy's integers are no `int`.

@@ -19,12 +19,12 @@ Hooks = NamedHooks
 LIBRARIES = ("transformer_lens", "transformers", "accelerate", "torch")
 
 
-def capture(names: Sequence[str], into: Kept, *, live: bool = False) -> Hooks:
-    """Hooks that store what passes, detached. With `live` they store it on the gradient path."""
+def capture(names: Sequence[str], into: Kept, *, live: bool = False, take: Callable[[Tensor], Tensor] = Tensor.detach) -> Hooks:
+    """Hooks that store what `take` makes of what passes, by default the tensor, detached; with `live`, the tensor on the gradient path."""
 
     def hook_for(name: str) -> HookFunction:
         def hook_fn(tensor: Tensor, hook: HookPoint) -> Tensor | None:
-            into[name] = tensor if live else tensor.detach()
+            into[name] = tensor if live else take(tensor)
             # A gradient is taken for this very object, so the model must go on with it and not with a copy that the hook point makes.
             return tensor if live else None
 

@@ -37,10 +37,12 @@ def depth_profile(circuit: Circuit, *, at: At = "reader", weight: Weight = "scor
     return profile / profile.sum()
 
 
-def mass_by_depth(values: Float[Tensor, "n_writers n_readers"], graph: Graph, at: At = "reader") -> Float[Tensor, " n_layers_plus_2"]:
+def mass_by_depth(
+    values: Float[Tensor, "*draws n_writers n_readers"], graph: Graph, at: At = "reader"
+) -> Float[Tensor, "*draws n_layers_plus_2"]:
     """Sum of the edges' values at each depth: at the layer of their reader, or of their writer."""
-    mass, layers = (values.sum(0), graph.reader_layers) if at == "reader" else (values.sum(1), graph.writer_layers)
-    return mass.new_zeros(graph.n_layers + 2).index_add(0, layers + 1, mass)
+    mass, layers = (values.sum(-2), graph.reader_layers) if at == "reader" else (values.sum(-1), graph.writer_layers)
+    return mass.new_zeros(*mass.shape[:-1], graph.n_layers + 2).index_add(-1, layers + 1, mass)
 
 
 def default_cut(n_layers: int) -> int:

@@ -13,7 +13,7 @@ from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.overlap import edge_jaccard
 from mechshift_tl.circuits.select import Selection
-from mechshift_tl.compare.depth import default_cut, depth_profile, early_share
+from mechshift_tl.compare.depth import early_share, mass_by_depth
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,4 @@ def headline(arm: EdgeScores, other: EdgeScores, chosen: Selection, cut: int | N
 
 def early_of_all_edges(scores: EdgeScores, cut: int | None = None) -> float:
     """Share in [0, 1] of the layers' |score|, over every possible edge, in layers below `cut`."""
-    whole = Circuit.from_scores(scores, scores.graph.n_edges, prune=False)
-    return early_share(depth_profile(whole), default_cut(scores.graph.n_layers) if cut is None else cut)
+    return early_share(mass_by_depth(scores.matrix.abs().double(), scores.graph), cut)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechshift_tl.intervals import check_draws, draw_counts, interval
+from mechshift_tl.intervals import check_draws, interval, sample_and_draws
 
 #: Contrasts by name, where a study has both roles.
 CONTRASTS = {"MDM − ARM": ("mdm", "arm"), "control − ARM": ("control", "arm"), "MDM − control": ("mdm", "control")}
@@ -31,7 +31,7 @@ def prompt_weights(n: int, n_boot: int, seed: int = 0) -> Float[Tensor, "draws n
     if n < 2:
         raise ValueError(f"{n} prompts: an interval over prompts needs at least two; give more prompts")
     check_draws(n_boot)
-    return torch.cat([torch.ones(1, n, dtype=torch.float64), draw_counts(n, n_boot, seed)])
+    return sample_and_draws(n, n_boot, seed)
 
 
 def paired(values: Mapping[str, Float[Tensor, " draws"]], contrast: Contrast = "difference") -> pd.DataFrame:

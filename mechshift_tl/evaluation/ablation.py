@@ -27,7 +27,7 @@ from mechshift_tl.evaluation.ablation_result import AblationRow
 from mechshift_tl.evaluation.component_sets import ComponentSet, Mask, controls, free_share
 from mechshift_tl.evaluation.run import Outcome, Tally
 from mechshift_tl.graph import Graph
-from mechshift_tl.intervals import check_draws, draw_counts, interval, seeded
+from mechshift_tl.intervals import check_draws, interval, mean_of_redrawn, sample_and_draws
 from mechshift_tl.interventions.ablation import ablated_logits
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans, replaced
 from mechshift_tl.readouts import Readouts
@@ -94,13 +94,11 @@ def ablate(
     beside = [controls(graph, one, n_random, seed + i) for i, one in enumerate(sets)]
     clean, runs = run_ablated(model, readouts, [one.mask for one in sets] + [mask for group in beside for mask in group], by, means=means)
     read = torch.zeros(readouts.n_examples, dtype=torch.float64).index_add(0, readouts.example, readouts.n_read.double())
-    counts = torch.cat([torch.ones(1, len(read), dtype=torch.float64), draw_counts(len(read), n_boot, seed)])
-    picked = torch.randint(n_random, (n_boot + 1, n_random), generator=seeded(seed))
-    picked[0] = torch.arange(n_random)
+    counts = sample_and_draws(len(read), n_boot, seed)
     rows, others = [], iter(runs[len(sets) :])
     for one, run in zip(sets, runs, strict=False):
         group = [next(others) for _ in range(n_random)]
-        measured = (_figures(kind, run, group, clean, read, counts, picked) for kind in ("metric", "accuracy"))
+        measured = (_figures(kind, run, group, clean, read, counts, seed) for kind in ("metric", "accuracy"))
         figures = {name: value for columns in measured for name, value in columns.items()}
         n_components, n = int(one.mask.sum()), int((read > 0).sum())
         free = free_share(graph, one)
@@ -108,9 +106,7 @@ def ablate(
     return rows
 
 
-def _figures(
-    kind: str, run: Outcome, group: list[Outcome], clean: Outcome, read: Tensor, counts: Tensor, picked: Tensor
-) -> dict[str, float]:
+def _figures(kind: str, run: Outcome, group: list[Outcome], clean: Outcome, read: Tensor, counts: Tensor, seed: int) -> dict[str, float]:
     """The columns of one figure: of the whole model, under the ablation, under the controls, and the loss beyond these."""
 
     def over_draws(outcome: Outcome) -> Float[Tensor, " draws"]:
@@ -119,7 +115,7 @@ def _figures(
         return counts @ (values * weight) / (counts @ weight)
 
     own = over_draws(run)
-    random = torch.stack([over_draws(one) for one in group], 1).gather(1, picked).mean(1)
+    random = mean_of_redrawn(torch.stack([over_draws(one) for one in group], 1), seed)
     found = {f"clean_{kind}": over_draws(clean)[0].item()}
     for name, draws in ((kind, own), (f"random_{kind}", random), (f"beyond_{kind}", random - own)):
         over = interval(draws[1:].tolist())

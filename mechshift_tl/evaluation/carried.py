@@ -33,7 +33,7 @@ from mechshift_tl.circuits.permuted import permuted_heads
 from mechshift_tl.evaluation.faithfulness import N_BOOT, check_gap, recovered
 from mechshift_tl.evaluation.run import CircuitRun
 from mechshift_tl.evaluation.run_once import CircuitRuns
-from mechshift_tl.intervals import check_draws, draw_counts, interval, seeded
+from mechshift_tl.intervals import check_draws, interval, mean_of_redrawn, sample_and_draws
 from mechshift_tl.plotting import QUIET, style
 
 BY_ID = "id"
@@ -124,8 +124,7 @@ def carry(
     """
     check_draws(n_boot)
     first, second = circuits
-    counts = draw_counts(runs.n_examples, n_boot, seed)
-    every = torch.cat([torch.ones_like(counts[:1]), counts])  # the sample itself comes first, then its draws
+    every = sample_and_draws(runs.n_examples, n_boot, seed)
     ways = {BY_ID: (Matching.by_id(circuits[first].graph),) * 2, **matchings}
     found = []
     for j, (source, target) in enumerate(((first, second), (second, first))):
@@ -149,14 +148,6 @@ def _in_model(
     runs = run([own, *null, *(way.circuit(other) for way in ways)])
     check_gap(runs[0], counts)
     own_f, *rest = (recovered(one, counts) for one in runs)
-    null_f = _mean_of_drawn(torch.stack(rest[: len(null)], 1), seed)
+    null_f = mean_of_redrawn(torch.stack(rest[: len(null)], 1), seed)
     cross, gap = torch.stack(rest[len(null) :], 1), own_f - null_f
     return own_f, null_f, cross, (cross - null_f[:, None]) / gap.where(gap > 0, torch.nan)[:, None]
-
-
-def _mean_of_drawn(null: Float[Tensor, "draws n_null"], seed: int) -> Float[Tensor, " draws"]:
-    """The mean over permutations: all of them for the sample, in row 0, and drawn anew with replacement for each draw of the prompts."""
-    n = null.shape[1]
-    chosen = torch.randint(n, null.shape, generator=seeded(seed))
-    chosen[0] = torch.arange(n)
-    return null.gather(1, chosen).mean(1)

@@ -15,7 +15,7 @@ from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.evaluation.faithfulness import check_gap, recovered
 from mechshift_tl.evaluation.run import RunSettings, run_edges
 from mechshift_tl.graph import Graph
-from mechshift_tl.intervals import draw_counts
+from mechshift_tl.intervals import sample_and_draws
 from mechshift_tl.readouts import Readouts
 
 
@@ -30,8 +30,6 @@ def layer_losses(
     graph = Graph.of(model)
     without = [graph.possible & (graph.writer_layers != layer)[:, None] for layer in range(graph.n_layers)]
     runs = run_edges(model, readouts, graph, without, **settings)
-    as_they_are = torch.ones(1, readouts.n_examples, dtype=torch.float64)
-    drawn = draw_counts(readouts.n_examples, n_boot, seed) if n_boot else as_they_are[:0]
-    counts = torch.cat([as_they_are, drawn])
+    counts = sample_and_draws(readouts.n_examples, n_boot, seed)
     check_gap(runs[0], counts)
     return torch.stack([1 - recovered(run, counts) for run in runs], 1)

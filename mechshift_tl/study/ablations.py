@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.compare.overlap import default_k
 from mechshift_tl.evaluation.ablation import ablate
 from mechshift_tl.evaluation.ablation_result import INTERVENTIONS, AblationRow, Ablations
@@ -35,7 +34,7 @@ def _of_model(parts: TaskParts, role: str) -> list[AblationRow]:
     apart, config = parts.held_out.readouts[role], parts.config
     rows = _first(apart, min(N_PROMPTS, N_ROWS * apart.n_examples // len(apart)))
     means = writer_means(model, _first(parts.pool.readouts[role], N_MEANS))
-    cut = min(config.cut or default_cut(circuit.graph.n_layers), circuit.graph.n_layers // 2)
+    cut = min(config.early_layers(circuit.graph.n_layers), circuit.graph.n_layers // 2)
     sets = named_sets(circuit, config.components or default_k(circuit.graph), cut)
     found = [
         row

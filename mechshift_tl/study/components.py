@@ -7,7 +7,6 @@ from collections import Counter
 
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.attention import AttentionComparison, compare_attention
-from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.compare.lens_result import LensComparison
 from mechshift_tl.compare.lens_sets import compare_lenses, component_sets
 from mechshift_tl.compare.neuron_result import NeuronComparison, NeuronComparisonSettings
@@ -36,7 +35,7 @@ def _attention(parts: TaskParts) -> AttentionComparison:
 
 def _neurons(parts: TaskParts) -> NeuronComparison:
     config = parts.config
-    cut = config.cut or default_cut(parts.models["arm"].cfg.n_layers)
+    cut = config.early_layers(parts.models["arm"].cfg.n_layers)
     settings = NeuronComparisonSettings(tuple(range(cut)), ig_steps=config.ig_steps, n_boot=_draws(parts), seed=config.seed)
     return compare_neurons(parts.models, parts.pool.readouts, settings, tokenizer=parts.tokenizer)
 

@@ -29,12 +29,14 @@ from mechshift_tl.compare.lens_result import FLAT, LensComparison
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.compare.specialisation import SpecialisationComparison
 from mechshift_tl.intervals import Interval
-from mechshift_tl.study.answers import Verdicts
+from mechshift_tl.study.answers import CANNOT_TELL, Verdicts
 from mechshift_tl.study.measurement import Finding
 from mechshift_tl.study.robustness_result import Robustness
 
 Met = Literal["met", "not met", "cannot tell"]
 SIGN = "failure sign"
+#: "The early share does not rise", by the verdict on whether the work is front-loaded.
+IF_FRONT_LOADED: dict[str, Met] = {"yes": "not met", "no": "met", CANNOT_TELL: "cannot tell"}
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _overlaps(local: TaskFindings, whole: TaskFindings) -> Iterator[Condition]:
 def _rises(whole: TaskFindings, verdicts: Verdicts) -> Iterator[Condition]:
     for answer in verdicts.answers:
         if (answer.task, answer.role, answer.question) == (whole.name, "mdm", "front_loaded"):
-            met: Met = {"yes": "not met", "no": "met"}.get(answer.answer, "cannot tell")  # type: ignore[assignment]
+            met = IF_FRONT_LOADED[answer.answer]
             yield Condition("front-loading", "the early share does not rise on the global task", whole.name, met, answer.why)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from mechshift_tl.attribution.path import Rule
 from mechshift_tl.attribution.settings import AttributionSettings
+from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.evaluation.size import SizeSearch
 from mechshift_tl.graph import KV
 from mechshift_tl.study.verdict_evidence import VerdictSettings
@@ -98,6 +99,10 @@ class StudyConfig:
     def quick(cls, **changed: Any) -> StudyConfig:
         """The settings of a quick study, less what is `changed`."""
         return cls(**(QUICK | changed))
+
+    def early_layers(self, n_layers: int) -> int:
+        """How many of a model's layers count as early: `cut`, or else the first third."""
+        return self.cut or default_cut(n_layers)
 
     @property
     def attribution(self) -> AttributionSettings:

@@ -25,6 +25,7 @@ from torch import Tensor
 from hooked_diffusion.artefact import Artefact
 from mechshift_tl.attribution.bootstrap import check_can_resample
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.compare.depth import mass_by_depth
 from mechshift_tl.intervals import Interval, interval
 from mechshift_tl.views.lens_table import ComponentLens
 from mechshift_tl.views.specialisation import participation_ratio
@@ -68,11 +69,9 @@ def early_shares(scores: EdgeScores, cut: int, counts: Float[Tensor, "draws n_ex
     """
     check_can_resample(scores)
     assert scores.per_example is not None
-    layers, n = scores.graph.reader_layers, scores.graph.n_layers
     found = []
     for part in counts.float().split(max(1, CHUNK // scores.matrix.numel())):
-        mass = torch.tensordot(part, scores.per_example, 1).abs().sum(1).double()
-        by_layer = mass.new_zeros(len(part), n + 1).index_add(1, layers, mass)[:, :n]
+        by_layer = mass_by_depth(torch.tensordot(part, scores.per_example, 1).abs(), scores.graph).double()[:, 1:-1]
         found.append(by_layer[:, :cut].sum(1) / by_layer.sum(1))
     return torch.cat(found)
 

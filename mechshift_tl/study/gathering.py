@@ -33,7 +33,7 @@ from mechshift_tl.evaluation.carried import Carried, carry
 from mechshift_tl.evaluation.run_once import CircuitRuns
 from mechshift_tl.evaluation.size import FaithfulSize, faithful_size
 from mechshift_tl.graph import Graph
-from mechshift_tl.intervals import draw_counts, interval
+from mechshift_tl.intervals import interval, sample_and_draws
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study import files
@@ -138,8 +138,7 @@ class _Gathering:
     @cached_property
     def _counts(self) -> torch.Tensor:
         """The sample itself, and then its draws."""
-        counts = draw_counts(self.task.scores["arm"].n_examples, self.settings.n_boot, self.settings.seed)
-        return torch.cat([torch.ones_like(counts[:1]), counts])
+        return sample_and_draws(self.task.scores["arm"].n_examples, self.settings.n_boot, self.settings.seed)
 
     @cached_property
     def _early_shares(self) -> dict[str, torch.Tensor]:

@@ -27,7 +27,6 @@ from mechshift_tl.attribution import EdgeScores
 from mechshift_tl.attribution.attribute import attribute_edges
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.comparison import compare
-from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.graph import Graph
 from mechshift_tl.plotting import ROLE_NAMES
@@ -64,7 +63,7 @@ def run_study(
     and when `folder` is that of another study.
     """
     config, models = config or StudyConfig(), pair.models
-    chosen(config)
+    chosen(config)  # a measurement that there is not is said before any work
     graph = Graph.of(pair.arm, config.kv)
     _check(pair.name, tasks, config, graph)
     if pair.tokenizer is None:
@@ -187,7 +186,7 @@ class _TaskRun:
             return {}
         layer = self.config.neuron_layer
         if layer is None:
-            layer = (self.config.cut or default_cut(self.models["arm"].cfg.n_layers)) - 1
+            layer = self.config.early_layers(self.models["arm"].cfg.n_layers) - 1
         return {
             role: files.NEURONS.stage(self.stages, role, partial(neuron_activations, model, pool.readouts[role], layer))
             for role, model in self.models.items()

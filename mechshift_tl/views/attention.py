@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
@@ -20,14 +21,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens.hook_points import HookPoint
 
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.attention import attention_mask_4d
-from hooked_diffusion.gradients import HookFunction, NamedHooks
 from hooked_diffusion.html import card
 from mechshift_tl.bridge.alignment import is_causal
 from mechshift_tl.bridge.batching import batch_tokens_for
+from mechshift_tl.bridge.hooks import Kept, capture
 from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import ABSENT, Batch, Readouts
@@ -154,21 +154,19 @@ def _of_batch(
 
 def _patterns(model: HookedModel, batch: Batch, wanted: dict[str, tuple[int, int]]) -> list[Float[Tensor, "rows heads query key"]]:
     """The wanted heads' patterns, layer by layer."""
-    found: dict[int, Tensor] = {}
+    found: Kept = {}
 
-    def hook_for(layer: int, heads: list[int]) -> HookFunction:
-        def hook_fn(pattern: Tensor, hook: HookPoint) -> None:
-            found[layer] = pattern[:, heads].detach().to(batch.clean.device, torch.float32)
+    def of_heads(pattern: Tensor, heads: list[int]) -> Tensor:
+        return pattern[:, heads].detach().to(batch.clean.device, torch.float32)
 
-        return hook_fn
-
-    layers = sorted({layer for layer, _ in wanted.values()})
-    hooks: NamedHooks = [
-        (f"blocks.{layer}.attn.hook_pattern", hook_for(layer, [head for at, head in wanted.values() if at == layer])) for layer in layers
-    ]
+    heads_of: dict[int, list[int]] = {}
+    for layer, head in wanted.values():
+        heads_of.setdefault(layer, []).append(head)
+    names = {layer: f"blocks.{layer}.attn.hook_pattern" for layer in sorted(heads_of)}
+    hooks = [hook for layer, name in names.items() for hook in capture([name], found, take=partial(of_heads, heads=heads_of[layer]))]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
         batch.logits(model)
-    return [found[layer] for layer in layers]
+    return [found[name] for name in names.values()]
 
 
 def seen_by(model: HookedModel, visible: Bool[Tensor, "rows pos"]) -> Bool[Tensor, "rows query key"]:

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
-from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.bridge.alignment import hidden_tokens
-from mechshift_tl.bridge.hooks import Kept
+from mechshift_tl.bridge.hooks import Kept, capture
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import Batch, Readouts
 
@@ -39,12 +37,9 @@ def run_at(
     seen: Kept = {}
     rows = torch.arange(len(batch), device=positions.device)[:, None]
 
-    def hook_for(name: str) -> HookFunction:
-        def hook_fn(tensor: Tensor, hook: HookPoint) -> None:
-            seen[name] = tensor[rows.to(tensor.device), positions.to(tensor.device)].flatten(0, 1).to(positions.device, torch.float32)
+    def taken(tensor: Tensor) -> Tensor:
+        return tensor[rows.to(tensor.device), positions.to(tensor.device)].flatten(0, 1).to(positions.device, torch.float32)
 
-        return hook_fn
-
-    with model.hooks(fwd_hooks=[(name, hook_for(name)) for name in names]):
+    with model.hooks(fwd_hooks=capture(names, seen, take=taken)):
         logits = model(batch.clean, **hidden_tokens(model, batch.clean_mask))[rows, positions].flatten(0, 1).float()
     return seen, logits

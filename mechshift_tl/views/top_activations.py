@@ -13,11 +13,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
-from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.bridge.batching import batch_tokens_for
-from mechshift_tl.bridge.hooks import Hooks, Kept
+from mechshift_tl.bridge.hooks import Kept, capture
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import Batch, Readouts
 
@@ -83,16 +81,13 @@ def _keep_best(
     """Put the batch's activations where they exceed, in size, what their example had at that position."""
     seen: Kept = {}
 
-    def hook_for(layer: int) -> HookFunction:
-        def hook_fn(tensor: Tensor, hook: HookPoint) -> None:
-            seen[str(layer)] = tensor.detach().reshape(*batch.clean.shape, -1).float().cpu()
+    def taken(tensor: Tensor) -> Tensor:
+        return tensor.detach().reshape(*batch.clean.shape, -1).float().cpu()
 
-        return hook_fn
-
-    hooks: Hooks = [(f"blocks.{layer}.mlp.hook_post", hook_for(layer)) for layer in sorted({layer for layer, _ in places})]
-    with model.hooks(fwd_hooks=hooks):
+    name_of = "blocks.{}.mlp.hook_post".format
+    with model.hooks(fwd_hooks=capture([name_of(layer) for layer in sorted({layer for layer, _ in places})], seen, take=taken)):
         batch.logits(model)
-    values = torch.stack([seen[str(layer)][..., number] for layer, number in places], -1)
+    values = torch.stack([seen[name_of(layer)][..., number] for layer, number in places], -1)
     values = values * batch.visible("clean").cpu()[..., None]
     length = values.shape[1]
     for i, (row, at) in enumerate(zip(batch.index.tolist(), example.tolist(), strict=True)):  # an example may have several rows here

@@ -20,7 +20,7 @@ from torch import Tensor
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
 from mechshift_tl.graph import Graph
-from mechshift_tl.intervals import draw_counts, interval, judged
+from mechshift_tl.intervals import interval, judged, sample_and_draws
 from mechshift_tl.plotting import DIVERGING, QUIET, SIZE, style
 
 STATISTICS = ("spearman", "pearson")
@@ -130,8 +130,7 @@ class Validity(Artefact):
     @cached_property
     def _counts(self) -> Float[Tensor, "draws n_examples"]:
         """How often each draw holds each prompt; the first is the prompts themselves."""
-        itself = torch.ones(1, self.n_examples, dtype=torch.float64)
-        return torch.cat([itself, draw_counts(self.n_examples, self.n_boot, self.seed)])
+        return sample_and_draws(self.n_examples, self.n_boot, self.seed)
 
     def _index(self, method: str) -> int:
         if method not in self.methods:
