@@ -34,7 +34,7 @@ def _line(figure: go.Figure, column: int, role: str, shares: Float[Tensor, "draw
     if len(shares) > 1:
         low, high = (shares[1:].nanquantile(at, 0).tolist() for at in (0.025, 0.975))
         figure.add_scatter(
-            x=layers + layers[::-1], y=high + low[::-1], fill="toself", fillcolor=faded(role), line_width=0, hoverinfo="skip",
+            x=layers + layers[::-1], y=high + low[::-1], mode="lines", fill="toself", fillcolor=faded(role), line_width=0, hoverinfo="skip",
             showlegend=False, row=1, col=column,
         )  # fmt: skip
     figure.add_scatter(

@@ -23,7 +23,7 @@ def lens_panels(depth: pd.DataFrame, table: pd.DataFrame, ablation: pd.DataFrame
         _line(figure, rows, "depth", role, 1, name=ROLE_NAMES[role])
     of_steps = where(table, statistic="entropy")
     of_steps = of_steps.loc[of_steps["scope"].str.startswith("step ")]
-    of_steps = of_steps.assign(step=[int(scope.removeprefix("step ")) for scope in of_steps["scope"]])
+    of_steps = of_steps.assign(step=[int(scope.removeprefix("step ")) for scope in of_steps["scope"]]).sort_values("step", kind="stable")
     for role in roles:
         for name, dash in DASH_OF_SET.items():
             rows = where(of_steps, subject=role, set=name)

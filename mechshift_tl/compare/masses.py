@@ -93,7 +93,7 @@ class ComponentMasses(Artefact):
                 _marks(figure, j + 1, role, [plain(self.components[one]) for one in order], self.masses[:, i, j, order])
         figure.update_yaxes(type="category", autorange="reversed")
         figure.update_xaxes(title_text="fraction of the model's Σ|score|", rangemode="tozero")
-        return style(figure, 130 + 22 * len(order), margin={"l": 60, "r": 16, "t": 60, "b": 48})
+        return style(figure, 130 + 22 * len(order), margin={"l": 60, "r": 16, "t": 80, "b": 48}, legend_y=1.07)
 
     def _repr_html_(self) -> str:
         return card("ComponentMasses", f"{self.task} {self.finding()}", self.to_dataframe().head(SHOWN))

@@ -108,9 +108,9 @@ class SpecialisationComparison(JsonArtefact):
         figure.update_yaxes(rangemode="tozero")
         figure.add_annotation(
             text=plain(f"filled: all steps together; open: mean of the steps; 95 % over {self.n_examples} prompts"),
-            x=0, y=-0.22, xref="paper", yref="paper", showarrow=False,
+            x=0, y=-0.45, xref="paper", yref="paper", showarrow=False,
         )  # fmt: skip
-        return style(figure, 340, showlegend=False)
+        return style(figure, 380, showlegend=False, margin_b=110)
 
     def _dot(self, figure: go.Figure, column: int, statistic: str, scope: str, role: str) -> None:
         one = self.of(statistic, role, scope)

@@ -111,7 +111,7 @@ class Ablations(JsonArtefact):
             for place, by in enumerate(panels, 1):
                 self._panel(figure, place, role, [r for r in self.rows if (r.role, r.by, r.is_weakest) == (role, by, False)])
             self._curve(figure, len(titles), role, [r for r in self.rows if r.role == role and r.is_weakest])
-        return style(figure, 230 * len(titles))
+        return style(figure, 230 * len(titles), margin_t=80, legend_y=1.04)
 
     @staticmethod
     def _panel(figure: go.Figure, place: int, role: str, rows: list[AblationRow]) -> None:
@@ -120,7 +120,7 @@ class Ablations(JsonArtefact):
             figure.add_scatter(
                 x=names, y=[getattr(r, kind) for r in rows], error_y=_bars(rows, kind), mode="markers", showlegend=False, row=place, col=1,
                 marker={"color": COLOURS.get(role), "symbol": SYMBOLS.get(role, "circle") + symbol, "size": 10},
-                name=f"{plain(role)}{', random' if symbol else ''}",
+                name=f"{ROLE_NAMES.get(role, plain(role))}{', random' if symbol else ''}",
             )  # fmt: skip
         figure.update_yaxes(title_text="logit difference", row=place, col=1)
 
@@ -130,7 +130,7 @@ class Ablations(JsonArtefact):
             figure.add_scatter(
                 x=[row.n_components for row in rows], y=[getattr(row, kind) for row in rows], error_y=_bars(rows, kind), row=place, col=1,
                 mode="lines+markers", line={"color": COLOURS.get(role), "dash": dash},
-                name=f"{plain(role)}{', random order' if dash == 'dot' else ''}",
+                name=f"{ROLE_NAMES.get(role, plain(role))}{', random order' if dash == 'dot' else ''}",
             )  # fmt: skip
         figure.update_xaxes(title_text="components removed", row=place, col=1)
         figure.update_yaxes(title_text="accuracy", row=place, col=1)

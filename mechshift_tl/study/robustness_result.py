@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
 from mechshift_tl.intervals import Interval
-from mechshift_tl.plotting import COLOURS, SYMBOLS, faded, plain, style
+from mechshift_tl.plotting import COLOURS, ROLE_NAMES, SYMBOLS, faded, plain, style
 
 #: What changes the prompts alone: a conclusion must not depend on it.
 SEEDS = ("seed", "prompts")
@@ -113,7 +113,7 @@ class Robustness(JsonArtefact):
                 look = {"color": COLOURS.get(str(role)), "symbol": SYMBOLS.get(str(role)), "size": 9}
                 places = [plain(f"{row['factor']} {row['setting']}") for _, row in rows.iterrows()]
                 figure.add_scatter(
-                    x=rows[name].tolist(), y=places, mode="markers", marker=look, name=plain(str(role)), showlegend=column == 1, row=1,
+                    x=rows[name].tolist(), y=places, mode="markers", marker=look, name=ROLE_NAMES.get(str(role), plain(str(role))), showlegend=column == 1, row=1,
                     col=column,
                 )  # fmt: skip
                 if str(role) in COLOURS:
