@@ -110,10 +110,11 @@ class Robustness(JsonArtefact):
         figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
         for column, (name, label) in enumerate((("jaccard", "edge overlap J with the ARM"), ("early_shift", "early shift, all edges")), 1):
             for role, rows in frame.groupby("role", sort=False):
+                shown = ROLE_NAMES.get(str(role), plain(str(role)))
                 look = {"color": COLOURS.get(str(role)), "symbol": SYMBOLS.get(str(role)), "size": 9}
                 places = [plain(f"{row['factor']} {row['setting']}") for _, row in rows.iterrows()]
                 figure.add_scatter(
-                    x=rows[name].tolist(), y=places, mode="markers", marker=look, name=ROLE_NAMES.get(str(role), plain(str(role))), showlegend=column == 1, row=1,
+                    x=rows[name].tolist(), y=places, mode="markers", marker=look, name=shown, showlegend=column == 1, row=1,
                     col=column,
                 )  # fmt: skip
                 if str(role) in COLOURS:
