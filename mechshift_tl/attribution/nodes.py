@@ -18,9 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechshift_tl.attribution.along import Along
 from mechshift_tl.attribution.gradients import Source, walk
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.path import Method, Points
+from mechshift_tl.attribution.rules import RuleHooks
 from mechshift_tl.attribution.scoring import TokenGroups
 from mechshift_tl.bridge.hooks import EMBED, Kept, inject
 from mechshift_tl.bridge.protocol import HookedModel
@@ -76,6 +78,8 @@ def node_scores(
     embeddings: Source,
     points: Points,
     method: Method,
+    rules: RuleHooks,
+    along: Along,
     groups: TokenGroups,
 ) -> list[Float[Tensor, "rows spans nodes"]]:
     """Per metric, the scores of every node of `sites`, per group of tokens."""
@@ -87,8 +91,10 @@ def node_scores(
     scores = [clean_logits.new_zeros(*groups.shape, sites[-1].nodes.stop) for _ in metrics]
     for source, met in walks:
         sums: list[Kept] = [{} for _ in metrics]
-        with closing(walk(model, batch, metrics, clean_logits, source, points, [site.name for site in met])) as along:
-            for weight, _, gradients in along:
+        wanted = list({*(site.name for site in met), *along.wanted})
+        with closing(walk(model, batch, metrics, clean_logits, source, points, wanted, rules=rules)) as walked:
+            for weight, _, gradients in walked:
+                along.add(source, gradients, weight)
                 _add_point(sums, gradients, weight)
         for total, score in zip(sums, scores, strict=True):
             for site in met:
