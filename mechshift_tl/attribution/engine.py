@@ -186,5 +186,5 @@ class Engine:
         groups = TokenGroups(batch, self.settings.keep_per_example, self.n_spans)
         with prefix.left_out():
             path = points, self.settings.method, rule_hooks(self.model, self.settings.rules), along
-            found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, *path, groups)
+            found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, *path, groups, self.shape[0])
         return found, logits, corrupt_logits

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from mechshift_tl.bridge.hooks import Hooks
-from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.bridge.protocol import HookedModel, has_mlps
 from mechshift_tl.interventions.neurons import NEURONS, Activations
 from mechshift_tl.interventions.outputs import WriterOutputs
 from mechshift_tl.readouts import Batch
@@ -51,7 +51,7 @@ def component_hooks(model: HookedModel, sets: Bool[Tensor, "sets n_components"],
         chosen = by_layer[:, layer]
         if chosen[:, :-1].any():
             hooks.append((f"blocks.{layer}.attn.hook_z", _hook(partial(_put, chosen=chosen[:, :-1], other=z))))
-        if chosen[:, -1].any():
+        if has_mlps(model) and chosen[:, -1].any():
             hooks.append((f"blocks.{layer}.hook_mlp_out", _hook(partial(_put, chosen=chosen[:, -1:], other=mlp[:, :, None]))))
     return hooks
 
