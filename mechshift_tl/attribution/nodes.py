@@ -18,12 +18,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechshift_tl.attribution.along import Along
 from mechshift_tl.attribution.gradients import Source, walk
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.path import Method, Points
+from mechshift_tl.attribution.rules import RuleHooks
 from mechshift_tl.attribution.scoring import TokenGroups
-from mechshift_tl.bridge.hooks import EMBED, Kept, capture, inject
+from mechshift_tl.bridge.hooks import EMBED, Kept, inject
 from mechshift_tl.bridge.protocol import HookedModel, has_mlps
+from mechshift_tl.interventions.neurons import NEURONS, run_neurons
 from mechshift_tl.interventions.outputs import WriterOutputs
 from mechshift_tl.readouts import Batch
 
@@ -56,29 +59,15 @@ def node_sites(model: HookedModel, clean: WriterOutputs, corrupt: WriterOutputs)
     return sites
 
 
-@torch.no_grad()
 def neuron_sites(model: HookedModel, batch: Batch, *, zero: bool) -> list[Site]:
-    """The neurons of every MLP (`mlp.hook_post`; for a gated MLP act(gate)·up), layer by layer; `zero` takes 0 for their corrupt value."""
-    names = [f"blocks.{i}.mlp.hook_post" for i in range(model.cfg.n_layers)]
-    clean: Kept = {}
-    corrupt: Kept = {}
-    with model.hooks(fwd_hooks=capture(names, clean)):
-        batch.logits(model)
-    if not zero:
-        with model.hooks(fwd_hooks=capture(names, corrupt)):
-            batch.logits(model, "corrupt")
-    sites = []
-    for i, name in enumerate(names):
-        acts = clean[name].to(batch.clean.device, torch.float32).reshape(*batch.clean.shape, -1)
-        # Some MLPs flatten rows and positions: the batch's own shape is put back.
-        others = torch.zeros_like(acts) if zero else corrupt[name].to(acts).reshape(acts.shape)
-        for side, mask in ((acts, batch.clean_mask), (others, batch.corrupt_mask)):
-            if mask is not None:
-                # A hidden token has activations too, but no other token sees them.
-                side.masked_fill_(~mask[..., None], 0)
-        width = acts.shape[-1]
-        sites.append(Site(name, acts[..., None], others[..., None], slice(i * width, (i + 1) * width)))
-    return sites
+    """The neurons of every MLP, layer by layer; `zero` takes 0 for their corrupt activation."""
+    clean = run_neurons(model, batch, "clean")
+    corrupt = tuple(torch.zeros_like(acts) for acts in clean) if zero else run_neurons(model, batch, "corrupt")
+    width = clean[0].shape[-1]
+    return [
+        Site(NEURONS.format(i), acts[..., None], others[..., None], slice(i * width, (i + 1) * width))
+        for i, (acts, others) in enumerate(zip(clean, corrupt, strict=True))
+    ]
 
 
 def node_scores(
@@ -90,6 +79,8 @@ def node_scores(
     embeddings: Source,
     points: Points,
     method: Method,
+    rules: RuleHooks,
+    along: Along,
     groups: TokenGroups,
     n_nodes: int,
 ) -> list[Float[Tensor, "rows spans nodes"]]:
@@ -102,8 +93,10 @@ def node_scores(
     scores = [clean_logits.new_zeros(*groups.shape, n_nodes) for _ in metrics]
     for source, met in walks:
         sums: list[Kept] = [{} for _ in metrics]
-        with closing(walk(model, batch, metrics, clean_logits, source, points, [site.name for site in met])) as along:
-            for weight, _, gradients in along:
+        wanted = list({*(site.name for site in met), *along.wanted})
+        with closing(walk(model, batch, metrics, clean_logits, source, points, wanted, rules=rules)) as walked:
+            for weight, _, gradients in walked:
+                along.add(source, gradients, weight)
                 _add_point(sums, gradients, weight)
         for total, score in zip(sums, scores, strict=True):
             for site in met:
