@@ -19,8 +19,8 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from hooked_diffusion.progress import progress_bar
 from mechshift_tl.attribution.metrics import MetricLike, resolve
 from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.hooks import Hooks
@@ -60,7 +60,7 @@ def run_ablated(
         raise ValueError("run_ablated was given no set of components; give at least one")
     function, whole = resolve(metric), range(readouts.n_examples)
     tallies = [Tally(readouts, readouts, whole, function) for _ in range(1 + len(masks))]
-    with tqdm(total=len(readouts), desc=f"ablate {len(masks)} sets", unit="row", delay=2, leave=False) as bar:
+    with progress_bar(len(readouts), f"ablate {len(masks)} sets", "row") as bar:
         tokens = batch_tokens_for(model, "writers", batch_tokens)
         for batch in readouts.batches(tokens):
             batch = batch.to(model.cfg.device).narrowed(model)

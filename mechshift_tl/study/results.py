@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from hooked_diffusion import artefact
 from hooked_diffusion.html import card
@@ -25,6 +26,7 @@ from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import Evidence
 from mechshift_tl.study.measurement import Finding
 from mechshift_tl.study.measurements import load_measured, save_measured
+from mechshift_tl.study.overlap_figure import draw_overlaps
 from mechshift_tl.study.verdict_evidence import VerdictEvidence
 from mechshift_tl.study.verdicts import judge
 from mechshift_tl.views.lens_table import ComponentLens
@@ -187,6 +189,10 @@ class Study:
         side = artefact.read_json(folder / files.STUDY, "Study.save", "pair", "config", "tasks", "provenance")
         tasks = {task: _named(TaskStudy.load(folder / files.folder_name(task)), task) for task in side["tasks"]}
         return cls(side["pair"], StudyConfig(**side["config"]), tasks, side["provenance"])
+
+    def figure(self) -> go.Figure:
+        """Edge and component overlap of the ARM's circuits with each other model's, between floor and ceiling, one row per comparison."""
+        return draw_overlaps({task: one.comparisons for task, one in self.tasks.items()})
 
     def _repr_html_(self) -> str:
         return card("Study", self.pair, self.table())

@@ -21,8 +21,9 @@ import torch
 from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from hooked_diffusion.progress import progress_bar
+from hooked_diffusion.tokenizers import spelled
 from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.hooks import EMBED, Kept
 from mechshift_tl.bridge.norms import is_identity
@@ -73,14 +74,14 @@ def component_lens(
     settings = LensSettings(norm, top)
     reads, gap = readouts.to_dataframe(), 0.0
     table = _Table(wanted, len(reads))
-    with tqdm(total=len(readouts), desc=f"lens of {len(wanted)} components", unit="row", delay=2, leave=False) as bar:
+    with progress_bar(len(readouts), f"lens of {len(wanted)} components", "row") as bar:
         for batch in readouts.batches(batch_tokens_for(model, "logits", batch_tokens)):
             numbers = read_numbers(readouts, batch)
             gap = max(gap, _read_batch(model, graph, norm, batch.to(model.cfg.device), table, numbers))
             bar.update(len(batch.index))
     return ComponentLens(
         list(wanted), graph, **table.values, step=torch.tensor(reads["step"].tolist()), example=torch.tensor(reads["example"].tolist()),
-        words=_words(tokenizer or model.tokenizer, table.values["top_id"]), gap=gap,
+        words=spelled(tokenizer or model.tokenizer, table.values["top_id"]), gap=gap,
         settings=settings, provenance=provenance(model, readouts.info),
     )  # fmt: skip
 
@@ -160,8 +161,3 @@ def terms(model: HookedModel, graph: Graph, seen: Kept) -> Iterator[tuple[list[s
         if (own := bias_of(attn.o, bias.device)) is not None:
             bias += own.float()
     yield [BIAS], bias[None]
-
-
-def _words(tokenizer: PreTrainedTokenizerBase | None, ids: Tensor) -> dict[int, str]:
-    """How each id that occurs is spelled."""
-    return {token: f"#{token}" if tokenizer is None else str(tokenizer.decode([token])) for token in ids.unique().tolist()}
