@@ -79,9 +79,7 @@ def _drawn(scores: Float[Tensor, "n u v"], counts: Float[Tensor, "draws n"], pos
     return (counts @ scores[:, possible]).numpy()
 
 
-def _rows(
-    truth: Truth, method: str, draws: Float[np.ndarray, "draws m"], sets: Mapping[str, Bool[np.ndarray, " m"]]
-) -> list[TruthScore]:
+def _rows(truth: Truth, method: str, draws: Float[np.ndarray, "draws m"], sets: Mapping[str, Bool[np.ndarray, " m"]]) -> list[TruthScore]:
     rows = []
     for against, true in sets.items():
         areas, precisions = ([one(scores, true) for scores in draws] for one in (auroc, average_precision))
