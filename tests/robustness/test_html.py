@@ -50,9 +50,9 @@ from mechshift_tl.interventions.replaced import writer_means
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
 from mechshift_tl.study import Study, StudyConfig, run_study
+from mechshift_tl.study.difference import difference
 from mechshift_tl.study.gains import Gain
 from mechshift_tl.study.likeness import Likeness
-from mechshift_tl.study.difference import difference
 from mechshift_tl.study.robustness_result import Baseline, Change, Robustness
 from mechshift_tl.study.unscreened import ScreenRow, Unscreened
 from mechshift_tl.study.verdict_check import TruthChecked, VerdictCheck

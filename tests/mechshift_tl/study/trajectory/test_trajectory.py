@@ -16,7 +16,7 @@ from mechshift_tl.compare.headline import early_of_all_edges
 from mechshift_tl.intervals import Interval
 from mechshift_tl.report.trajectory import write_trajectory_report
 from mechshift_tl.study import StudyConfig
-from mechshift_tl.study.trajectory import Trajectory, TrainingRun, run_trajectory
+from mechshift_tl.study.trajectory import TrainingRun, Trajectory, run_trajectory
 from mechshift_tl.study.trajectory.checkpoints import write_trained
 from mechshift_tl.study.trajectory.point import LABELS, TrajectoryPoint
 from mechshift_tl.tasks import IOI
