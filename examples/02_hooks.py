@@ -89,6 +89,7 @@ mdm.resume_denoising(trajectory, 2, canvas=edited).figure()
 #
 # A subclass changes what the loop sees. This one never writes a word that is banned; everything else – hooks, caches, circuits – works as before.
 
+
 # %%
 class Banning(HookedDiffusionTransformer):
     """A model that gives banned ids no probability."""

@@ -38,6 +38,8 @@ class Scores(Artefact):
       scores were cut down to.
     - `per_span (spans, …)`, where asked: the share of `matrix` that passes at the positions of each of `spans`; with exact
       patching, the effect of that span alone, which need not add up.
+    - `points`, `passes`, `example_gap`, where a `gap` was asked for: points of the path that was found fine enough, forward and backward
+      passes of each row in all, and the gap that the mean example is left with, as a share of the mean |effect|.
     """
 
     matrix: Float[Tensor, "*scores"]
@@ -57,6 +59,9 @@ class Scores(Artefact):
     spans: list[str] = field(default_factory=list)
     only_step: int | None = None
     only_span: str | None = None
+    points: int | None = None
+    passes: int | None = None
+    example_gap: float | None = None
 
     KIND: ClassVar[str] = "scores"
 

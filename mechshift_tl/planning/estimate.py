@@ -178,7 +178,7 @@ def plan(
     )
 
 
-def workload_of(task: Any, tokenizer: Any, n: int, seed: int = 0) -> Workload:
+def workload_of(task: Any, tokenizer: Any, n: int | None, seed: int = 0) -> Workload:
     """Rows and tokens of `n` examples of a task under a tokenizer: a row per readable answer token, each as long as the longest example."""
     examples = task.examples(tokenizer, n, seed)
     rows = sum(sum(example.readable) for example in examples)

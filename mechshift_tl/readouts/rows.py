@@ -195,7 +195,7 @@ class Readouts(Artefact):
         if not len(self):
             raise ValueError("readouts hold no row; select or make at least one example that is read somewhere")
         for name in ("clean", "corrupt", "answer_ids", "foil_ids"):
-            check_ids(model, f"readouts.{name}", getattr(self, name))
+            check_ids(model, f"readouts.{name}", getattr(self, name), predicted=name.endswith("ids"))
         longest = max(int(self.visible(side).sum(1).max()) for side in get_args(Side))
         if says_how_it_is_read(model) and model.max_positions is not None and longest > model.max_positions:
             raise ValueError(

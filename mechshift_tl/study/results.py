@@ -87,7 +87,7 @@ class TaskStudy:
 
     def save_prompts(self, folder: Path) -> None:
         """Write the prompts as a table."""
-        self.pool.examples.to_dataframe().to_csv(folder / files.PROMPTS, index=False)
+        self.pool.examples.write_csv(folder / files.PROMPTS)
 
     @classmethod
     def load(cls, folder: str | Path) -> TaskStudy:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -151,7 +151,8 @@ class _TaskRun:
         )  # fmt: skip
         self.progress(f"{name}: what became of the circuits")
         judged = gather_verdict_evidence(ToJudge.of(parts), config.verdict, self.stages)
-        measured = measure(parts, self.stages)
+        faithful = {one.role: one.size.share for one in judged if one.size.share is not None}
+        measured = measure(replace(parts, shares=faithful), self.stages)
         found = TaskStudy(name, pool, scores, circuits, comparisons, lenses, neurons, evidence, measured, judged)
         self.stages.write(found.save_prompts)
         return found
