@@ -1,5 +1,6 @@
 # Every target creates $(VENV) on first use and reuses it until pyproject.toml or constraints.txt changes.
 #   make demo        the circuits of the bundled pair, as a report in $(OUT)
+#   make trajectory  the circuits of the bundled pair over its training, as a report in $(TRAJECTORY): minutes
 #   make test        every test of seconds       make lint     ruff, import-linter and pyright
 #   make bench       what attribution costs, as tables: minutes
 #   make notebooks   run the notebooks of examples/ anew: needs Chromium       make docs   the documentation, in site/
@@ -7,7 +8,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+STAMP := $(shell date +%Y%m%d-%H%M%S)
+OUT := runs/demo-$(STAMP)
+TRAJECTORY := runs/trajectory-$(STAMP)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -17,12 +20,16 @@ QUICK := not slow and not browser
 # The notebooks as they are kept, cell by cell; tests/test_notebooks.py holds them to their scripts.
 NOTEBOOKS := $(PYTEST) --nbmake --nbmake-timeout 120 $(wildcard examples/*.ipynb)
 
-.PHONY: demo test lint docs notebooks bench check-slow browser
+.PHONY: demo trajectory test lint docs notebooks bench check-slow browser
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
 	$(BIN)/mechshift run --pair tiny --quick --tasks ioi,countdown --components 10 --out $(OUT)
 	@echo "The report: $(OUT)/report.html"
+
+trajectory: $(INSTALLED)
+	$(BIN)/mechshift trajectory pairs/tiny_trajectory/mdm --control pairs/tiny_trajectory/control --out $(TRAJECTORY)
+	@echo "The report: $(TRAJECTORY)/report.html"
 
 test: $(INSTALLED)
 ifneq ($(wildcard ../shared/.),)

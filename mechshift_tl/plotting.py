@@ -20,6 +20,14 @@ DASHES = {"arm": "solid", "mdm": "solid", "control": "dot"}
 #: Colours of negative, zero and positive values. No model has one of them.
 DIVERGING = [[0.0, "#0f766e"], [0.5, "#f8f8f6"], [1.0, "#7e3a94"]]
 
+#: The same colours where the page is dark: as near as can be read on `PAPER`.
+PAPER = {"light": "#ffffff", "dark": "#12181f"}
+DARK = {
+    INK: "#e6ebf0", QUIET: "#a3afbb", RULE: "#2d3741", "#23629f": "#7fb6ec", "#c4512d": "#f3956f", "#6b7280": "#b3bbc5",
+    "#0f766e": "#4cc2b4", "#f8f8f6": "#1d262f", "#7e3a94": "#d09fe4", "#cfd5db": "#414d59",
+    "white": PAPER["dark"], "#ffffff": PAPER["dark"],
+}  # fmt: skip
+
 CONFIG = {"displayModeBar": False, "responsive": True}
 
 

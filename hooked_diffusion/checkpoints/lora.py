@@ -76,7 +76,9 @@ class LoraReader:
         self._parts, self._stored = _parts(folder / WEIGHTS), dict[str, str]()
         self.config, self.shapes = dict(self._base.config), self._base.shapes
         if (folder / SPEC).is_file():
-            self.config["diffusion_spec"] = read_json(folder / SPEC, MOST_CONFIG)
+            spec = read_json(folder / SPEC, MOST_CONFIG)
+            # The base may say that it is causal; the adapter says what it became.
+            self.config |= {"diffusion_spec": spec, "is_causal": spec.get("attention") == "causal"}
         self.files = (*self._base.files, folder / WEIGHTS)
         self.notes = (*self._base.notes, f"LoRA of rank {rank} on {len(self._parts)} matrices added")
         self.tokenizer_at: tuple[Path, str | None] | None = (folder, None) if has_tokenizer(folder) else self._base.tokenizer_at

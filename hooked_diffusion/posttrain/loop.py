@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -26,7 +26,7 @@ from hooked_diffusion.posttrain.objectives import Question, cross_entropies, que
 from hooked_diffusion.posttrain.optimizers import learning_rates, make_optimizers
 from hooked_diffusion.posttrain.recipe import Recipe
 from hooked_diffusion.posttrain.rows import RowSource
-from hooked_diffusion.posttrain.state import learning, resume, save_state
+from hooked_diffusion.posttrain.state import learning, native_model, resume, save_state
 from hooked_diffusion.seeds import step_generator
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -65,7 +65,7 @@ def train(
     Raises ValueError when the state in `folder` is another run's or damaged, FloatingPointError when the loss is not finite.
     """
     folder = Path(folder)
-    accelerator = Accelerator(cpu=next(model.parameters()).device.type == "cpu", mixed_precision=_precision(model))
+    accelerator = Accelerator(cpu=_device(model).type == "cpu")
     native = native_model(model)
     native.config.is_causal = recipe.attention == "causal"
     optimizers = make_optimizers(model, recipe)
@@ -96,13 +96,6 @@ def train(
     return model
 
 
-def native_model(model: nn.Module) -> PreTrainedModel:
-    """The Hugging Face model itself: what `peft` wraps, or the model as it is."""
-    inner = cast(nn.Module, model.get_base_model()) if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    assert isinstance(inner, PreTrainedModel)
-    return inner
-
-
 def _gradients(model: nn.Module, native: PreTrainedModel, accelerator: Accelerator, batches: list[Question], rows: list[int]) -> float:
     """Add the gradient of a step's loss to the weights, and return the loss.
 
@@ -114,7 +107,8 @@ def _gradients(model: nn.Module, native: PreTrainedModel, accelerator: Accelerat
         waits: AbstractContextManager[None] = nullcontext() if index == len(batches) - 1 else accelerator.no_sync(model)
         mine = asked if accelerator.num_processes == 1 else asked.share(accelerator.process_index, accelerator.num_processes)
         mine = mine.to(accelerator.device)
-        with waits, accelerator.autocast():
+        # On a CPU it is the products alone that may be in bfloat16: see `bf16.py`.
+        with waits, torch.autocast(accelerator.device.type, torch.bfloat16, enabled=accelerator.device.type != "cpu"):
             losses = cross_entropies(model, native, mine)
             part = (losses * mine.weight).sum() * (n / sum(rows))
             accelerator.backward(part)
@@ -134,10 +128,9 @@ def _update(model: nn.Module, optimizers: list[torch.optim.Optimizer], rate: flo
         optimizer.zero_grad(set_to_none=True)
 
 
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def _is_bf16_cpu(model: nn.Module) -> bool:
-    device = next(model.parameters()).device
-    return device.type == "cpu" and is_fast(device)
-
-
-def _precision(model: nn.Module) -> str:
-    return "no" if next(model.parameters()).device.type == "cpu" else "bf16"
+    return _device(model).type == "cpu" and is_fast(_device(model))

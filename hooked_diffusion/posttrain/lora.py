@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def add_lora(model: PreTrainedModel, rank: int, modules: tuple[str, ...] = ()) -> PeftModel:
+def add_lora(model: PreTrainedModel, rank: int, modules: tuple[str, ...] = (), seed: int = 0) -> PeftModel:
     """`model` with an adapter of `rank` on the modules whose names end as `modules` say; by default on all linear ones but the head.
 
-    The base is frozen; the adapter starts as nothing. Raises ValueError on a rank below 1 and on a module that the model lacks,
-    `MissingExtra` without `peft`.
+    The base is frozen; the adapter starts as nothing, its first half drawn from `seed`. Raises ValueError on a rank below 1 and on a
+    module that the model lacks, `MissingExtra` without `peft`.
     """
     if rank < 1:
         raise ValueError(f"LoRA's rank is {rank}; give at least 1")
@@ -37,7 +38,10 @@ def add_lora(model: PreTrainedModel, rank: int, modules: tuple[str, ...] = ()) -
         raise MissingExtra("LoRA needs the peft package: pip install 'mechshift-tl[posttrain]'") from error
     # alpha = rank: the update is B A itself.
     config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=list(modules) or "all-linear", task_type="CAUSAL_LM")
-    return cast("PeftModel", get_peft_model(model, config))
+    # A state of its own, so that the caller's random numbers stay as they are.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cast("PeftModel", get_peft_model(model, config))
 
 
 def save_adapter(model: PeftModel, folder: str | Path, base: str, spec: DiffusionSpec) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,19 @@ class Mixture:
             picked = torch.randint(len(source.texts), (source.per_step,), generator=generator)
             drawn += [source.texts[index] for index in picked.tolist()]
         return [pack(drawn, self.length, self.padding)]
+
+    def facts(self) -> dict[str, object]:
+        """What tells one mixture from another, as JSON values: the length of rows; per source its texts, tokens, share and checksum."""
+        sources = {
+            name: {
+                "texts": len(source.texts),
+                "tokens": sum(len(text.tokens) for text in source.texts),
+                "per_step": source.per_step,
+                "sha256": hashlib.sha256(repr([(text.tokens, text.is_answer) for text in source.texts]).encode()).hexdigest(),
+            }
+            for name, source in self.sources.items()
+        }
+        return {"length": self.length, "sources": sources}
 
     def holds(self, token: int) -> str | None:
         """The first source that has `token` in a text; None where it occurs in none."""

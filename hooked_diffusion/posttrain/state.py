@@ -10,11 +10,13 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from transformers import PreTrainedModel
 
 from hooked_diffusion.posttrain.recipe import Recipe
 
@@ -24,6 +26,13 @@ FILE = "checkpoint.safetensors"
 def learning(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name → parameter, of those that learn."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def native_model(model: nn.Module) -> PreTrainedModel:
+    """The Hugging Face model itself: what `peft` wraps, or the model as it is."""
+    inner = cast(nn.Module, model.get_base_model()) if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    assert isinstance(inner, PreTrainedModel)
+    return inner
 
 
 def save_state(model: nn.Module, optimizers: Sequence[Optimizer], recipe: Recipe, folder: Path, step: int) -> None:

@@ -122,7 +122,8 @@ class Engine:
         scores, logits, corrupt_logits = (self._edges if self.settings.level == "edges" else self._nodes)(batch, points, along)
         ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
         # The device needs its memory for the next batch.
-        return [BatchScores(one.cpu(), *end, total.cpu()) for one, end, total in zip(scores, ends, along.totals, strict=True)]
+        every = zip(scores, ends, along.totals, strict=True)
+        return [BatchScores(one.cpu(), clean, corrupt, total.cpu()) for one, (clean, corrupt), total in every]
 
     def _shared_prefix(self, batch: Batch) -> SharedPrefix:
         """Tokens identical in both runs, skipped along the path; none for interventions other than counterfactual, or for neurons."""

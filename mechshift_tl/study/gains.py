@@ -85,7 +85,12 @@ class Gain(Artefact):
 
 
 def early_shares(scores: EdgeScores, cut: int, counts: Float[Tensor, "draws n_examples"]) -> Float[Tensor, " draws"]:
-    """Early share over all edges on each draw; `counts` says how often each example is drawn.
+    """Early share over all edges on each draw. Raises ValueError where `layer_shares` does."""
+    return layer_shares(scores, counts)[:, :cut].sum(1)
+
+
+def layer_shares(scores: EdgeScores, counts: Float[Tensor, "draws n_examples"]) -> Float[Tensor, "draws n_layers"]:
+    """What each layer has of the layers' Σ|score| over all edges, on each draw; `counts` says how often each example is drawn.
 
     Raises ValueError unless attributed with `keep_per_example=True`.
     """
@@ -94,7 +99,7 @@ def early_shares(scores: EdgeScores, cut: int, counts: Float[Tensor, "draws n_ex
     found = []
     for part in counts.float().split(max(1, CHUNK // scores.matrix.numel())):
         by_layer = mass_by_depth(torch.tensordot(part, scores.per_example, 1).abs(), scores.graph).double()[:, 1:-1]
-        found.append(by_layer[:, :cut].sum(1) / by_layer.sum(1))
+        found.append(by_layer / by_layer.sum(1, keepdim=True))
     return torch.cat(found)
 
 

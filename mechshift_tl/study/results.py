@@ -15,8 +15,8 @@ from hooked_diffusion import artefact
 from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.compare.lens_sets import component_sets
 from mechshift_tl.compare.result import CircuitComparison, Statistic
-from mechshift_tl.compare.steps import step_overlaps
 from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.readouts.pool import Pool
 from mechshift_tl.study import files
@@ -57,16 +57,10 @@ class TaskStudy:
         valid = self.evidence.validity_note(role) if self.evidence else None
         return [*self.comparisons[role].notes, *([valid] if valid else [])]
 
+    @property
     def component_sets(self) -> dict[str, list[str]]:
-        """Top-k components that are "ARM only", "shared" or "MDM only", strongest first."""
-        frame = self.comparisons["mdm"].components
-        frame = frame.assign(strength=frame[["score_a", "score_b"]].abs().max(axis=1)).sort_values("strength", ascending=False)
-        sets = {"ARM only": "a", "shared": "both", "MDM only": "b"}
-        return {name: frame.loc[frame["top"] == top, "component"].tolist() for name, top in sets.items()}
-
-    def step_stability(self, role: str) -> pd.DataFrame:
-        """One row per denoising step: how much the step's own circuit shares with that of all steps (`compare.steps`)."""
-        return step_overlaps(self.scores[role], self.circuits[role])
+        """The top components of the ARM's and the MDM's circuit, as many as their comparison looked at: `compare.lens_sets`."""
+        return component_sets(self.circuits["arm"], self.circuits["mdm"], self.comparisons["mdm"].settings.k)
 
     def save(self, folder: str | Path) -> None:
         """Write scores, circuits, comparisons, lenses, neurons and the pool to `folder`, one file each, and the prompts as a table."""

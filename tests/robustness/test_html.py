@@ -50,6 +50,7 @@ from mechshift_tl.interventions.replaced import writer_means
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
 from mechshift_tl.study import Study, StudyConfig, run_study
+from mechshift_tl.study.difference import difference
 from mechshift_tl.study.gains import Gain
 from mechshift_tl.study.likeness import Likeness
 from mechshift_tl.study.robustness_result import Baseline, Change, Robustness
@@ -58,6 +59,7 @@ from mechshift_tl.study.verdict_check import TruthChecked, VerdictCheck
 from mechshift_tl.tasks import IOI
 from mechshift_tl.views import neuron_activations
 from mechshift_tl.views.attention import attention_patterns
+from mechshift_tl.views.playback import play
 from mechshift_tl.views.specialisation import specialisation
 
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -107,6 +109,7 @@ def results() -> dict[str, Any]:
         compare_lenses({"mdm": pair.mdm}, {"mdm": task.pool.readouts["mdm"]}, {"mdm": task.lenses["mdm"]}, {"shared": ["m0"]}, n_boot=4),
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
+        difference(study, study), play(pair.mdm, task.pool.examples[0], pair.tokenizer, ["a0.h0"]),
         study.conditions, *denoising_results(pair), *verdict_results(study),
         writer_means(pair.arm, rows), run_circuit(pair.arm, rows, circuit),
         circuits_in_model("arm", pair.arm, {"arm": circuit}, rows, 0), Gain(4, ("arm",), 0.5, torch.tensor([0.1, 0.4, 0.6]), {"arm": 0.5}),
