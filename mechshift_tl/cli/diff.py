@@ -37,7 +37,7 @@ def _print(found: StudyDifference) -> None:
     """Settings and answers that differ, every overlap, and the finding."""
     if len(found.settings):
         print_frame("Settings that differ", found.settings)
-    differ = found.answers[~found.answers["same"].astype(bool)].drop(columns="same")
+    differ = found.answers.query("not same").drop(columns="same")
     if len(differ):
         print_frame("Answers that differ", differ)
     print_frame("Edge overlap, 95 % over prompts", found.overlap_table())

@@ -11,8 +11,9 @@ import typer
 from mechshift_tl.cli import study_options as of
 from mechshift_tl.cli.console import console, print_frame, print_stage
 from mechshift_tl.cli.errors import clear_errors, opening
-from mechshift_tl.cli.options import Fresh, TaskNames, not_empty, number_of, tasks_of, words_of
+from mechshift_tl.cli.options import Fresh, not_empty, number_of, words_of
 from mechshift_tl.cli.results import results_in
+from mechshift_tl.cli.task_options import TaskNames, tasks_of
 
 if TYPE_CHECKING:
     from mechshift_tl.study.trajectory import TrainingRun, Trajectory
