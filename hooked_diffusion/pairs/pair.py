@@ -102,6 +102,11 @@ def _is_pair(folder: Path) -> bool:
     return all(any((folder / role / name).is_file() for name in ("config.json", ADAPTER)) for role in ("arm", "mdm"))
 
 
+def arm_of_pair(name: str | Path) -> Path:
+    """The folder of the ARM of a bundled pair, or of a pair's folder. Raises ValueError on a name that is neither."""
+    return _pair_folder(name) / "arm"
+
+
 def load_pair(
     name: str | Path | None = None,
     mdm: str | Path | None = None,
