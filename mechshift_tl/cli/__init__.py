@@ -23,6 +23,7 @@ from mechshift_tl.cli.evaluate import evaluate
 from mechshift_tl.cli.inspect import inspect
 from mechshift_tl.cli.models import models, print_version
 from mechshift_tl.cli.plan import plan
+from mechshift_tl.cli.posttrain import posttrain
 from mechshift_tl.cli.report import report
 from mechshift_tl.cli.run import run
 from mechshift_tl.cli.trajectory import trajectory
@@ -42,6 +43,9 @@ class App(typer.Typer):
 
 
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
-for verb in (run, report, diff, trajectory, attribute, evaluate, validity, accuracy, check_verdict, models, inspect, convert, plan):
+VERBS = (
+    run, report, diff, trajectory, posttrain, attribute, evaluate, validity, accuracy, check_verdict, models, inspect, convert, plan,
+)  # fmt: skip
+for verb in VERBS:
     app.command()(verb)
 app.command("version")(print_version)
