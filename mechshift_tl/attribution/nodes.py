@@ -91,6 +91,7 @@ def node_scores(
     embeddings: Source,
     points: Points,
     method: Method,
+    *,
     rules: RuleHooks,
     along: Along,
     groups: TokenGroups,
