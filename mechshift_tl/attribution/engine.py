@@ -124,7 +124,8 @@ class Engine:
         scores, logits, corrupt_logits = found(batch, points, along)
         ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
         # The device needs its memory for the next batch.
-        return [BatchScores(one.cpu(), *end, total.cpu()) for one, end, total in zip(scores, ends, along.totals, strict=True)]
+        every = zip(scores, ends, along.totals, strict=True)
+        return [BatchScores(one.cpu(), clean, corrupt, total.cpu()) for one, (clean, corrupt), total in every]
 
     def _shared_prefix(self, batch: Batch) -> SharedPrefix:
         """Tokens identical in both runs, skipped along the path; none for interventions other than counterfactual, or for neurons."""
@@ -209,7 +210,9 @@ class Engine:
         embeddings = sources(clean, corrupt, self.graph, activations=False)[0]
         groups = TokenGroups(batch, self.settings.keep_per_example, self.n_spans)
         rules, method = self.settings.rules, self.settings.method
-        scored = partial(node_scores, self.model, batch, self.metrics, logits, sites, embeddings, points, method, along=along)
+        scored = partial(
+            node_scores, self.model, batch, self.metrics, logits, sites, embeddings, points, method, along=along, n_nodes=self.shape[0]
+        )
         with prefix.left_out():
             if method != "atp*":
                 return scored(rules=rule_hooks(self.model, rules), groups=groups), logits, corrupt_logits
@@ -219,5 +222,5 @@ class Engine:
                     one.add(scores)
         # The input is in no layer, so it has a gradient whichever layer is dropped.
         layers = torch.full(self.shape, self.graph.n_layers - 1.0, device=logits.device)
-        layers[: self.settings.level == "nodes"] += 1
+        layers[: int(self.settings.level == "nodes")] += 1
         return [one.mean(layers, self.settings.keep_per_example) for one in found], logits, corrupt_logits

@@ -54,7 +54,8 @@ def sources(clean: WriterOutputs, corrupt: WriterOutputs, graph: Graph, *, activ
         first = graph.writers_before_attention(i)
         heads, mlp = slice(first, first + graph.n_heads), slice(first + graph.n_heads, first + graph.n_heads + 1)
         paths.append(Source(f"blocks.{i}.attn.hook_z", clean.z[i], corrupt.z[i], heads, 2 * i + 1))
-        paths.append(Source(f"blocks.{i}.hook_mlp_out", clean.mlp[i], corrupt.mlp[i], mlp, 2 * i + 2))
+        if graph.mlps:
+            paths.append(Source(f"blocks.{i}.hook_mlp_out", clean.mlp[i], corrupt.mlp[i], mlp, 2 * i + 2))
     return paths
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.bridge.hooks import Kept
-from mechshift_tl.bridge.norms import norm_weight
+from mechshift_tl.bridge.norms import centers, is_identity, norm_weight
 from mechshift_tl.bridge.protocol import Block, HookedModel, Norm, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
@@ -49,7 +49,7 @@ class ReaderPath:
         self.mlp = {
             i: SingleReader(components_of(model).blocks[i].ln2, f"blocks.{i}.ln2", f"blocks.{i}.mlp.hook_in", frozen)
             for i in layers
-            if after <= 2 * i + 1
+            if graph.mlps and after <= 2 * i + 1
         }
         self.logits = SingleReader(components_of(model).ln_final, "ln_final", "unembed.hook_in", frozen)
 
@@ -88,7 +88,7 @@ class AttentionReaders:
         separate = graph.n_kv_readers // graph.n_kv_heads
         self.splits = [Split(self.attn, separate)] if separate > 1 else []
         self.wanted = [f"{self.attn}.hook_{kind}" for kind in ("q" if self.splits else KINDS)]
-        self.watched = [f"{self.norm}.{name}" for name in NORM_HOOKS]
+        self.watched = _watched(self.norm, block.ln1)
         self.at_zero = _at_zero(block, graph)
         self.sums: Float[Tensor, "tok reader d_head"] | None = None
         self.scalars: list[Float[Tensor, "tok reader"]] = []
@@ -97,7 +97,7 @@ class AttentionReaders:
     def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
         """Add one point: Σ weight·r·∂m/∂(q, k, v) and the rank-one term's factors."""
         slopes = torch.cat([gradients[f"{self.attn}.hook_{kind}"] for kind in KINDS], 2).flatten(0, 1)
-        scale, normalized = _norm_at(self.norm, seen, centers(self.block.ln1))
+        scale, normalized = _norm_at(self.norm, seen, self.block.ln1)
         # The quadrature weight goes in here, once for both terms of the formula.
         inverse = (weight / scale)[..., None]
         self.sums = slopes * inverse if self.sums is None else self.sums.addcmul_(slopes, inverse)
@@ -141,14 +141,14 @@ class SingleReader:
 
     def __init__(self, norm: Norm, name: str, hook: str, frozen: bool) -> None:
         self.norm, self.name, self.hook, self.frozen = norm, name, hook, frozen
-        self.wanted, self.watched = [hook], [f"{name}.{hook}" for hook in NORM_HOOKS]
+        self.wanted, self.watched = [hook], _watched(name, norm)
         self.weight = norm_weight(norm)
         self.sums: Float[Tensor, "tok d"] | None = None
 
     def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
         """Add one point: weight·r·(w∘∂m/∂n − x̂·⟨x̂, w∘∂m/∂n⟩/d)."""
         slope = gradients[self.hook].reshape(-1, len(self.weight)) * self.weight.to(gradients[self.hook].device)
-        scale, normalized = _norm_at(self.name, seen, centers(self.norm))
+        scale, normalized = _norm_at(self.name, seen, self.norm)
         inverse = weight / scale
         along = None if self.frozen else (slope * normalized).mean(-1, keepdim=True).mul_(inverse)
         self.sums = slope.mul_(inverse) if self.sums is None else self.sums.addcmul_(slope, inverse)
@@ -163,15 +163,21 @@ class SingleReader:
             out -= out.mean(-1, keepdim=True)
 
 
-def centers(norm: Norm) -> bool:
-    """LayerNorm subtracts the mean, RMSNorm does not."""
-    return not norm.uses_rms_norm
+def _watched(name: str, norm: Norm) -> list[str]:
+    """The hooks of a norm that `_norm_at` reads."""
+    return [f"{name}.{hook}" for hook in NORM_HOOKS[int(is_identity(norm)) :]]
 
 
-def _norm_at(name: str, seen: Kept, centered: bool) -> tuple[Float[Tensor, "tok 1"], Float[Tensor, "tok d"]]:
-    """A norm's scale and x̂ at one point. x̂ is computed from the norm's input, which autograd keeps anyway; no second tensor is kept."""
+def _norm_at(name: str, seen: Kept, norm: Norm) -> tuple[Float[Tensor, "tok 1"], Float[Tensor, "tok d"]]:
+    """A norm's scale and x̂ at one point. x̂ is computed from the norm's input, which autograd keeps anyway; no second tensor is kept.
+
+    Where there is no norm, nothing is divided and no rank-one term exists: scale 1 and x̂ = 0.
+    """
+    if is_identity(norm):
+        residual = seen[f"{name}.{NORM_HOOKS[1]}"].float().flatten(0, -2)
+        return torch.ones_like(residual[:, :1]), torch.zeros_like(residual)
     scale, residual = (seen[f"{name}.{hook}"].float().flatten(0, -2) for hook in NORM_HOOKS)
-    if centered:
+    if centers(norm):
         residual = residual - residual.mean(-1, keepdim=True)
     return scale, residual / scale
 
