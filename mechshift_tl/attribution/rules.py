@@ -28,8 +28,8 @@ from torch import Tensor
 from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.bridge.hooks import Hooks, Kept
 from mechshift_tl.bridge.narrow import TOKENWISE
-from mechshift_tl.bridge.norms import norm_weight
-from mechshift_tl.bridge.protocol import HookedModel, Norm
+from mechshift_tl.bridge.norms import centers, is_identity, norm_weight
+from mechshift_tl.bridge.protocol import HookedModel, Norm, has_mlps
 
 BackwardRule = Literal["norms", "activations", "products", "patterns", "softmax", "qkv"]
 #: The published sets of rules.
@@ -71,7 +71,8 @@ def rule_hooks(model: HookedModel, rules: Iterable[BackwardRule], dropped: int |
     for rule in rules:
         _PLACES[rule](model, found)
     if dropped is not None:
-        found.behind.extend((f"blocks.{dropped}.{name}", _detached) for name in ("hook_attn_out", "hook_mlp_out"))
+        outputs = ["hook_attn_out", *(["hook_mlp_out"] if has_mlps(model) else [])]
+        found.behind.extend((f"blocks.{dropped}.{name}", _detached) for name in outputs)
     return found
 
 
@@ -121,8 +122,10 @@ def _keeping(name: str, kept: Kept) -> HookFunction:
 
 
 def _norms(model: HookedModel, found: RuleHooks) -> None:
-    for scale in [name for name in model.hook_dict if name.endswith(".hook_scale")]:
-        _one_norm(cast(Any, model).get_submodule(scale.removesuffix(".hook_scale")), scale.removesuffix(".hook_scale"), found)
+    for name in [name.removesuffix(".hook_scale") for name in model.hook_dict if name.endswith(".hook_scale")]:
+        norm = cast(Any, model).get_submodule(name)
+        if not is_identity(norm):
+            _one_norm(norm, name, found)
 
 
 def _one_norm(norm: Norm, name: str, found: RuleHooks) -> None:
@@ -130,7 +133,7 @@ def _one_norm(norm: Norm, name: str, found: RuleHooks) -> None:
 
     def frozen(out: Tensor, hook: object) -> Tensor:
         x, scale = kept.pop("x").float(), kept.pop("scale").detach().float()
-        x = x if norm.uses_rms_norm else x - x.mean(-1, keepdim=True)
+        x = x - x.mean(-1, keepdim=True) if centers(norm) else x
         return _with_gradient_of(out, (x / scale * norm_weight(norm, out.device)).to(out))
 
     found.behind.extend((f"{name}.{hook}", _keeping(key, kept)) for hook, key in (("hook_in", "x"), ("hook_scale", "scale")))
@@ -138,7 +141,7 @@ def _one_norm(norm: Norm, name: str, found: RuleHooks) -> None:
 
 
 def _activations(model: HookedModel, found: RuleHooks) -> None:
-    for i in range(model.cfg.n_layers):
+    for i in range(model.cfg.n_layers if has_mlps(model) else 0):
         _one_activation(f"blocks.{i}.mlp", model, found)
 
 

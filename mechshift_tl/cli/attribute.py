@@ -28,6 +28,8 @@ from mechshift_tl.cli.options import (
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
 from mechshift_tl.cli.results import claim, results_in, told_apart
 from mechshift_tl.cli.scoring import (
+    BackwardRules,
+    GapGiven,
     InterventionName,
     MeansN,
     MethodName,
@@ -58,6 +60,8 @@ def attribute(
     means_n: MeansN = None,
     ig_steps: StepsGiven = None,
     rule: RuleGiven = None,
+    gap: GapGiven = None,
+    backward: BackwardRules = None,
     kv: KV = "grouped",
     edges: Annotated[int | None, typer.Option(help="Edges in the circuit; default min(1000, 5 % of all).")] = None,
     fraction: Annotated[float | None, typer.Option(help="Instead: a share of the possible edges.")] = None,
@@ -86,7 +90,9 @@ def attribute(
         from mechshift_tl.runs.processes import Processes
         from mechshift_tl.runs.stages import Stages
 
-        settings = scoring(method, metric, intervention, kv, ig_steps=ig_steps, rule=rule, keep_per_example=keep_per_example)
+        settings = scoring(
+            method, metric, intervention, kv, ig_steps=ig_steps, rule=rule, gap=gap, backward=backward, keep_per_example=keep_per_example
+        )
         selection = Selection(edges, fraction, threshold, cast(Rank, by), greedy, prune=not no_prune)  # refuses another `by`
         name, file = named(task, data)
         apart_n, chosen, place = means_count(intervention, means_n), task_of(name, file), placed(device_map) | read_as(family, config)
@@ -125,6 +131,9 @@ def _print_scores(scores: EdgeScores, circuit: Circuit, top: int) -> None:
     end = "corrupt" if asked.intervention == "counterfactual" else f"from {asked.intervention} inputs"
     console.print(f"{asked.metric}: clean {scores.clean:.3f}, {end} {scores.corrupt:.3f}")
     console.print(f"Completeness gap: {100 * scores.completeness_gap:.1f} % of their difference")
+    if scores.example_gap is not None:
+        left = f"{100 * scores.example_gap:.1f} % left to the mean prompt"
+        console.print(f"Points: {scores.points}, found in {scores.passes} passes; {left}")
     console.print(f"Circuit: {circuit.kept} edges kept of {circuit.requested} requested, of {scores.graph.n_edges} possible")
     print_frame(f"Top {top} edges by |score|", scores.top(top))
 
