@@ -2,6 +2,7 @@
 #   make demo        the circuits of the bundled pair, as a report in $(OUT)
 #   make test        every test of seconds       make lint     ruff, import-linter and pyright
 #   make bench       what attribution costs, as tables: minutes
+#   make truth       every method held to circuits that are known: minutes
 #   make check-slow  the tests of minutes: SmolLM2-135M, and a report in headless Chromium
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 QUICK := not slow and not browser
 
-.PHONY: demo test lint bench check-slow browser
+.PHONY: demo test lint bench truth check-slow browser
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -39,6 +40,10 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m benchmarks.attribution
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m benchmarks.accuracy_per_pass
+
+truth: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/mechshift truth
 
 # One process with all threads: SmolLM2 is large enough for them, and tests/conftest.py fetches it once, into a cache.
 check-slow: $(INSTALLED) browser

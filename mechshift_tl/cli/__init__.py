@@ -23,6 +23,7 @@ from mechshift_tl.cli.inspect import inspect
 from mechshift_tl.cli.models import models, print_version
 from mechshift_tl.cli.plan import plan
 from mechshift_tl.cli.run import run
+from mechshift_tl.cli.truth import truth
 from mechshift_tl.cli.validity import validity
 
 SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
@@ -39,6 +40,6 @@ class App(typer.Typer):
 
 
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
-for verb in (run, attribute, evaluate, validity, accuracy, check_verdict, models, inspect, convert, plan):
+for verb in (run, attribute, evaluate, validity, truth, accuracy, check_verdict, models, inspect, convert, plan):
     app.command()(verb)
 app.command("version")(print_version)
