@@ -29,7 +29,7 @@ from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.bridge.hooks import Hooks, Kept
 from mechshift_tl.bridge.narrow import TOKENWISE
 from mechshift_tl.bridge.norms import centers, is_identity, norm_weight
-from mechshift_tl.bridge.protocol import HookedModel, Norm, has_mlps
+from mechshift_tl.bridge.protocol import HookedModel, Norm, has_mlps, is_native
 
 BackwardRule = Literal["norms", "activations", "products", "patterns", "softmax", "qkv"]
 #: The published sets of rules.
@@ -177,6 +177,11 @@ def _patterns(model: HookedModel, found: RuleHooks) -> None:
 
 
 def _softmax(model: HookedModel, found: RuleHooks) -> None:
+    if is_native(model):
+        raise ValueError(
+            f"{model.cfg.model_name}: backward rule 'softmax' needs the scores before the softmax, which TransformerLens' own attention "
+            "does not show; leave the rule out"
+        )
     for i in range(model.cfg.n_layers):
         _one_softmax(f"blocks.{i}.attn", model, found)
 

@@ -27,6 +27,7 @@ from mechshift_tl.cli.posttrain import posttrain
 from mechshift_tl.cli.report import report
 from mechshift_tl.cli.run import run
 from mechshift_tl.cli.trajectory import trajectory
+from mechshift_tl.cli.truth import truth
 from mechshift_tl.cli.validity import validity
 
 SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
@@ -44,7 +45,7 @@ class App(typer.Typer):
 
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
 VERBS = (
-    run, report, diff, trajectory, posttrain, attribute, evaluate, validity, accuracy, check_verdict, models, inspect, convert, plan,
+    run, report, diff, trajectory, posttrain, attribute, evaluate, validity, truth, accuracy, check_verdict, models, inspect, convert, plan,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(verb)

@@ -169,9 +169,12 @@ def _texts(found: Mapping[str, Validity]) -> pd.DataFrame:
 
 
 def _print_note(found: Mapping[str, Validity]) -> None:
-    """Of a pair: whether the method is less valid on the MDM."""
+    """What may mislead; and of a pair, whether the method is less valid on the MDM."""
     from mechshift_tl.evaluation.validity import validity_note
 
+    for role, one in found.items():
+        for warning in one.warnings:
+            console.print(f"Warning ({role}): {warning}")
     if found.keys() == {"arm", "mdm"}:
         console.print(validity_note(found["arm"], found["mdm"]) or "The method that ranked the edges is no less valid on the MDM.")
 
