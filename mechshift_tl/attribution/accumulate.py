@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import TypeAlias
 
@@ -52,7 +53,7 @@ def accumulate(
     mine = processes.share(readouts.n_examples)
     rows = readouts if processes.count == 1 else readouts.select(mine)
     sums = whole if processes.count == 1 else totals(rows)
-    with tqdm(total=len(rows), desc=label, unit="row", delay=2, leave=False, disable=not processes.is_first) as bar:
+    with tqdm(total=len(rows), desc=label, unit="row", delay=2 if processes.is_first else inf, leave=False) as bar:
         for done in processes.in_step(_batches(Halving(run, per_row), rows, sums, batch_tokens, kept)):
             bar.update(done)
     if processes.count == 1:

@@ -9,7 +9,7 @@ What a verb needs is imported when it runs, so that `mechshift --help` does not 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +20,10 @@ from mechshift_tl.cli.console import printing, settle_streams
 from mechshift_tl.cli.convert import convert
 from mechshift_tl.cli.evaluate import evaluate
 from mechshift_tl.cli.inspect import inspect
-from mechshift_tl.cli.models import models, print_version
+from mechshift_tl.cli.models import models, print_version, version_asked
 from mechshift_tl.cli.plan import plan
 from mechshift_tl.cli.run import run
+from mechshift_tl.cli.tasks import tasks
 from mechshift_tl.cli.validity import validity
 
 SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
@@ -38,7 +39,14 @@ class App(typer.Typer):
             return super().__call__(*arguments, **settings)
 
 
-app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
-for verb in (run, attribute, evaluate, validity, accuracy, check_verdict, models, inspect, convert, plan):
+app = App(no_args_is_help=True, pretty_exceptions_enable=False, help=SUMMARY)
+for verb in (run, attribute, evaluate, validity, accuracy, check_verdict, models, tasks, inspect, convert, plan):
     app.command()(verb)
 app.command("version")(print_version)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=version_asked, help="Print the versions and end.")] = False,
+) -> None:
+    """What may stand before a verb."""

@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from mechshift_tl.cli.circuit_files import found_on
-from mechshift_tl.cli.console import console, print_frame, print_notes
+from mechshift_tl.cli.console import console, print_frame, print_last, print_notes
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
     KV,
+    AsJson,
     ConfigFields,
     DeviceMap,
     Family,
     Fresh,
     ModelName,
     Out,
+    Quiet,
     Seed,
     open_model,
     placed,
     read_as,
 )
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
-from mechshift_tl.cli.results import claim, results_in, told_apart
+from mechshift_tl.cli.results import claim, results_in, told_apart, written_to
 from mechshift_tl.cli.scoring import (
     InterventionName,
     MeansN,
@@ -74,6 +76,8 @@ def attribute(
     family: Family = None,
     config: ConfigFields = None,
     fresh: Fresh = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score the edges of one model on one task and cut its circuit."""
     with clear_errors():
@@ -115,8 +119,7 @@ def attribute(
             if folder is not None:
                 Processes.here().once(lambda: _save(folder, scores, circuit, examples, opened.cfg.d_model))
         _print_scores(scores, circuit, top)
-        if out is not None:
-            console.print(f"Written: {out}")
+        print_last(f"{_size(circuit)}{written_to(out)}", circuit={"kept": circuit.kept, "requested": circuit.requested}, out=out)
 
 
 def _print_scores(scores: EdgeScores, circuit: Circuit, top: int) -> None:
@@ -125,8 +128,11 @@ def _print_scores(scores: EdgeScores, circuit: Circuit, top: int) -> None:
     end = "corrupt" if asked.intervention == "counterfactual" else f"from {asked.intervention} inputs"
     console.print(f"{asked.metric}: clean {scores.clean:.3f}, {end} {scores.corrupt:.3f}")
     console.print(f"Completeness gap: {100 * scores.completeness_gap:.1f} % of their difference")
-    console.print(f"Circuit: {circuit.kept} edges kept of {circuit.requested} requested, of {scores.graph.n_edges} possible")
-    print_frame(f"Top {top} edges by |score|", scores.top(top))
+    print_frame(f"Top {top} edges by |score|", scores.top(top), "edges")
+
+
+def _size(circuit: Circuit) -> str:
+    return f"Circuit: {circuit.kept} edges kept of {circuit.requested} requested, of {circuit.graph.n_edges} possible"
 
 
 def _save(folder: Path, scores: EdgeScores, circuit: Circuit, examples: Examples, d_model: int) -> None:

@@ -86,6 +86,12 @@ def run_study(
     return study
 
 
+def most_stages(tasks: int, models: int, config: StudyConfig) -> int:
+    """How many stages `progress` is told of: fewer where a measurement does not apply to a task."""
+    # Prompts, circuits, lenses and what became of circuits; scores per model; circuits run; each measurement.
+    return tasks * (4 + models + bool(config.held_out) + len(chosen(config)))
+
+
 def _check(pair: str, tasks: Sequence[Task], config: StudyConfig, graph: Graph) -> None:
     """Raise ValueError on tasks that repeat, and on settings outside the pair's graph."""
     names = [task.name for task in tasks]
