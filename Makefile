@@ -1,12 +1,15 @@
 # Every target creates $(VENV) on first use and reuses it until pyproject.toml or constraints.txt changes.
 #   make demo        the circuits of the bundled pair, as a report in $(OUT)
+#   make trajectory  the circuits of the bundled pair over its training, as a report in $(TRAJECTORY): minutes
 #   make test        every test of seconds       make lint     ruff, import-linter and pyright
 #   make bench       what attribution costs, as tables: minutes
 #   make check-slow  the tests of minutes: SmolLM2-135M, and a report in headless Chromium
 
 PYTHON ?= python3
 VENV ?= .venv
-OUT := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+STAMP := $(shell date +%Y%m%d-%H%M%S)
+OUT := runs/demo-$(STAMP)
+TRAJECTORY := runs/trajectory-$(STAMP)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -14,12 +17,16 @@ INSTALLED := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 QUICK := not slow and not browser
 
-.PHONY: demo test lint bench check-slow browser
+.PHONY: demo trajectory test lint bench check-slow browser
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
 	$(BIN)/mechshift run --pair tiny --quick --tasks ioi,countdown --components 10 --out $(OUT)
 	@echo "The report: $(OUT)/report.html"
+
+trajectory: $(INSTALLED)
+	$(BIN)/mechshift trajectory pairs/tiny_trajectory/mdm --control pairs/tiny_trajectory/control --out $(TRAJECTORY)
+	@echo "The report: $(TRAJECTORY)/report.html"
 
 test: $(INSTALLED)
 ifneq ($(wildcard ../shared/.),)

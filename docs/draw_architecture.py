@@ -46,6 +46,7 @@ WORDS = {
     "mechshift_tl.planning": "cost in advance",
     "mechshift_tl.plotting": "colours, layout",
     "mechshift_tl.readouts": "what is run, read",
+    "mechshift_tl.recipes": "pairs from nothing",
     "mechshift_tl.report": "one HTML page",
     "mechshift_tl.runs": "files, processes",
     "mechshift_tl.study": "a pair, measured",

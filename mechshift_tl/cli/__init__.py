@@ -18,12 +18,16 @@ from mechshift_tl.cli.attribute import attribute
 from mechshift_tl.cli.check_verdict import check_verdict
 from mechshift_tl.cli.console import printing, settle_streams
 from mechshift_tl.cli.convert import convert
+from mechshift_tl.cli.diff import diff
 from mechshift_tl.cli.evaluate import evaluate
+from mechshift_tl.cli.generate import generate
 from mechshift_tl.cli.inspect import inspect
 from mechshift_tl.cli.models import models, print_version, version_asked
 from mechshift_tl.cli.plan import plan
+from mechshift_tl.cli.report import report
 from mechshift_tl.cli.run import run
 from mechshift_tl.cli.tasks import tasks
+from mechshift_tl.cli.trajectory import trajectory
 from mechshift_tl.cli.validity import validity
 
 SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
@@ -40,7 +44,10 @@ class App(typer.Typer):
 
 
 app = App(no_args_is_help=True, pretty_exceptions_enable=False, help=SUMMARY)
-for verb in (run, attribute, evaluate, validity, accuracy, check_verdict, models, tasks, inspect, convert, plan):
+VERBS = (
+    run, report, diff, trajectory, attribute, evaluate, validity, accuracy, check_verdict, generate, models, tasks, inspect, convert, plan,
+)  # fmt: skip
+for verb in VERBS:
     app.command()(verb)
 app.command("version")(print_version)
 

@@ -56,8 +56,6 @@ def settle_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    if sys.stderr is None or not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # bars that nobody watches would fill a log
 
 
 @contextmanager
@@ -100,7 +98,7 @@ def print_notes(notes: Iterable[str]) -> None:
             told.append(note)
 
 
-def print_last(text: str, **facts: object) -> None:
+def print_last(text: str, /, **facts: object) -> None:
     """Print the last line of a command, which `--quiet` prints too; `facts` are what `--json` has in its place."""
     if console.found is not None:
         console.found |= facts
@@ -113,27 +111,29 @@ def print_last(text: str, **facts: object) -> None:
 class Stages:
     """The stages of a long job: each is printed as it starts, "· 3/15 … (1 min 20 s, 5 min left)", and shown beside the spinner.
 
-    `total` counts the stages. A text that begins with the stage before it, and a comma, is a part of that stage.
+    `total` counts the stages; None where nobody knows. A text that begins with the stage before it, and a comma, is a part of that stage.
     """
 
-    def __init__(self, status: Status, total: int) -> None:
+    def __init__(self, status: Status, total: int | None = None) -> None:
         self.status, self.total, self.done, self.stage, self.started = status, total, 0, "", time.monotonic()
 
     def __call__(self, text: str) -> None:
         """The stage called `text` starts."""
-        if self.stage and text.startswith(f"{self.stage}, "):
-            self.status.update(f"{self.done}/{self.total} {text}")
-            return
-        self.done, self.stage = self.done + 1, text
-        console.print(f"· {self.done}/{self.total} {text}{self._times()}", style="dim", soft_wrap=True)
-        self.status.update(f"{self.done}/{self.total} {text}")
+        if not (self.stage and text.startswith(f"{self.stage}, ")):
+            self.done, self.stage = self.done + 1, text
+            console.print(f"· {self._place()} {text}{self._times()}", style="dim", soft_wrap=True)
+        self.status.update(f"{self._place()} {text}")
+
+    def _place(self) -> str:
+        return str(self.done) if self.total is None else f"{self.done}/{self.total}"
 
     def _times(self) -> str:
         """Elapsed and remaining time, if stages take as long as those so far; none before the second."""
         elapsed, before = time.monotonic() - self.started, self.done - 1
         if not before:
             return ""
-        return f" ({_span(elapsed)}, some {_span(elapsed / before * max(0, self.total - before))} left)"
+        left = "" if self.total is None else f", some {_span(elapsed / before * max(0, self.total - before))} left"
+        return f" ({_span(elapsed)}{left})"
 
 
 def _span(seconds: float) -> str:

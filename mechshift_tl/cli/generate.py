@@ -31,7 +31,9 @@ def generate(
     tokens: Annotated[int, typer.Option(min=1, max=MOST_TOKENS, help="Tokens to write: an MDM's masks.")] = 16,
     suffix: Annotated[str | None, typer.Option(help="Text behind them, for infilling; an ARM never sees it.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; default one per token.")] = None,
-    select: Annotated[str | None, typer.Option(help="Which masks a step commits: confidence, entropy, margin, random or left_to_right.")] = None,
+    select: Annotated[
+        str | None, typer.Option(help="Which masks a step fills: confidence, entropy, margin, random or left_to_right.")
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="A published sampler: dream, llada, diffullama, dllm or threshold.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the draw of tokens; default 0, the likeliest.")] = None,
     seed: Seed = 0,

@@ -211,4 +211,5 @@ ROBUSTNESS = Measurement(
     file="robustness.json",
     load=Robustness.load,
     make=robustness,
+    of_method=True,
 )

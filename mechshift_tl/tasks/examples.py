@@ -7,15 +7,18 @@ sequence of them, all of one task.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from hooked_diffusion import artefact
 from hooked_diffusion.html import card
+from mechshift_tl.plotting import COLOURS, plain, style
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -128,6 +131,15 @@ class Examples(Sequence[Example]):
         """Read what `save` wrote; pass the tokenizer that made the examples where it is needed. Raises ValueError on another file."""
         values = artefact.read_json(path, "Examples.save")
         return artefact.rebuilt(path, cls, lambda: artefact.build(cls, values | {"tokenizer": tokenizer}))
+
+    def figure(self) -> go.Figure:
+        """How many examples each prompt group has."""
+        counts = Counter(one.group for one in self.rows)
+        names = [plain(name) for name in counts]
+        figure = go.Figure(go.Bar(x=list(counts.values()), y=names, orientation="h", marker_color=COLOURS["control"]))
+        figure.update_xaxes(title_text=f"examples of {plain(self.task)}")
+        figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+        return style(figure, 110 + 22 * max(2, len(names)))
 
     def _repr_html_(self) -> str:
         return card(self.task, f"{len(self)} examples, dropped {self.dropped or 'none'}", self.to_dataframe().head(5))

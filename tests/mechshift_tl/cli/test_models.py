@@ -5,9 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from mechshift_tl.cli.console import PatientConsole
-
 from hooked_diffusion.pairs.known import KNOWN_PAIRS, models
+from mechshift_tl.cli.console import PatientConsole
 
 
 def test_models_lists_every_natural_pair_with_licence_and_memory(invoke, monkeypatch) -> None:
