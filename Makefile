@@ -3,6 +3,7 @@
 #   make trajectory  the circuits of the bundled pair over its training, as a report in $(TRAJECTORY): minutes
 #   make test        every test of seconds       make lint     ruff, import-linter and pyright
 #   make bench       what attribution costs, as tables: minutes
+#   make notebooks   run the notebooks of examples/ anew: needs Chromium       make docs   the documentation, in site/
 #   make check-slow  the tests of minutes: SmolLM2-135M, and a report in headless Chromium
 
 PYTHON ?= python3
@@ -16,8 +17,10 @@ INSTALLED := $(VENV)/.installed
 # Two processes of one thread each: the test models are too small for threads to pay.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 QUICK := not slow and not browser
+# The notebooks as they are kept, cell by cell; tests/test_notebooks.py holds them to their scripts.
+NOTEBOOKS := $(PYTEST) --nbmake --nbmake-timeout 120 $(wildcard examples/*.ipynb)
 
-.PHONY: demo trajectory test lint bench check-slow browser
+.PHONY: demo trajectory test lint docs notebooks bench check-slow browser
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -31,11 +34,13 @@ trajectory: $(INSTALLED)
 test: $(INSTALLED)
 ifneq ($(wildcard ../shared/.),)
 	$(PYTEST) -m "$(QUICK)"
+	$(NOTEBOOKS)
 else ifeq ($(CI),true)
 	@echo "../shared is absent: CI needs it" >&2; exit 1
 else
 	@echo "../shared is absent: the tests marked 'shared' are left out"
 	$(PYTEST) -m "$(QUICK) and not shared"
+	$(NOTEBOOKS)
 endif
 
 lint: $(INSTALLED)
@@ -43,6 +48,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/mkdocs build --quiet
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --quiet
+
+notebooks: $(INSTALLED) browser
+	OMP_NUM_THREADS=1 $(BIN)/python examples/build_notebooks.py
 
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m benchmarks.attribution

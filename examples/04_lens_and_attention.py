@@ -91,5 +91,5 @@ ahead.to_dataframe()
 # Which neurons tell prompt groups apart, and more than shuffled labels would?
 
 # %%
-groups = [example.pair.answer.strip()[:2] for example in examples]
+groups = [next(c for c in example.pair.answer if c in "+-*/") for example in examples]  # the first operator
 neuron_activations(mdm, rows["mdm"], layer=1, groups=groups, shuffles=50).figure()

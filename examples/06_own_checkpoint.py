@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from hooked_diffusion import HookedDiffusionTransformer, load_pair
+from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer, load_pair
 from hooked_diffusion.checkpoints import CheckpointAdapter, mdm_spec, register_adapter, save_checkpoint
 
 tokenizer = load_pair("tiny").tokenizer
@@ -107,8 +107,7 @@ model.denoise(canvas).figure()
 # Two checkpoints are a pair when layers, heads and widths are equal and the ARM attends causally. Save a model in the native layout with `save_checkpoint`, or `mechshift convert`; then plain transformers opens it too.
 
 # %%
-arm = HookedDiffusionTransformer.from_hf(Qwen2ForCausalLM(config).eval(), tokenizer, name="arm")
-for name, one in {"arm": arm, "mdm": model}.items():
-    save_checkpoint(one, folder / "pair" / name)
-own = load_pair(arm=folder / "pair" / "arm", mdm=folder / "pair" / "mdm", tokenizer=tokenizer)
+save_checkpoint(Qwen2ForCausalLM(config), folder / "arm", DiffusionSpec(), tokenizer)
+save_checkpoint(Qwen2ForCausalLM(config), folder / "mdm", model.spec, tokenizer)
+own = load_pair(arm=folder / "arm", mdm=folder / "mdm", tokenizer=tokenizer)
 own.differences

@@ -11,10 +11,12 @@ from plotly.subplots import make_subplots
 
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
-from hooked_diffusion.plotting import SEQUENTIAL, style
+from hooked_diffusion.plotting import COLOURS, INK, QUIET, SEQUENTIAL, style
 
 Quantity = Literal["sink", "to_masked", "drift"]
 Group = Literal["masked", "visible"]
+#: Rows of a batch, in order.
+MARKERS = ("circle", "square", "diamond", "cross", "x", "triangle-up")
 SAID = {
     "sink": "attention on the first token",
     "to_masked": "attention on masked positions",
@@ -57,20 +59,21 @@ class TrajectoryStatistics(JsonArtefact):
         figure = go.Figure()
         for (row, at), tau in zip(self.positions.groupby("row"), self.orders["tau"], strict=True):
             name = f"row {row}, τ = {tau:.2f}"
-            figure.add_scatter(x=at["pos"], y=at["step"], mode="markers", name=name, legendgroup=name)
-            known = at[at["settled"] >= 0]
+            dot = {"color": COLOURS["mdm"], "symbol": MARKERS[int(str(row)) % len(MARKERS)], "size": 8}
+            figure.add_scatter(x=at["pos"], y=at["step"], mode="markers", name=name, legendgroup=name, marker=dot)
+            known, line = at[at["settled"] >= 0], {"color": INK, "symbol": "line-ew-open", "size": 10}
             figure.add_scatter(
-                x=known["pos"], y=known["settled"], mode="markers", marker_symbol="line-ew-open", name="settled", legendgroup=name,
-                showlegend=False,
-            )  # fmt: skip
+                x=known["pos"], y=known["settled"], mode="markers", marker=line, name="settled", legendgroup=name, showlegend=False
+            )
         return style(figure, 360, title="Commit order", xaxis_title="position", yaxis_title="step")
 
     def confidence_figure(self) -> go.Figure:
         """Mean probability of the first choice, and of the final token (dashed), by step, over masked and over visible positions."""
         figure = go.Figure()
         for group, at in self.steps.groupby("positions"):
-            figure.add_scatter(x=at["step"], y=at["confidence"], name=f"{group}: first choice")
-            figure.add_scatter(x=at["step"], y=at["final"], name=f"{group}: final token", line_dash="dash")
+            colour = COLOURS["mdm"] if group == "masked" else QUIET
+            for column, name, dash in (("confidence", "first choice", "solid"), ("final", "final token", "dash")):
+                figure.add_scatter(x=at["step"], y=at[column], name=f"{group}: {name}", line={"color": colour, "dash": dash})
         return style(figure, 360, title="Confidence", xaxis_title="step", yaxis_title="probability", yaxis_range=[0, 1.02])
 
     def attention_figure(self, quantity: Quantity = "sink", queries: Group = "masked") -> go.Figure:

@@ -86,7 +86,7 @@ class AttentionPatterns(Artefact):
         return pd.concat(frames, ignore_index=True)
 
     def figure(self, n: int = 8) -> go.Figure:
-        """The patterns of the first `n` heads on one row: query (down) × key (across), each with its tokens; colour: weight, in [0, 1]."""
+        """The patterns of the first `n` heads on one row: query (down) × key (across), each with its tokens; colour: weight."""
         return draw_patterns(self.heads[:n], self.pattern[:n], self.tokens)
 
     def _repr_html_(self) -> str:

@@ -31,7 +31,7 @@ def draw_patterns(heads: Sequence[str], pattern: Float[Tensor, "heads query key"
     figure.update_xaxes(tickvals=place, ticktext=labels, tickangle=-90, showgrid=False, tickfont_size=9)
     figure.update_yaxes(tickvals=place, ticktext=labels, autorange="reversed", showgrid=False, tickfont_size=9)
     bar = {"title": {"text": "attention"}, "thickness": 10, "outlinewidth": 0}
-    figure.update_layout(coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": 1, "colorbar": bar})
+    figure.update_layout(coloraxis={"colorscale": SEQUENTIAL, "cmin": 0, "cmax": float(pattern.max()), "colorbar": bar})
     side = max(190, 11 * len(labels))
     return style(figure, 120 + side * down, width=max(420, 170 + side * across))
 

@@ -9,16 +9,17 @@ from hooked_diffusion.progress import progress_bar
 
 @pytest.fixture
 def bars(monkeypatch) -> list[bool]:
-    """Whether each bar that is made is drawn, in order; as in a notebook, whose class of bars is not the terminal's."""
+    """Whether each bar that is made is drawn, in order, where somebody looks."""
     made: list[bool] = []
 
-    class Notebook(std.tqdm):
+    class Recording(std.tqdm):
         def __init__(self, *args, **kwargs) -> None:
-            made.append(not kwargs["disable"])
+            made.append(not kwargs.get("disable", False))
             assert kwargs["leave"] is False
             super().__init__(*args, **{**kwargs, "disable": True})
 
-    monkeypatch.setattr(progress, "tqdm", Notebook)
+    monkeypatch.setattr(progress, "tqdm", Recording)
+    monkeypatch.setattr(progress, "_is_watched", lambda: True)
     return made
 
 

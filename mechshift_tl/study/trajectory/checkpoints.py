@@ -1,16 +1,19 @@
 """The checkpoints of a post-training: models on the way from an ARM to what it became.
 
-A run's folder holds `checkpoints/STEP/`, one folder per checkpoint, which `from_pretrained` opens. In each, `trained.json` says how far the
-training was: `{"step": 200, "tokens": 425600, "arm": "tiny"}`. The final model may lie in the run's folder itself, with a `trained.json` of
-its own. "arm" is the checkpoint that the training started from, or the name of a bundled pair, whose ARM it is.
+A run's folder holds `checkpoints/STEP/`, one folder per checkpoint, which `from_pretrained` opens. How far the training was, and which ARM
+it started from, is told in one of two ways:
 
-Where no checkpoint is the start (step 0), the ARM's own weights are, read as the run's models are: before any training, attention alone
-differs.
+- by `trained.json` in each of these folders: `{"step": 200, "tokens": 533449, "arm": "tiny"}`;
+- by what `mechshift posttrain` writes into the run's folder: `posttrain.json` (the base) and `metrics.jsonl` (the tokens of each step).
+
+"arm" is a checkpoint, or the name of a bundled pair, whose ARM it is. Where no checkpoint is the start (step 0), the ARM's own weights are,
+read as the run's models are: before any training, attention alone differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     from hooked_diffusion.checkpoints.fields import Config
     from hooked_diffusion.checkpoints.loading import WeightSettings
 
-TRAINED = "trained.json"
+TRAINED, RUN, METRICS = "trained.json", "posttrain.json", "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -55,17 +58,13 @@ class TrainingRun:
     @classmethod
     def of(cls, folder: str | Path, role: str) -> TrainingRun:
         """The run of a folder. Raises ValueError on a folder without checkpoints, a damaged `trained.json`, and a step given twice."""
-        folder = Path(folder)
-        places = [place for place in (*(folder / "checkpoints").glob("*"), folder) if (place / TRAINED).is_file()]
-        told = [(place, read_json(place / TRAINED, "mechshift posttrain", "step", "tokens")) for place in places]
+        told = list(_told(Path(folder)))
         found = sorted((_checkpoint(place, values) for place, values in told), key=lambda one: one.step)
         if not found:
-            raise ValueError(f"{folder} holds no checkpoints/STEP/{TRAINED}; give the folder of a post-training that kept checkpoints")
+            raise ValueError(f"{folder} holds no checkpoints/STEP; give the folder of a post-training that kept checkpoints")
         steps = [one.step for one in found]
         if len(set(steps)) < len(steps) or any(a.tokens >= b.tokens for a, b in zip(found, found[1:], strict=False)):
-            raise ValueError(
-                f"{folder}: its checkpoints are of steps {steps}; each must be there once, with more tokens than the one before"
-            )
+            raise ValueError(f"{folder}: its checkpoints are of steps {steps}; give each once, with more tokens than the one before")
         arms = {arm for _, values in told if isinstance(arm := values.get("arm"), str)}
         if len(arms) > 1:
             raise ValueError(f"{folder}: its checkpoints started from {' and from '.join(sorted(arms))}; give those of one run")
@@ -100,6 +99,30 @@ def arm_source(arm: str) -> str:
 def write_trained(folder: Path, step: int, tokens: int, arm: str) -> None:
     """Write `trained.json` beside a checkpoint."""
     write_json(folder / TRAINED, {"step": step, "tokens": tokens, "arm": arm})
+
+
+def _told(folder: Path) -> Iterator[tuple[Path, dict[str, object]]]:
+    """Every checkpoint's folder, with what is told of it."""
+    run = read_json(folder / RUN, "mechshift posttrain", "base") if (folder / RUN).is_file() else None
+    tokens = _tokens_by_step(folder / METRICS) if run else {}
+    for place in sorted((folder / "checkpoints").glob("*")):
+        if (place / TRAINED).is_file():
+            yield place, read_json(place / TRAINED, "mechshift posttrain", "step", "tokens")
+        elif run and place.name.isdigit():
+            step, base = int(place.name), run["base"]
+            if step not in tokens:
+                raise ValueError(f"{folder / METRICS} does not tell the tokens up to step {step}; add a {TRAINED} to {place}")
+            yield place, {"step": step, "tokens": tokens[step], "arm": base.get("name") if isinstance(base, dict) else None}
+
+
+def _tokens_by_step(path: Path) -> dict[int, int]:
+    """Tokens trained on up to each step; as far as the lines of the steps tell theirs, none missing."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    of_step = {line["step"]: line["tokens"] for line in lines if "tokens" in line}
+    found = {0: 0}
+    while (step := len(found)) in of_step:
+        found[step] = found[step - 1] + of_step[step]
+    return found
 
 
 def _checkpoint(place: Path, values: dict[str, object]) -> Checkpoint:

@@ -32,7 +32,9 @@ def draw_trajectory(points: Points, spans: Mapping[str, tuple[float, float]]) ->
         panel: Panel = {"row": i // COLUMNS + 1, "col": i % COLUMNS + 1}
         if name in spans:
             low, high = (_between(places, one) for one in spans[name])
-            figure.add_vrect(x0=low, x1=high, fillcolor=QUIET, opacity=0.15, line_width=0, layer="below", **panel)
+            figure.add_vrect(
+                x0=low, x1=high, fillcolor=QUIET, opacity=0.15, line_width=0, layer="below", exclude_empty_subplots=False, **panel
+            )
         for role, of in points.items():
             if role == "arm":
                 _across(figure, of[0], name, panel)
@@ -96,7 +98,7 @@ def _line(
 def _across(figure: go.Figure, arm: TrajectoryPoint, name: str, panel: Panel) -> None:
     """The ARM's own value."""
     if name in arm.names:
-        figure.add_hline(y=arm.of(name)[0], line={"color": COLOURS["arm"], "width": 1.5}, **panel)
+        figure.add_hline(y=arm.of(name)[0], line={"color": COLOURS["arm"], "width": 1.5}, exclude_empty_subplots=False, **panel)
 
 
 def _bounds(figure: go.Figure, points: Sequence[TrajectoryPoint], name: str, places: Mapping[int, float], panel: Panel) -> None:

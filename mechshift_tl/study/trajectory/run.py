@@ -95,9 +95,7 @@ def _common_arm(runs: Sequence[TrainingRun]) -> str:
 def _check(runs: Sequence[TrainingRun], tasks: Sequence[Task], config: StudyConfig) -> None:
     roles, names = [run.role for run in runs], [task.name for task in tasks]
     if "mdm" not in roles or len(set(roles)) < len(roles):
-        raise ValueError(
-            f"run_trajectory: the runs are of {', '.join(roles) or 'nothing'}; give one of the mdm, and maybe one of the control"
-        )
+        raise ValueError(f"run_trajectory: the runs are of {', '.join(roles) or 'nothing'}; give the mdm's, and maybe the control's")
     if not names or len(set(names)) < len(names):
         raise ValueError(f"run_trajectory: tasks are {names}; name at least one, each once")
     if config.held_out < 2 or config.n_boot < 20:

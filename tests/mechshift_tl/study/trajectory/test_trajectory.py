@@ -95,7 +95,7 @@ def test_too_few_checkpoints_are_said_and_drawn(found: tuple[Trajectory, Path], 
     assert "cannot tell (2 checkpoints" in trajectory.finding()
     page = write_trajectory_report(trajectory, tmp_path / "report.html").read_text()
     assert "cannot tell" in page and "figure-1" in page
-    assert len(trajectory.figure("ioi").data) > 2 * len(LABELS)
+    assert len(list(trajectory.figure("ioi").select_traces())) > 2 * len(LABELS)
     with pytest.raises(ValueError, match="holds no 'control'"):
         replace(trajectory, points=trajectory.points[:3]).series("ioi", "control", "accuracy")
 
@@ -131,7 +131,7 @@ def test_what_changed_when_and_first() -> None:
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        ({}, "holds no step"),
+        ({"tokens": 3}, "holds no step"),
         ({"step": 5, "tokens": -1}, "whole numbers"),
         ({"step": 0, "tokens": 7}, "whole numbers"),
         ({"step": 3800, "tokens": 1}, "give each once"),
@@ -143,6 +143,20 @@ def test_folders_that_are_no_run(told: dict[str, object], says: str, tmp_path: P
     (tmp_path / "checkpoints" / "7").mkdir()
     (tmp_path / "checkpoints" / "7" / "trained.json").write_text(json.dumps(told))
     with pytest.raises(ValueError, match=says):
+        TrainingRun.of(tmp_path, "mdm")
+
+
+def test_the_folder_that_a_post_training_leaves(tmp_path: Path) -> None:
+    for step in (0, 1, 3):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    (tmp_path / "posttrain.json").write_text('{"base": {"name": "org/arm"}}')
+    lines = [{"step": 1, "tokens": 10}, {"step": 1, "held_out_loss": 2.0}, {"step": 2, "tokens": 20}, {"step": 3, "tokens": 30}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = TrainingRun.of(tmp_path, "mdm")
+    assert (run.arm, [(one.step, one.tokens) for one in run.checkpoints]) == ("org/arm", [(0, 0), (1, 10), (3, 60)])
+    assert run.started_from("org/arm") == run  # it has its start
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(ValueError, match="does not tell the tokens up to step 3"):
         TrainingRun.of(tmp_path, "mdm")
 
 
