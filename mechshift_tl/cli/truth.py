@@ -46,7 +46,7 @@ def truth(
             if folder is not None:
                 _save(folder, found)
         for against in ("moving", "program"):
-            print_frame(f"AUROC against {against} edges, 95 % over prompts", _texts(found, against))
+            print_frame(f"AUROC against {against} edges, 95 % over prompts", _texts(found, against), against)
         for finding in found.findings():
             console.print(finding)
         if out is not None:

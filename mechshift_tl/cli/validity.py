@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mechshift_tl.cli.console import print_frame, print_last
+from mechshift_tl.cli.console import console, print_frame, print_last
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
     KV,
