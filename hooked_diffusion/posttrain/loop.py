@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hooked_diffusion.posttrain.bf16 import bf16_products, is_fast
