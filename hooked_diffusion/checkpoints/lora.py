@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import GPT2LMHeadModel
 
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
 from hooked_diffusion.checkpoints.boundary import reading
@@ -73,7 +74,7 @@ class LoraReader:
         if not (folder / WEIGHTS).is_file():
             raise FileNotFoundError(f"{folder} holds no {WEIGHTS}; copy it there")
         self._base = open_reader(base_of(folder, text_in(config, "base_model_name_or_path", self._where)), depth + 1)
-        self._parts, self._stored = _parts(folder / WEIGHTS), dict[str, str]()
+        self._parts, self._stored, self._is_conv1d = _parts(folder / WEIGHTS), dict[str, str](), False
         self.config, self.shapes = dict(self._base.config), self._base.shapes
         if (folder / SPEC).is_file():
             spec = read_json(folder / SPEC, MOST_CONFIG)
@@ -95,8 +96,7 @@ class LoraReader:
             return tensor
         a, b = self._parts[module]
         update = self._scale * (b.float() @ a.float())
-        # Conv1D (GPT-2) keeps its weight as (in, out).
-        return (tensor.float() + (update if update.shape == tensor.shape else update.T)).to(tensor.dtype)
+        return (tensor.float() + (update.T if self._is_conv1d else update)).to(tensor.dtype)
 
     def file_of(self, key: str) -> Path | None:
         """The base's file for a tensor that the adapter leaves alone; None for the others."""
@@ -105,12 +105,13 @@ class LoraReader:
     def adapt(self, adapter: CheckpointAdapter) -> CheckpointAdapter:
         """The family's adapter, changed by the base. Raises ValueError, naming it, on a module that the base lacks or of another shape."""
         adapted = self._base.adapt(adapter)
-        # A base that is an adapter takes its config from its own base.
         names, _ = rename(self.shapes, adapted)
+        # GPT-2's matrices are Conv1D, which keeps them as (in, out).
+        self._is_conv1d = issubclass(adapted.model_class, GPT2LMHeadModel)
         self._stored = {}
         for module, (a, b) in self._parts.items():
-            stored = names.get(f"{module}.weight")
-            if stored is None or sorted(self.shapes[stored]) != sorted((b.shape[0], a.shape[1])):
+            stored, shape = names.get(f"{module}.weight"), (b.shape[0], a.shape[1])
+            if stored is None or self.shapes[stored] != (shape[::-1] if self._is_conv1d else shape):
                 raise ValueError(
                     f"{self._where}: its base has no matrix {shown(module)} of {b.shape[0]} × {a.shape[1]}; give it its own base"
                 )

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from hooked_diffusion.checkpoints.fields import Config
 from hooked_diffusion.checkpoints.loading import OpenCheckpoint, open_checkpoint
+from hooked_diffusion.checkpoints.lora import ADAPTER, LoraReader, cache_folder
 from hooked_diffusion.checkpoints.tokenizer_files import load_tokenizer
 from hooked_diffusion.model import HookedDiffusionTransformer
 from hooked_diffusion.pairs.checks import PairMismatch, check_attention, check_backbone, check_tokenizers, differences, tokenizer_overlap
@@ -80,10 +81,25 @@ class Pair:
 
 
 def bundled_pairs() -> list[str]:
-    """The names of the pairs that come with the package."""
+    """The names of the pairs that come with the package, and of those too large for it that lie in its repository or its cache."""
+    return sorted({path.name for home in _homes() if home.is_dir() for path in home.iterdir() if _is_pair(path)})
+
+
+def find_pair(name: str) -> Path | None:
+    """The folder of a bundled pair; None where there is none of that name."""
+    return next((home / name for home in _homes() if name in bundled_pairs() and _is_pair(home / name)), None)
+
+
+def _homes() -> tuple[Path, ...]:
+    """Where bundled pairs lie: in the package, beside it in the repository, in the cache."""
     # `as_file` gives a path: globbing works on files alone, not on what `resources.files` returns.
-    with resources.as_file(resources.files("hooked_diffusion") / "pretrained") as root:
-        return sorted(path.parent.parent.name for path in root.glob("*/arm/config.json"))
+    with resources.as_file(resources.files("hooked_diffusion") / "pretrained") as package:
+        return package, package.parents[1] / "pairs", cache_folder() / "pairs"
+
+
+def _is_pair(folder: Path) -> bool:
+    """Whether a folder holds an ARM and an MDM, each whole or as an adapter."""
+    return all(any((folder / role / name).is_file() for name in ("config.json", ADAPTER)) for role in ("arm", "mdm"))
 
 
 def arm_of_pair(name: str | Path) -> Path:
@@ -149,7 +165,7 @@ def _open_pair(
         # Provenance names the pair and the role, not a path on this machine.
         roles = [role for role in ROLES if (folder / role).is_dir()]
         opened = {role: replace(open_checkpoint(folder / role, **settings.get(role, {})), name=f"{name}/{role}") for role in roles}
-        return str(name), opened, _shared_tokenizer(folder, tokenizer)
+        return str(name), opened, _shared_tokenizer(folder, tokenizer, opened["mdm"])
     mdm_settings: _Settings = {**settings["mdm"], "family": settings["mdm"].get("family") or row.family}
     return row.name, {"arm": open_checkpoint(_arm_of(row), **settings["arm"]), "mdm": open_checkpoint(row.mdm, **mdm_settings)}, tokenizer
 
@@ -167,10 +183,9 @@ def _arm_of(row: KnownPair) -> str:
 
 def _pair_folder(name: str | Path) -> Path:
     """The folder of a bundled pair, or `name` itself where it is laid out as one."""
-    if str(name) in bundled_pairs():
-        with resources.as_file(resources.files("hooked_diffusion") / "pretrained" / str(name)) as folder:
-            return folder
-    if all((Path(name) / role / "config.json").is_file() for role in ("arm", "mdm")):
+    if (folder := find_pair(str(name))) is not None:
+        return folder
+    if _is_pair(Path(name)):
         return Path(name)
     known = ", ".join(bundled_pairs()) or "none"
     raise ValueError(
@@ -179,11 +194,13 @@ def _pair_folder(name: str | Path) -> Path:
     )
 
 
-def _shared_tokenizer(folder: Path, tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer that all models of a pair's folder use, unless the caller chose one."""
+def _shared_tokenizer(folder: Path, tokenizer: Tokenizer, mdm: OpenCheckpoint) -> Tokenizer:
+    """The tokenizer that all models of a pair's folder use, unless the caller chose one: the pair's own, or that of an adapter's base."""
     if not isinstance(tokenizer, str):
         return tokenizer
     if not (folder / "tokenizer").is_dir():
+        if isinstance(mdm.reader, LoraReader) and mdm.reader.tokenizer_at is not None:
+            return load_tokenizer(*mdm.reader.tokenizer_at, mdm.adapter.tokenizer_class)
         raise FileNotFoundError(f"{folder} holds no folder named tokenizer; pass tokenizer=None, or a tokenizer of your own")
     return load_tokenizer(folder / "tokenizer")
 

@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from mechshift_tl.cli.circuit_files import found_on
-from mechshift_tl.cli.console import console, print_frame, print_notes
+from mechshift_tl.cli.console import console, print_frame, print_last, print_notes
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
     KV,
+    AsJson,
     ConfigFields,
     DeviceMap,
     Family,
     Fresh,
     ModelName,
     Out,
+    Quiet,
     Seed,
     open_model,
     placed,
     read_as,
 )
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
-from mechshift_tl.cli.results import claim, results_in, told_apart
+from mechshift_tl.cli.results import claim, results_in, told_apart, written_to
 from mechshift_tl.cli.scoring import (
     BackwardRules,
     GapGiven,
@@ -78,6 +80,8 @@ def attribute(
     family: Family = None,
     config: ConfigFields = None,
     fresh: Fresh = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score the edges of one model on one task and cut its circuit."""
     with clear_errors():
@@ -121,8 +125,7 @@ def attribute(
             if folder is not None:
                 Processes.here().once(lambda: _save(folder, scores, circuit, examples, opened.cfg.d_model))
         _print_scores(scores, circuit, top)
-        if out is not None:
-            console.print(f"Written: {out}")
+        print_last(f"{_size(circuit)}{written_to(out)}", circuit={"kept": circuit.kept, "requested": circuit.requested}, out=out)
 
 
 def _print_scores(scores: EdgeScores, circuit: Circuit, top: int) -> None:
@@ -134,8 +137,11 @@ def _print_scores(scores: EdgeScores, circuit: Circuit, top: int) -> None:
     if scores.example_gap is not None:
         left = f"{100 * scores.example_gap:.1f} % left to the mean prompt"
         console.print(f"Points: {scores.points}, found in {scores.passes} passes; {left}")
-    console.print(f"Circuit: {circuit.kept} edges kept of {circuit.requested} requested, of {scores.graph.n_edges} possible")
-    print_frame(f"Top {top} edges by |score|", scores.top(top))
+    print_frame(f"Top {top} edges by |score|", scores.top(top), "edges")
+
+
+def _size(circuit: Circuit) -> str:
+    return f"Circuit: {circuit.kept} edges kept of {circuit.requested} requested, of {circuit.graph.n_edges} possible"
 
 
 def _save(folder: Path, scores: EdgeScores, circuit: Circuit, examples: Examples, d_model: int) -> None:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mechshift_tl.cli.console import console, print_frame
+from mechshift_tl.cli.console import print_frame, print_last
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
     KV,
+    AsJson,
     ConfigFields,
     DeviceMap,
     Family,
     Fresh,
     Out,
+    Quiet,
     Seed,
     open_model,
     open_pair,
@@ -27,7 +29,7 @@ from mechshift_tl.cli.options import (
     words_of,
 )
 from mechshift_tl.cli.prompts import print_prompts
-from mechshift_tl.cli.results import claim, results_in, told_apart
+from mechshift_tl.cli.results import claim, results_in, told_apart, written_to
 from mechshift_tl.cli.scoring import GapGiven, MetricName, StepsGiven, check_least, scoring
 from mechshift_tl.cli.task_options import Data, TaskName, named, task_of
 
@@ -63,6 +65,8 @@ def validity(
     fresh: Fresh = False,
     family: Family = None,
     config: ConfigFields = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Hold every method's scores against exact patching: Spearman and Pearson correlations over edges, with 95 % intervals over prompts."""
     with clear_errors():
@@ -99,10 +103,10 @@ def validity(
             }  # fmt: skip
             if folder is not None:
                 Processes.here().once(lambda: _save(folder, found, examples))
-        print_frame(f"Correlation with exact patching on {len(examples)} prompts of {chosen.name}, 95 % over prompts", _texts(found))
-        _print_note(found)
-        if out is not None:
-            console.print(f"Written: {out}")
+        print_frame(
+            f"Correlation with exact patching on {len(examples)} prompts of {chosen.name}, 95 % over prompts", _texts(found), "validity"
+        )
+        print_last(f"{_note(found)}{written_to(out)}", out=out)
 
 
 def _methods(names: str | None, ig_steps: int | None, gap: float | None, metric: str, kv: str) -> dict[str, PathSettings]:
@@ -168,12 +172,16 @@ def _texts(found: Mapping[str, Validity]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _print_note(found: Mapping[str, Validity]) -> None:
-    """Of a pair: whether the method is less valid on the MDM."""
+def _note(found: Mapping[str, Validity]) -> str:
+    """What may mislead; and of a pair, whether the method is less valid on the MDM."""
     from mechshift_tl.evaluation.validity import validity_note
 
+    for role, one in found.items():
+        for warning in one.warnings:
+            console.print(f"Warning ({role}): {warning}")
     if found.keys() == {"arm", "mdm"}:
-        console.print(validity_note(found["arm"], found["mdm"]) or "The method that ranked the edges is no less valid on the MDM.")
+        return validity_note(found["arm"], found["mdm"]) or "The method that ranked the edges is no less valid on the MDM"
+    return "Scores are held against exact patching"
 
 
 def _save(folder: Path, found: Mapping[str, Validity], examples: Examples) -> None:

@@ -7,7 +7,6 @@ only `config.json` is fetched.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -17,11 +16,12 @@ from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBas
 from hooked_diffusion.checkpoints.fields import Config
 from hooked_diffusion.checkpoints.files import read_json
 from hooked_diffusion.checkpoints.loading import open_checkpoint
+from hooked_diffusion.checkpoints.lora import is_adapter
 from hooked_diffusion.checkpoints.names import HUB_ID, repository_name
 from hooked_diffusion.checkpoints.reading import read_config
 from hooked_diffusion.checkpoints.tokenizer_files import config_of
 from hooked_diffusion.pairs.known import KNOWN_PAIRS, KnownPair
-from hooked_diffusion.pairs.pair import bundled_pairs
+from hooked_diffusion.pairs.pair import bundled_pairs, find_pair
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -54,9 +54,8 @@ def find_shape(name: str, family: str | None = None, config: Config | None = Non
     """
     if name in KNOWN_PAIRS:
         return _known(KNOWN_PAIRS[name])
-    if name in bundled_pairs():
-        with resources.as_file(resources.files("hooked_diffusion") / "pretrained" / name) as folder:
-            return _folder(name, folder, family, config)
+    if (bundled := find_pair(name)) is not None:
+        return _folder(name, bundled, family, config)
     path = Path(name).expanduser()
     if path.is_dir():
         return _folder(name, path, family, config)
@@ -83,6 +82,8 @@ def _known(pair: KnownPair) -> Shape:
 def _folder(name: str, folder: Path, family: str | None, given: Config | None) -> Shape:
     """A pair's folder, whose models share their shape, or one checkpoint's."""
     model = folder / "arm" if (folder / "arm").is_dir() else folder
+    if is_adapter(model):
+        return Shape(name, open_checkpoint(model, family=family, config=given).config)
     where = model / "config.json"
     if not where.is_file():
         raise ValueError(f"{model} holds no config.json; give the folder of a checkpoint, or of a pair with arm in it")

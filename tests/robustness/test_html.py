@@ -57,6 +57,7 @@ from mechshift_tl.study.robustness_result import Baseline, Change, Robustness
 from mechshift_tl.study.unscreened import ScreenRow, Unscreened
 from mechshift_tl.study.verdict_check import TruthChecked, VerdictCheck
 from mechshift_tl.tasks import IOI
+from mechshift_tl.truth import TruthTable, load_truth, measure_truth
 from mechshift_tl.views import neuron_activations
 from mechshift_tl.views.attention import attention_patterns
 from mechshift_tl.views.playback import play
@@ -121,6 +122,7 @@ def results() -> dict[str, Any]:
             (Baseline("mdm", 0.3, Interval(0.3, 0.2, 0.4, 9), 0.1, Interval(0.1, 0.0, 0.2, 9)),),
             (Change("seed", "1", "mdm", 0.5, 0.4),), {"foil": "the task has one"}, 9,
         ),
+        TruthTable(tuple(measure_truth(load_truth("and-full"), {"EAP": {"method": "EAP"}}, n_boot=2)), 2, 0),
         Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}

@@ -99,13 +99,30 @@ def validity(
     mask[tuple(edges.T)] = True
     exact = scored(shared, edges=mask)
     # Only the chosen edges of a method are kept: all edges of all examples take many times the memory.
-    parts = [_parts(ranked if name == rank_by else scored(replace(shared, **one)), edges) for name, one in asked.items()]
+    each = (ranked if name == rank_by else scored(replace(shared, **one)) for name, one in asked.items())
+    parts, gaps = zip(*((_parts(one, edges), _missed(one)) for one in each), strict=True)
     assert exact.read_per_example is not None
     return Validity(
         graph=ranked.graph, edges=edges, top=top, exact=_parts(exact, edges), approximate=torch.stack(parts), read=exact.read_per_example,
+        gaps=list(gaps), alone=_alone(exact, mask),
         methods=list(asked), rank_by=rank_by, n_boot=n_boot, seed=seed, settings={"methods": asked, **shared.defining()},
         provenance=exact.provenance,
     )  # fmt: skip
+
+
+def _missed(scores: EdgeScores) -> float | None:
+    """The share of the effect that a path misses, at least 0; None of a method without one along the embeddings, or with rules."""
+    settings = scores.settings
+    if settings is None or settings.method != "EAP-IG-inputs" or settings.rules:
+        return None
+    return abs(scores.completeness_gap)
+
+
+def _alone(exact: EdgeScores, patched: Bool[Tensor, "n_writers n_readers"]) -> float | None:
+    """What the input's edges are worth, each patched alone, as a share of the effect; None where not all of them were patched."""
+    if (exact.graph.possible & ~patched)[0].any():
+        return None
+    return exact.matrix[0].sum().item() / max(abs(exact.effect), 1e-12)
 
 
 def with_points(asked: PathSettings, ig_steps: int | None, gap: float | None) -> PathSettings:
