@@ -12,7 +12,9 @@ the gradient is trusted. With q' read from the residual less Δu, and k' likewis
 
     score(u → q) = ⟨softmax(S(q, k)) − softmax(S(q', k)), ∂m/∂pattern⟩
 
-S is taken to be linear in q and in k, which it is but for norms of queries and keys, and for caps. The paper moves one key at a time.
+S is taken to be linear in q and in k, which it is but for norms of queries and keys, and for caps. Where a model does not show S,
+log softmax(S) serves: it differs by one number per query, which no softmax sees, but ends where the softmax underflows. The paper moves
+one key at a time.
 
 Cost per row: L forwards with their backwards, one more forward, and per layer the queries and keys of every earlier writer.
 """
@@ -88,7 +90,7 @@ def correct_qk(
 
 @dataclass(frozen=True)
 class _Row:
-    """One row's clean run: residuals, queries and keys as leaves, and the attention scores that follow from them."""
+    """One row's clean run: residuals, queries and keys as leaves, and the attention patterns that follow from them."""
 
     model: HookedModel
     graph: Graph
@@ -118,7 +120,10 @@ class _Row:
             kind: einsum(inputs, weight_of(block.attn, f"W_{kind.upper()}", inputs.device).float(), "w p d, h d e -> w p h e")
             for kind in "qk"
         }
-        scores = self.live[f"{attn}.hook_attn_scores"]
+        scores = self.live.get(f"{attn}.hook_attn_scores")
+        if scores is None:
+            # What is hidden has P = 0; the bound keeps its logarithm finite, and gives it no slope.
+            scores = self.live[f"{attn}.hook_pattern"].float().clamp_min(torch.finfo(torch.float32).tiny).log()
         by_query = _slopes(scores, self.live[f"{attn}.hook_q"], 3, 1)[:, 0]
         shifts = {"q": einsum(moved["q"], by_query, "w q h e, k q h e -> w h q k")}
         members = self.graph.n_heads // self.graph.n_kv_heads
@@ -129,7 +134,7 @@ class _Row:
 
 
 def _leaves(attn: str, live: Kept) -> Hooks:
-    """Hooks that make queries and keys leaves, keep the scores, and end the graph behind them."""
+    """Hooks that make queries and keys leaves, keep scores and pattern, and end the graph behind them."""
 
     def leaf(name: str) -> HookFunction:
         def hook_fn(tensor: Tensor, hook: object) -> Tensor:
@@ -138,9 +143,9 @@ def _leaves(attn: str, live: Kept) -> Hooks:
 
         return hook_fn
 
-    scores = capture([f"{attn}.hook_attn_scores"], live, live=True)
+    kept = capture([f"{attn}.hook_attn_scores", f"{attn}.hook_pattern"], live, live=True)
     cut: Hooks = [(f"{attn}.hook_pattern", lambda tensor, hook: tensor.detach())]
-    return [*((f"{attn}.hook_{kind}", leaf(f"{attn}.hook_{kind}")) for kind in "qk"), *scores, *cut]
+    return [*((f"{attn}.hook_{kind}", leaf(f"{attn}.hook_{kind}")) for kind in "qk"), *kept, *cut]
 
 
 def _slopes(

@@ -14,9 +14,8 @@ from mechshift_tl import attribute
 from mechshift_tl.readouts import Readouts
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
-#: The rules of each golden, and the error allowed as a share of the largest score. Ours under RelP's rules in float64 differ from RelP's
-#: own float32 scores by 2.1e-5, and from ours in float32 by 1.1e-6.
-RULES = {"gim_norm": ("norms", 2e-6), "gim_all": ("gim", 2e-6), "relp": ("relp", 3e-5)}
+#: The rules of each golden, and the error allowed as a share of the largest score: rounding of float32 on both sides.
+RULES = {"gim_norm": ("norms", 2e-6), "gim_all": ("gim", 2e-6), "relp": ("relp", 4e-6)}
 
 
 def test_rules_score_as_the_originals_do(smollm2: Path, shared: Path) -> None:
