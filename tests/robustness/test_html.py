@@ -38,6 +38,7 @@ from mechshift_tl.evaluation.ablation_result import Ablations
 from mechshift_tl.evaluation.carried import Carried
 from mechshift_tl.evaluation.component_sets import named_sets
 from mechshift_tl.evaluation.size import FaithfulSize, SizeTried
+from mechshift_tl.evaluation.smallest import SmallestCircuit
 from mechshift_tl.intervals import Interval
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
@@ -99,7 +100,8 @@ def results() -> dict[str, Any]:
         attention_patterns(pair.arm, rows), compare_attention({"arm": pair.arm}, {"arm": rows}, {"arm": ["a0.h0"]}, n_boot=4),
         compare_neurons({"arm": pair.arm, "mdm": pair.mdm}, {"arm": grouped, "mdm": grouped}, few_neurons),
         compare_lenses({"mdm": pair.mdm}, {"mdm": task.pool.readouts["mdm"]}, {"mdm": task.lenses["mdm"]}, {"shared": ["m0"]}, n_boot=4),
-        evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
+        evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), (whole := faithfulness(pair.arm, rows, circuit)),
+        SmallestCircuit(5, 0.8, (5,), (whole,)),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         study.conditions, trajectory, trajectory.statistics(pair.mdm), *verdict_results(study),
         depth_shares(task.scores, task.circuits, n_boot=2),
