@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hooked_diffusion.spec import DiffusionSpec
@@ -93,3 +94,8 @@ def without_remote_code(tokenizer: PreTrainedTokenizerBase | None) -> Iterator[N
         yield
     finally:
         tokenizer.init_kwargs = before
+
+
+def spelled(tokenizer: PreTrainedTokenizerBase | None, ids: Tensor) -> dict[int, str]:
+    """How each id that occurs in `ids` is spelled; `#id` without a tokenizer."""
+    return {token: f"#{token}" if tokenizer is None else str(tokenizer.decode([token])) for token in ids.unique().tolist()}

@@ -5,6 +5,8 @@ heads and its MLP, then `logits`. An edge goes from a writer to any reader that 
 reads the heads, but the heads read nothing of their own layer. Both models of a pair have the same graph, so their ids are the same.
 
 K and V readers are per KV head (`a3.g0<k>`), or per query head when ungrouped (`a3.h1<k>`). On a model without groups the two coincide.
+
+A model of attention alone has the same ids and shapes as one with MLPs, but no edge enters or leaves an MLP.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.bridge.protocol import HookedModel, has_mlps, is_native
 
 KV = Literal["grouped", "ungrouped"]
 #: The most cells, writers × readers, of a graph that a file names: scores of so many take 400 MB. A model of 70 billion weights has fewer.
@@ -30,12 +32,13 @@ READER_ID = re.compile(r"^(?:a(\d+)\.([hg])(\d+)<([qkv])>|m(\d+)|(logits))$")
 
 @dataclass(frozen=True)
 class Graph:
-    """The graph of a decoder with `n_layers` layers of `n_heads` query heads sharing `n_kv_heads` K/V heads."""
+    """The graph of a decoder with `n_layers` layers of `n_heads` query heads sharing `n_kv_heads` K/V heads, with or without `mlps`."""
 
     n_layers: int
     n_heads: int
     n_kv_heads: int
     kv: KV = "grouped"
+    mlps: bool = True
 
     def __post_init__(self) -> None:
         for name in ("n_layers", "n_heads", "n_kv_heads"):
@@ -49,13 +52,18 @@ class Graph:
 
     @classmethod
     def of(cls, model: HookedModel, kv: KV = "grouped") -> Graph:
-        """The graph of a TransformerLens bridge, from its `cfg`. Raises ValueError on blocks whose MLP runs beside the heads."""
+        """The graph of a TransformerLens bridge, from its `cfg`.
+
+        Raises ValueError on blocks whose MLP runs beside the heads, and on ungrouped K and V that the attention cannot take.
+        """
         if model.cfg.parallel_attn_mlp:
             raise ValueError(
                 f"{model.cfg.model_name}: attention and MLP run in parallel; only MLPs that read their layer's heads are known"
             )
         n_kv = model.cfg.n_key_value_heads or model.cfg.n_heads
-        graph = cls(model.cfg.n_layers, model.cfg.n_heads, n_kv, kv)
+        if kv == "ungrouped" and n_kv != model.cfg.n_heads and is_native(model):
+            raise ValueError(f"{model.cfg.model_name}: TransformerLens' own attention takes no K or V per query head; use kv='grouped'")
+        graph = cls(model.cfg.n_layers, model.cfg.n_heads, n_kv, kv, has_mlps(model))
         # Without groups both kinds of K/V readers are the same; one name makes such graphs equal.
         return graph if n_kv != model.cfg.n_heads else replace(graph, kv="grouped")
 
@@ -130,6 +138,10 @@ class Graph:
             mask[: before + self.n_heads, self.mlp_reader(layer)] = True
         # The logits read every writer.
         mask[:, -1] = True
+        if not self.mlps:
+            layers = range(self.n_layers)
+            mask[[self.writers_before_attention(layer + 1) - 1 for layer in layers]] = False
+            mask[:, [self.mlp_reader(layer) for layer in layers]] = False
         return mask
 
     @property

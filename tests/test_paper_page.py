@@ -23,7 +23,8 @@ def test_every_row_has_an_answer() -> None:
 
 
 def test_its_sections_are_in_the_report() -> None:
-    template = (ROOT / "mechshift_tl" / "report" / "templates" / "report.html.j2").read_text(encoding="utf-8").replace("’", "'")
+    pages = sorted((ROOT / "mechshift_tl" / "report" / "templates").glob("*.html.j2"))
+    template = "".join(page.read_text(encoding="utf-8") for page in pages).replace("’", "'")
     titles = {one.title for one in MEASUREMENTS} | set(re.findall(r"<h[23][^>]*>([^<{]+)</h[23]>", template))
     named = set(re.findall(r"\*([A-Z][^*]+?)\*[,:;|. ]", PAGE.replace("*Mechanism Shift", "Mechanism Shift")))
     assert named and named - titles == set()

@@ -1,4 +1,4 @@
-"""Opening a checkpoint: a local folder, a GGUF file, or a hub id, as a native Hugging Face model.
+"""Opening a checkpoint: a local folder, a LoRA adapter over one, a GGUF file, or a hub id, as a native Hugging Face model.
 
 1. Find the files. A hub id is fetched first: configs, safetensors and tokenizer files alone.
 2. Read the config, pick the family's adapter, translate to a native config and a `DiffusionSpec` (`open_checkpoint`).
@@ -26,12 +26,12 @@ from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
 from hooked_diffusion.checkpoints.boundary import reading
 from hooked_diffusion.checkpoints.fields import Config, shown
 from hooked_diffusion.checkpoints.files import sha256_of
-from hooked_diffusion.checkpoints.gguf import GgufReader
 from hooked_diffusion.checkpoints.hub import locate
+from hooked_diffusion.checkpoints.lora import ADAPTER, is_adapter, open_reader
 from hooked_diffusion.checkpoints.matching import check, is_tied, rename
 from hooked_diffusion.checkpoints.names import repository_name
 from hooked_diffusion.checkpoints.placement import DeviceMap, Placement
-from hooked_diffusion.checkpoints.readers import CheckpointReader, FolderReader
+from hooked_diffusion.checkpoints.readers import CheckpointReader
 from hooked_diffusion.checkpoints.reading import ConfigReading, read_config
 from hooked_diffusion.checkpoints.tokenizer_files import load_tokenizer
 from hooked_diffusion.checkpoints.weights import READ
@@ -208,10 +208,10 @@ def open_checkpoint(
 ) -> OpenCheckpoint:
     """Read and translate a checkpoint's config, as `OpenSettings` says. Raises what `load_checkpoint` does before it reads weights."""
     path, revision = locate(name_or_path, revision)
-    reader: CheckpointReader = GgufReader(path) if path.suffix == ".gguf" else FolderReader(path)
+    reader = open_reader(path)
     found = read_config(
         reader.config,
-        where=str(path if path.suffix == ".gguf" else path / "config.json"),
+        where=str(path if path.suffix == ".gguf" else path / (ADAPTER if is_adapter(path) else "config.json")),
         name=repository_name(name_or_path),
         family=family,
         given=config,
@@ -233,8 +233,8 @@ def load_checkpoint(
 ) -> LoadedCheckpoint:
     """Open a checkpoint as a native model whose attention already points as its spec says.
 
-    `name_or_path` is a folder with config.json and weights (safetensors or `.bin`, whole or in shards), a `.gguf` file, or a hub id
-    `org/name@revision`. The settings are those of `OpenSettings`.
+    `name_or_path` is a folder with config.json and weights (safetensors or `.bin`, whole or in shards), a folder with a LoRA adapter that
+    names its base, a `.gguf` file, or a hub id `org/name@revision`. The settings are those of `OpenSettings`.
 
     Raises FileNotFoundError for a path without a config, weights or (under "auto") tokenizer files; ValueError for an unknown family, a
     config that leaves out a required field or has an unknown one, a tied flag with an untied head, a mask token outside the

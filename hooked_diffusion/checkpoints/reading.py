@@ -20,8 +20,8 @@ from transformers import PretrainedConfig
 from hooked_diffusion.checkpoints.adapter import CheckpointAdapter
 from hooked_diffusion.checkpoints.config import native_config
 from hooked_diffusion.checkpoints.fields import Config, flag_in, shown
-from hooked_diffusion.checkpoints.gguf import GgufReader
 from hooked_diffusion.checkpoints.hub import locate_config
+from hooked_diffusion.checkpoints.lora import is_adapter, open_reader
 from hooked_diffusion.checkpoints.matching import rename
 from hooked_diffusion.checkpoints.names import ROWS, is_known, repository_name, told_by_name
 from hooked_diffusion.checkpoints.registry import adapter_for, lookalikes, saved_from_family
@@ -98,10 +98,12 @@ def inspect_checkpoint(
     The settings are those of `load_checkpoint`. Raises ValueError, FileNotFoundError and OSError as that does before it reads weights, and
     where no mask token is known.
     """
-    path, name = locate_config(name_or_path, revision), repository_name(name_or_path)
-    if path.suffix == ".gguf":
-        gguf = GgufReader(path)
-        reading = read_config(gguf.config, where=str(path), name=name, family=family, given=config, shapes=gguf.shapes, adapt=gguf.adapt)
+    name, adapter = repository_name(name_or_path), Path(name_or_path).expanduser()
+    path = adapter if is_adapter(adapter) else locate_config(name_or_path, revision)
+    if path.suffix == ".gguf" or path is adapter:
+        # Their headers say what their tensors are called.
+        whole = open_reader(path)
+        reading = read_config(whole.config, where=str(path), name=name, family=family, given=config, shapes=whole.shapes, adapt=whole.adapt)
     else:
         reading = read_config(config_of(path), where=str(path), name=name, family=family, given=config)
     _ = reading.spec  # read once here, so that an error in it is raised now

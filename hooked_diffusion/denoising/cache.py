@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
+import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,12 +24,16 @@ from transformer_lens import ActivationCache
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.slice import SliceInput
 
+from hooked_diffusion.denoising.cache_figure import draw_changes
 from hooked_diffusion.denoising.cache_folder import CacheFolder, read_folder
 from hooked_diffusion.denoising.hooks import HookedForward, StepHook, Watch, check_steps
 from hooked_diffusion.denoising.job import Job
+from hooked_diffusion.denoising.lens import DenoisingLens, read_lens
 from hooked_diffusion.denoising.protocol import DenoisingModel
+from hooked_diffusion.denoising.record import DenoisingRecord
 from hooked_diffusion.denoising.steering import DenoisingStep
 from hooked_diffusion.gradients import from_embeddings
+from hooked_diffusion.html import card
 
 NamesFilter = str | list[str] | Callable[[str], bool] | None
 #: A step, and the name of an activation: a hook name or TransformerLens' shorthand.
@@ -43,6 +49,7 @@ class DenoisingCache:
     - `cache[k, name]`: one activation of step k, by hook name or by TransformerLens' shorthand (`cache[3, "resid_post", 0]`). A cache in a
       folder reads the activation from disk each time.
     - `cache.stack(name)`: the activation at all recorded steps, `(steps, batch, pos, …)`.
+    - `cache.logit_lens(trajectory)`: what the residual stream says after every layer, step by step.
     - `cache.steps`: the recorded steps, ascending. Iterating over the cache gives them too.
 
     Raises KeyError on a step that was not recorded.
@@ -78,6 +85,33 @@ class DenoisingCache:
     def stack(self, *name: str | int) -> Float[Tensor, "steps batch ..."]:
         """`(steps, batch, …)`: one activation at every recorded step, in the order of `steps`."""
         return torch.stack([self[(step, *name)] for step in self.steps])
+
+    def logit_lens(self, trajectory: DenoisingRecord, row: int = 0, positions: Sequence[int] | None = None) -> DenoisingLens:
+        """`(steps, layers, positions)`: what the stream of one row says after every layer, at every recorded step.
+
+        `trajectory` is the run that filled this cache; `positions` are those of the canvas to read, by default all that were masked. The
+        cache must hold `hook_resid_post` of every layer. Raises ValueError where it does not, and where it knows no model.
+        """
+        return read_lens(self._caches, trajectory, row, positions)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One line per activation: name, shape at one step, MiB at one step, and at how many steps it was recorded."""
+        first = self._caches[self.steps[0]].cache_dict if self._caches else {}
+        shapes = {name: (tuple(one.shape), one.nbytes / MiB) for name, one in first.items()}
+        rows = [(name, " × ".join(map(str, shape)), size, len(self)) for name, (shape, size) in shapes.items()]
+        return pd.DataFrame(rows, columns=["activation", "shape", "MiB", "steps"])
+
+    def figure(self, name: str = "hook_resid_post", row: int = 0) -> go.Figure:
+        """Layer × step: how far the activation `name` of every layer moved since the recorded step before: |change| / |before|, over a row.
+
+        `name` is what follows "blocks.0." in a hook's name. Raises ValueError where fewer than two steps or no such activation were
+        recorded.
+        """
+        return draw_changes(self._caches, name, row)
+
+    def _repr_html_(self) -> str:
+        frame = self.to_dataframe()
+        return card(repr(self), f"{len(frame)} activations, {frame['MiB'].sum():.1f} MiB a step", frame.head(12))
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._caches)

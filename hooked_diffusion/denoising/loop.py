@@ -23,14 +23,15 @@ from collections.abc import Collection
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
-from tqdm.auto import tqdm
 
 from hooked_diffusion.denoising.job import Job
 from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.selection import choose, propose
 from hooked_diffusion.denoising.steering import FREE, DenoisingStep
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
+from hooked_diffusion.progress import progress_bar
 from hooked_diffusion.seeds import step_generator
+from hooked_diffusion.tokenizers import spelled
 
 
 class Forward:
@@ -103,13 +104,15 @@ class Denoiser:
         """Take the steps that are left, as the module docstring says."""
         # A fresh run has one canvas and starts at step 0. A resumed run has index + 1 canvases and starts at `index`.
         steps = range(len(self.canvases) - 1, self.job.plan.steps)
-        for index in tqdm(steps, desc="denoising", unit="step", disable=None, delay=2, leave=False):
-            self.advance(index)
-            self.canvases.append(self.canvas)
-            self.masks.append(self.masked)
-        model = self.forward.model
+        with progress_bar(len(steps), "denoising", "step") as bar:
+            for index in steps:
+                self.advance(index)
+                self.canvases.append(self.canvas)
+                self.masks.append(self.masked)
+                bar.update()
+        model, canvases = self.forward.model, torch.stack(self.canvases)
         return DenoisingTrajectory(
-            canvases=torch.stack(self.canvases),
+            canvases=canvases,
             masked=torch.stack(self.masks),
             commit_step=self.commit_step,
             confidence=self.confidence,
@@ -118,6 +121,7 @@ class Denoiser:
             settings=self.settings,
             forwards=self.forward.count,
             provenance={"model": model.source, "spec": model.spec.to_dict()},
+            words=spelled(model.tokenizer, canvases),
         )
 
     def advance(self, index: int) -> None:

@@ -23,7 +23,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.stats import kendalltau
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformer_lens.hook_points import HookPoint
 
 from hooked_diffusion.attention import position_ids
@@ -31,6 +30,7 @@ from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.record import DenoisingRecord
 from hooked_diffusion.denoising.trajectory_statistics import TrajectoryStatistics
 from hooked_diffusion.gradients import NamedHooks
+from hooked_diffusion.progress import progress_bar
 
 NEVER = -1
 #: One line of a table, by column.
@@ -66,16 +66,18 @@ def run_again(model: DenoisingModel, trajectory: DenoisingRecord, *, attention: 
     """
     predicted: list[tuple[Tensor, ...]] = []
     patterns = PatternReader(trajectory.visible)
-    for step in tqdm(range(trajectory.steps), desc="measuring", unit="step", disable=None, delay=2, leave=False):
-        canvas, masked = trajectory.canvases[step], trajectory.masked_at(step)
-        if step and torch.equal(canvas, trajectory.canvases[step - 1]):
-            # The step before committed nothing: the same forward again would give the same numbers.
-            predicted.append(predicted[-1])
-            patterns.repeat(step)
-            continue
-        with model.hooks(fwd_hooks=patterns.hooks(model.cfg.n_layers, step, masked) if attention else []):
-            logits = model.token_logits(canvas, attention_mask=trajectory.attention_mask)
-        predicted.append(_read(logits, trajectory.tokens))
+    with progress_bar(trajectory.steps, "measuring", "step") as bar:
+        for step in range(trajectory.steps):
+            bar.update()
+            canvas, masked = trajectory.canvases[step], trajectory.masked_at(step)
+            if step and torch.equal(canvas, trajectory.canvases[step - 1]):
+                # The step before committed nothing: the same forward again would give the same numbers.
+                predicted.append(predicted[-1])
+                patterns.repeat(step)
+                continue
+            with model.hooks(fwd_hooks=patterns.hooks(model.cfg.n_layers, step, masked) if attention else []):
+                logits = model.token_logits(canvas, attention_mask=trajectory.attention_mask)
+            predicted.append(_read(logits, trajectory.tokens))
     return Predictions(*(torch.stack(values) for values in zip(*predicted, strict=True))), patterns.lines
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 import pandas as pd
+import plotly.graph_objects as go
 from markupsafe import Markup
 
 from hooked_diffusion import artefact
 from hooked_diffusion.artefact import Artefact
+from hooked_diffusion.denoising.canvas_figure import MASK, draw_canvases, shown_positions, spell, state
 from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.record import DenoisingRecord
 from hooked_diffusion.denoising.settings import DenoisingSettings
@@ -38,6 +40,7 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
     - `settings`: of the run.
     - `forwards`: how often the model ran. A step that commits nothing needs no forward; guidance needs two a step.
     - `provenance`: the model that ran (`model`) and how it was read (`spec`).
+    - `words`: how the ids that occur are spelled; empty in a file of an older version.
     """
 
     KIND: ClassVar[str] = "denoising trajectory"
@@ -46,6 +49,19 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
     settings: DenoisingSettings
     forwards: int
     provenance: dict[str, object] = field(default_factory=dict)
+    words: dict[int, str] = field(default_factory=dict, repr=False)
+
+    def spell(self, token: int) -> str:
+        """The text of a token id that occurs; `#id` where it is not known."""
+        return spell(self.words, token)
+
+    def figure(self, row: int = 0, most: int = SHOWN_STEPS) -> go.Figure:
+        """One row of the batch, canvas by canvas: tokens as words, masks as ·, the tokens that a step has just committed in colour.
+
+        Hovering shows a token's id, its step and its probability. `most`: canvases beyond so many steps are left out. A row of over 32
+        tokens shows its masked positions alone. Raises IndexError on a row that is not there.
+        """
+        return draw_canvases(self, self.words, row, most)
 
     def statistics(self, model: DenoisingModel, *, attention: bool = True) -> TrajectoryStatistics:
         """Commit order, settling, flips, confidence, attention to the first token and its drift; one forward per canvas.
@@ -55,12 +71,11 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
         return measure(model, self, attention=attention)
 
     def to_dataframe(self, tokenizer: Decoder | None = None) -> pd.DataFrame:
-        """One line per masked position, in order of commit: row, step, pos, token id, confidence, and `text` when a tokenizer is given."""
+        """One line per masked position, in order of commit: row, step, pos, token id, confidence, text (by `words`, or by a tokenizer)."""
         row, pos = self.mask_positions.nonzero(as_tuple=True)
         frame = pd.DataFrame({"row": row.tolist(), "step": self.commit_step[row, pos].tolist(), "pos": pos.tolist()})
         frame["token"], frame["confidence"] = self.tokens[row, pos].tolist(), self.confidence[row, pos].tolist()
-        if tokenizer is not None:
-            frame["text"] = [tokenizer.decode([token]) for token in frame["token"]]
+        frame["text"] = [self.spell(token) if tokenizer is None else tokenizer.decode([token]) for token in frame["token"]]
         return frame.sort_values(["row", "step", "pos"], ignore_index=True)
 
     def save(self, path: str | Path) -> None:
@@ -87,21 +102,20 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
         return f"DenoisingTrajectory: {batch} × {pos} tokens, {work}, by {self.settings.select}"
 
     def _repr_html_(self) -> str:
-        """The masked positions of the first row, one line per canvas: · while masked, bold when just committed."""
-        positions = self.mask_positions[0].nonzero()[:, 0].tolist()
-        lines = [Markup("<tr><th>step</th>{}</tr>").format(_join("th", positions))]
-        for step in range(min(self.steps, SHOWN_STEPS) + 1):
-            masked = self.masked_at(step)[0]
-            cells = [self._cell(step, p, bool(masked[p])) for p in positions]
-            lines.append(Markup("<tr><th>{}</th>{}</tr>").format(step, _join("td", cells)))
+        """The first row, one line per canvas: · while masked, bold when just committed."""
+        positions = shown_positions(self, 0)
+        lines = [Markup("<tr><th>canvas</th>{}</tr>").format(_join("th", positions))]
+        for canvas in range(min(self.steps, SHOWN_STEPS) + 1):
+            cells = [self._cell(canvas, p) for p in positions]
+            lines.append(Markup("<tr><th>{}</th>{}</tr>").format(canvas, _join("td", cells)))
         return Markup("<p>{}; row 0</p><table>{}</table>").format(repr(self), Markup("").join(lines))
 
-    def _cell(self, step: int, pos: int, masked: bool) -> str:
-        if masked:
-            return "·"
-        # Canvas k shows what step k − 1 wrote.
-        token, fresh = int(self.canvases[step, 0, pos]), int(self.commit_step[0, pos]) == step - 1
-        return Markup("<b>{}</b>").format(token) if fresh else str(token)
+    def _cell(self, canvas: int, position: int) -> str:
+        found = state(self, 0, canvas, position)
+        if found == "masked":
+            return MASK
+        text = self.spell(int(self.canvases[canvas, 0, position]))
+        return Markup("<b>{}</b>").format(text) if found == "just committed" else text
 
 
 def _join(tag: str, cells: Sequence[object]) -> Markup:

@@ -86,6 +86,11 @@ def bundled_pairs() -> list[str]:
         return sorted(path.parent.parent.name for path in root.glob("*/arm/config.json"))
 
 
+def arm_of_pair(name: str | Path) -> Path:
+    """The folder of the ARM of a bundled pair, or of a pair's folder. Raises ValueError on a name that is neither."""
+    return _pair_folder(name) / "arm"
+
+
 def load_pair(
     name: str | Path | None = None,
     mdm: str | Path | None = None,

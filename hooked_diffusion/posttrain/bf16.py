@@ -20,10 +20,12 @@ class _Product(torch.autograd.Function):
         return (flat @ weight.T).float().view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         flat, weight = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1]).bfloat16()
-        return (grad @ weight).float().view(ctx.shape), (grad.T @ flat).float()
+        # Beneath LoRA the weight is frozen: its gradient would be a third of the work, for nothing.
+        of_input, of_weight = ctx.needs_input_grad
+        return (grad @ weight).float().view(ctx.shape) if of_input else None, (grad.T @ flat).float() if of_weight else None
 
 
 class _Bf16Linear(nn.Linear):

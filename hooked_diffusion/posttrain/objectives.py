@@ -1,80 +1,115 @@
-"""The two losses, and the attention mask that opens from causal to full between them (the recipe of DiffuGPT and DiffuLLaMA).
+"""The two losses, on logits that are computed only where a loss reads them.
 
-Masked diffusion, for a batch of rows x:
+- Next token: cross-entropy of every token of a text but its first, those of the prompt weighted by `Recipe.prompt_weight`.
+- Masked diffusion: Σ weight · cross-entropy over the masked tokens (`noise.py`), under the attention of `visibility.py`.
 
-1. Draw a noise level t in (t_min, 1) for each row, spread evenly over the batch, so that every batch has low and high levels.
-2. Replace each candidate position by the mask token with probability t.
-3. The loss is Σ CE / t over the masked positions, divided by the number of candidates. It is an unbiased estimate of the bound on
-   −log p(x) per token; CE is the cross-entropy.
-4. A token is predicted from the logits one position earlier (logit shift 1).
+Both are averaged as `Recipe.average` says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from transformers import PreTrainedModel
 
-from hooked_diffusion.posttrain.recipe import Recipe, Rows
+from hooked_diffusion.posttrain.noise import add_noise
+from hooked_diffusion.posttrain.recipe import Recipe
+from hooked_diffusion.posttrain.rows import Rows
+from hooked_diffusion.posttrain.visibility import visibility
 
 
-def mask_rows(
-    rows: Rows, mask_token_id: int, recipe: Recipe, generator: Generator
-) -> tuple[Int[Tensor, "batch pos"], Float[Tensor, "batch pos"]]:
-    """`(batch, pos)` twice: noised tokens, and each position's weight in the loss (1/t at masks, else 0, over the row's candidates).
+@dataclass(frozen=True)
+class Question:
+    """What a step asks of the model on one batch of rows.
 
-    Position 0 is never masked: a shifted model cannot predict it.
+    - `inputs`, `position_ids`: `(batch, pos)`, or twice as long where rows stand twice; `sees`: `(batch, 1, query, key)` or None.
+    - `row`, `column`: `(asked,)`, where the logits are read; `target`: `(asked,)`, the tokens that they should name.
+    - `weight`: `(asked,)`, averaged: the loss is the sum of weight · cross-entropy.
     """
-    batch, pos = rows.tokens.shape
-    # One draw from each of `batch` equal parts of (0, 1); the permutation below says which row gets which.
-    uniform = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    t = (recipe.t_min + (1 - recipe.t_min) * uniform[torch.randperm(batch, generator=generator)])[:, None]
-    whole_row = torch.rand(batch, 1, generator=generator) >= recipe.answer_only
-    candidates = rows.is_answer | whole_row
-    candidates[:, 0] = False
-    masked = candidates & (torch.rand(batch, pos, generator=generator) < t)
-    # 1/t makes up for how seldom a position is masked: the expected weight is the same at every noise level.
-    weight = masked / (t * candidates.sum(1, keepdim=True))
-    return torch.where(masked, mask_token_id, rows.tokens), weight
+
+    inputs: Int[Tensor, "batch pos"]
+    position_ids: Int[Tensor, "batch pos"] | None
+    sees: Bool[Tensor, "batch 1 query key"] | None
+    row: Int[Tensor, " asked"]
+    column: Int[Tensor, " asked"]
+    target: Int[Tensor, " asked"]
+    weight: Float[Tensor, " asked"]
+
+    def to(self, device: torch.device) -> Question:
+        """The same question on a device."""
+        return Question(*(None if value is None else value.to(device) for value in vars(self).values()))  # type: ignore[arg-type]
+
+    def share(self, process: int, count: int) -> Question:
+        """The part of `process`, one of `count` whose gradients are averaged: every `count`-th row, with `count` times the weight."""
+        mine = self.row % count == process
+        cut = lambda value: None if value is None else value[process::count]  # noqa: E731
+        row, column, target, weight = (value[mine] for value in (self.row // count, self.column, self.target, self.weight))
+        return Question(self.inputs[process::count], cut(self.position_ids), cut(self.sees), row, column, target, weight * count)
 
 
-def annealed_attention(step: int, anneal_steps: int, pos: int, generator: Generator) -> Bool[Tensor, "1 1 pos pos"] | None:
-    """`(1, 1, pos, pos)`: True where a query sees a key; None once every position sees all others.
-
-    A query sees the keys up to its own position, and each later key with probability (step + 1) / anneal_steps.
-    """
-    openness = min(1.0, (step + 1) / anneal_steps) if anneal_steps else 1.0
-    if openness >= 1.0:
-        return None
-    causal = torch.ones(pos, pos, dtype=torch.bool).tril()
-    # A new draw at every step, shared by the rows of a batch.
-    return (causal | (torch.rand(pos, pos, generator=generator) < openness))[None, None]
-
-
-def shifted_cross_entropy(
-    logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"], weight: Float[Tensor, "batch pos"]
-) -> Float[Tensor, ""]:
-    """A scalar in nats: Σ weight · CE of the token at p, predicted from the logits at p − 1, divided by the batch size."""
-    # Row p − 1 predicts token p, so the last row and the first token have no partner. `cross_entropy` wants classes in axis 1.
-    losses = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), tokens[:, 1:], reduction="none")
-    return (losses * weight[:, 1:]).sum() / tokens.shape[0]
-
-
-def loss(
-    model: PreTrainedModel, rows: Rows, recipe: Recipe, step: int, mask_token_id: int | None, generator: Generator
-) -> Float[Tensor, ""]:
-    """A scalar: the recipe's loss on one batch, in nats per answer token. Raises ValueError when masks are wanted without a mask id."""
-    if recipe.objective == "next_token":
-        weight = torch.where(rows.is_answer, 1.0, recipe.prompt_weight)
-        weight = weight / rows.is_answer.sum(1, keepdim=True)
-        inputs, attention = rows.tokens, None
-    else:
+def question(rows: Rows, recipe: Recipe, step: int, mask_token_id: int | None, generator: Generator) -> Question:
+    """What `recipe` asks on these rows at this step. Raises ValueError when masks are wanted without a mask id."""
+    if recipe.diffuses:
         if mask_token_id is None:
             raise ValueError("the objective masked_diffusion writes masks; pass mask_token_id")
-        inputs, weight = mask_rows(rows, mask_token_id, recipe, generator)
-        attention = annealed_attention(step, recipe.anneal_steps, rows.tokens.shape[1], generator)
-        attention = None if attention is None else attention.expand(rows.tokens.shape[0], -1, -1, -1)
-    logits = model(input_ids=inputs, attention_mask=attention, use_cache=False).logits
-    return shifted_cross_entropy(logits, rows.tokens, weight)
+        noised = add_noise(rows, mask_token_id, recipe, generator)
+        inputs, asked, counted, weight = noised.inputs, noised.masked, noised.candidates, noised.weight
+    else:
+        asked = rows.visible & (rows.place > 0)
+        inputs, counted, weight = rows.tokens, rows.is_answer & rows.visible, torch.where(rows.is_answer, 1.0, recipe.prompt_weight)
+        asked = asked & (weight > 0)
+    weight = averaged(weight * asked, counted, asked, rows, recipe)
+    row, place = asked.nonzero(as_tuple=True)
+    column, position_ids = place - recipe.logit_shift, None if rows.segment is None else rows.place
+    if recipe.attention == "block":
+        # The first token of a block is read from the end of the block before, which is clean by then.
+        before = rows.place[row, place] % (recipe.block_length or 1) < recipe.logit_shift
+        column = torch.where(before, column + rows.tokens.shape[1], column)
+        inputs, position_ids = torch.cat([inputs, rows.tokens], 1), torch.cat([rows.place, rows.place], 1)
+    sees = visibility(rows, recipe, step, generator)
+    return Question(inputs, position_ids, sees, row, column, rows.tokens[row, place], weight[row, place])
+
+
+def averaged(
+    weight: Float[Tensor, "batch pos"],
+    counted: Bool[Tensor, "batch pos"],
+    asked: Bool[Tensor, "batch pos"],
+    rows: Rows,
+    recipe: Recipe,
+) -> Float[Tensor, "batch pos"]:
+    """`(batch, pos)`: weights that sum the batch's loss to its mean over texts, over candidate tokens, or over asked ones."""
+    if recipe.average == "rows":
+        per_text = torch.zeros(rows.n_texts).index_add_(0, rows.text.flatten(), counted.flatten().float())
+        return weight / per_text.clamp(min=1)[rows.text] / rows.n_texts
+    total = counted.sum() if recipe.average == "tokens" and recipe.diffuses else asked.sum()
+    return weight / total.clamp(min=1)
+
+
+def cross_entropies(model: nn.Module, native: PreTrainedModel, asked: Question) -> Float[Tensor, " asked"]:
+    """`(asked,)` in nats: of each token that is asked for. `model` runs; `native`, the Hugging Face model in it, has the head."""
+    return F.cross_entropy(asked_logits(model, native, asked).float(), asked.target, reduction="none")
+
+
+def asked_logits(model: nn.Module, native: PreTrainedModel, asked: Question) -> Float[Tensor, "asked d_vocab"]:
+    """`(asked, d_vocab)`: the raw logits at the positions that a question reads."""
+    with head_reads(native, asked.row, asked.column):
+        return model(input_ids=asked.inputs, attention_mask=asked.sees, position_ids=asked.position_ids, use_cache=False).logits
+
+
+@contextmanager
+def head_reads(native: PreTrainedModel, row: Int[Tensor, " asked"], column: Int[Tensor, " asked"]) -> Iterator[None]:
+    """While open, the output head gets the hidden states at these positions alone, so no other logits are computed."""
+    head = native.get_output_embeddings()
+    assert isinstance(head, nn.Module)
+    # A hook, not `logits_to_keep`: that keeps the same positions of every row.
+    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, column],))
+    try:
+        yield
+    finally:
+        handle.remove()

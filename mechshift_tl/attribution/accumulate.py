@@ -15,8 +15,8 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from hooked_diffusion.progress import progress_bar
 from mechshift_tl.attribution.totals import BatchScores, Totals
 from mechshift_tl.readouts import Batch, Readouts
 from mechshift_tl.runs.journal import Journal
@@ -52,7 +52,7 @@ def accumulate(
     mine = processes.share(readouts.n_examples)
     rows = readouts if processes.count == 1 else readouts.select(mine)
     sums = whole if processes.count == 1 else totals(rows)
-    with tqdm(total=len(rows), desc=label, unit="row", delay=2, leave=False, disable=not processes.is_first) as bar:
+    with progress_bar(len(rows), label, "row", shown=processes.is_first) as bar:
         for done in processes.in_step(_batches(Halving(run, per_row), rows, sums, batch_tokens, kept)):
             bar.update(done)
     if processes.count == 1:

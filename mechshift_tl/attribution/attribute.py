@@ -25,6 +25,7 @@ from typing_extensions import Unpack
 from hooked_diffusion.gradients import frozen
 from hooked_diffusion.threads import in_one_thread
 from mechshift_tl.attribution.accumulate import accumulate
+from mechshift_tl.attribution.completeness import finer, largest_gap, warn_of_few_points, warn_of_gap
 from mechshift_tl.attribution.engine import Engine
 from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve_all
 from mechshift_tl.attribution.path import Method, Rule
@@ -45,6 +46,9 @@ class Options(TypedDict, total=False):
     method: Method
     ig_steps: int | None
     rule: Rule | None
+    gap: float | None
+    backward: str | Sequence[str]
+    seed: int | None
     kv: KV
     intervention: Intervention
     means: WriterMeans | None
@@ -79,6 +83,9 @@ def attribute(
     level: Level = "edges",
     ig_steps: int | None = None,
     rule: Rule | None = None,
+    gap: float | None = None,
+    backward: str | Sequence[str] = (),
+    seed: int | None = None,
     kv: KV = "grouped",
     metric: MetricLike | Sequence[MetricLike] = "logit_diff",
     intervention: Intervention = "counterfactual",
@@ -93,8 +100,12 @@ def attribute(
 
     Returns `EdgeScores`, or `NodeScores` for nodes and neurons; a dict of them by name when given several metrics.
 
-    - `method`: "EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted" (the mean of both ends' gradients), or "exact" patching.
+    - `method`: "EAP-IG-inputs" ("eap-ig"), "EAP" ("eap"), "EAP-IG-activations", "clean-corrupted" (the mean of both ends' gradients),
+      "expected-gradients", "exact" patching; or "relp" or "gim", which are EAP under backward rules.
     - `ig_steps`, `rule`: points on an integrated path (default 5, midpoint; `path.quadrature`); "left" is the reference's grid.
+    - `gap`: instead of `ig_steps`, doubles the points until the path misses this share of the mean example's effect, such as 0.02.
+    - `backward`: rules that the gradient follows on its way back (`rules`), by name, or "relp" or "gim"; goes with any gradient method.
+    - `seed`: of the points that expected gradients draw, `ig_steps` of them (default 1) for each example.
     - `level`: "edges", "nodes" (input, heads, MLPs) or "neurons" (of the MLPs).
     - `kv`: K/V readers per KV head ("grouped") or per query head ("ungrouped", as the paper counts edges).
     - `metric`: a name or callable of `metrics`; several, in one pass, give a dict by name.
@@ -119,10 +130,12 @@ def attribute(
     # A string is a sequence too.
     several = isinstance(metric, Sequence) and not isinstance(metric, str)
     settings = AttributionSettings(
-        method=method, level=level, ig_steps=ig_steps, rule=rule, kv=kv, intervention=intervention,
+        method=method, level=level, ig_steps=ig_steps, rule=rule, gap=gap,
+        backward=backward if isinstance(backward, str) else tuple(backward), seed=seed, kv=kv, intervention=intervention,
         metric=tuple(one.name for one in metrics) if several else metrics[0].name,
         keep_per_example=keep_per_example, per_position=per_position, batch_tokens=batch_tokens,
     )  # fmt: skip
+    warn_of_few_points(settings)
     totals = _totals(model, readouts, settings, metrics, means=means, edges=edges, journal=journal)
     if level == "edges":
         found = {name: EdgeScores(**fields) for name, fields in totals.items()}
@@ -163,23 +176,45 @@ def _totals(
     edges: Bool[Tensor, "n_writers n_readers"] | None,
     journal: Path | None,
 ) -> dict[str, dict[str, Any]]:  # the fields of `Scores`, by the metric's name
-    """Check everything, then run every batch: what the scores of each metric consist of."""
+    """What the scores of each metric consist of; run with more and more points where the settings ask for a gap."""
     check_given("attribute", model, readouts)
+    passes, gap = 0, float("nan")
+    found: dict[str, dict[str, Any]] = {}
+    for tried in finer(settings):
+        within = journal if journal is None or settings.gap is None else Path(journal) / f"{tried.ig_steps}-points"
+        engine = Engine(model, tried, metrics, _n_spans(tried, readouts), means, edges, completeness=settings.gap is not None)
+        totals, made_from = _once(engine, readouts, journal=within)
+        passes, gap = passes + (tried.ig_steps or 0), largest_gap(totals)
+        told = {} if settings.gap is None else {"points": tried.ig_steps, "passes": passes, "example_gap": gap}
+        found = {
+            one.name: {"graph": engine.graph, "settings": replace(settings, metric=one.name), "provenance": made_from, **told}
+            | total.fields(per_position=settings.per_position)
+            for one, total in zip(metrics, totals, strict=True)
+        }
+        if settings.gap is None or gap <= settings.gap:
+            return found
+    assert settings.gap is not None
+    warn_of_gap(gap, settings.gap)
+    return found
+
+
+def _n_spans(settings: AttributionSettings, readouts: Readouts) -> int | None:
+    return len(readouts.spans) if settings.per_position else None
+
+
+def _once(engine: Engine, readouts: Readouts, *, journal: Path | None) -> tuple[list[Totals], dict[str, object]]:
+    """Check everything, then run every batch; also what the scores are made from."""
+    model, settings = engine.model, engine.settings
     # Hooks and frozen weights belong to the model: a second thread would run under those of the first.
     with in_one_thread(model):
-        engine = Engine(model, settings, metrics, len(readouts.spans) if settings.per_position else None, means, edges)
         engine.check(readouts)
         made_from = provenance(model, readouts.info)
         work = {**settings.to_dict(), **made_from, **engine.digests(readouts, weights=journal is not None)}
         # Around all batches: the weights take no gradient.
         with frozen(model):
             totals = accumulate(
-                engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, settings.keep_per_example) for _ in metrics],
+                engine.parts, readouts, lambda rows: [Totals(rows, engine.shape, settings.keep_per_example) for _ in engine.metrics],
                 engine.tokens, label=f"attribute {settings.level}", per_row=settings.keep_per_example,
                 journal=None if journal is None else Path(journal), work=work,
             )  # fmt: skip
-    return {
-        one.name: {"graph": engine.graph, "settings": replace(settings, metric=one.name), "provenance": made_from}
-        | total.fields(per_position=settings.per_position)
-        for one, total in zip(metrics, totals, strict=True)
-    }
+    return totals, made_from

@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from tqdm.auto import tqdm
-
+from hooked_diffusion.progress import progress_bar
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.intervals import check_draws, drawn_examples
 
@@ -32,8 +31,12 @@ def bootstrap(statistic: Callable[..., T], *scores: EdgeScores, n_boot: int = 20
         raise ValueError(f"paired intervals need the same examples; these come from {', '.join(str(s.n_examples) for s in scores)}")
     check_draws(n_boot)
     check_can_resample(*scores)
-    draws = tqdm(drawn_examples(n, n_boot, seed), desc="draws of the prompts", unit="draw", delay=2, leave=False)
-    return [statistic(*(s.resample(examples) for s in scores)) for examples in draws]
+    found: list[T] = []
+    with progress_bar(n_boot, "draws of the prompts", "draw") as bar:
+        for examples in drawn_examples(n, n_boot, seed):
+            found.append(statistic(*(s.resample(examples) for s in scores)))
+            bar.update()
+    return found
 
 
 def can_resample(*scores: EdgeScores) -> bool:

@@ -22,6 +22,7 @@ from hooked_diffusion.gradients import frozen
 from mechshift_tl.attribution.gradients import sources, walk
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.readers import AttentionReaders, ReaderPath
+from mechshift_tl.attribution.rules import BackwardRule, rule_hooks
 from mechshift_tl.attribution.scoring import TokenGroups, edge_scores
 from mechshift_tl.bridge.hooks import EMBED, Kept, capture, has_hooks
 from mechshift_tl.bridge.protocol import HookedModel, components_of
@@ -30,9 +31,9 @@ from mechshift_tl.graph import KV, Graph
 from mechshift_tl.interventions.outputs import WriterOutputs, run_writers
 from mechshift_tl.readouts import Batch
 
-#: Models whose writers, and K/V readers of a kind, have been summed. Weak: to remember a model must not keep it in memory.
+#: Models whose writers, and readers by K/V kind and backward rules, have been summed. Weak: to remember a model must not keep it in memory.
 SUMMED: WeakSet[HookedModel] = WeakSet()
-READ: WeakKeyDictionary[HookedModel, set[KV]] = WeakKeyDictionary()
+READ: WeakKeyDictionary[HookedModel, set[tuple[KV, tuple[BackwardRule, ...]]]] = WeakKeyDictionary()
 #: Share of what a block adds, and of the gradient's square, that may be missed.
 TOLERANCE = 2e-2
 #: Share of the gradient that may be missed under somebody's hooks. In float32, rounding alone misses some 2e-7, in bfloat16 4e-3.
@@ -79,22 +80,23 @@ def _missed(model: HookedModel, layer: int, outputs: WriterOutputs, seen: Kept, 
     return float(beyond[shown].norm() / written[shown].norm().clamp_min(torch.finfo().tiny))
 
 
-def check_readers_sum(model: HookedModel, batch: Batch, graph: Graph) -> None:
+def check_readers_sum(model: HookedModel, batch: Batch, graph: Graph, rules: tuple[BackwardRule, ...] = ()) -> None:
     """Raise ValueError unless the readers' gradients sum to that of the residual stream: every reader is known, and known rightly.
 
     The gradient g of the answers' logits at the embedding stands for the input's Δ: row `input` of the scores must then sum to ‖g‖².
     A hook may act at one place alone, which that one number hardly shows. So under hooks the sum is also compared with g number by number,
-    where the precision allows. As in `check_writers_sum`, a run that is not finite is left.
+    where the precision allows. Backward `rules` change both sides alike, so each set of them is summed by itself. As in
+    `check_writers_sum`, a run that is not finite is left.
     """
     hooked = has_hooks(model)
-    if (graph.kv in READ.setdefault(model, set()) and not hooked) or weightless(model):
+    if ((graph.kv, rules) in READ.setdefault(model, set()) and not hooked) or weightless(model):
         return
     row = batch.rows(slice(0, 1))
     outputs, logits = run_writers(model, row)
     if not logits.isfinite().all():
         return
     with frozen(model):
-        gradient, path = _at_the_clean_end(model, row, graph, outputs, logits)
+        gradient, path = _at_the_clean_end(model, row, graph, outputs, logits, rules)
     # Only the input is scored, so heads and MLPs may hold anything.
     deltas = WriterOutputs(gradient, outputs.z, outputs.mlp)
     total = edge_scores(model, graph, deltas, path, TokenGroups(row, False, None), slice(0, 1)).sum()
@@ -106,7 +108,7 @@ def check_readers_sum(model: HookedModel, batch: Batch, graph: Graph) -> None:
             f"({_guess('norms or attention of another kind?', hooked)}); edges of such a model are not known here"
         )
     if total.isfinite() and not hooked:
-        READ[model].add(graph.kv)
+        READ[model].add((graph.kv, rules))
 
 
 def _is_sum_of_readers(gradient: Float[Tensor, "1 pos d"], path: ReaderPath, graph: Graph, dtype: torch.dtype) -> bool:
@@ -143,14 +145,15 @@ def check_neurons(model: HookedModel, batch: Batch) -> None:
 
 
 def _at_the_clean_end(
-    model: HookedModel, row: Batch, graph: Graph, outputs: WriterOutputs, logits: Float[Tensor, "1 k d_vocab"]
-) -> tuple[Float[Tensor, "1 pos d"], ReaderPath]:
+    model: HookedModel, row: Batch, graph: Graph, outputs: WriterOutputs, logits: Float[Tensor, "1 k d_vocab"],
+    rules: tuple[BackwardRule, ...],
+) -> tuple[Float[Tensor, "1 pos d"], ReaderPath]:  # fmt: skip
     """Gradient of the answers' mean logit at the embedding, and the readers' gradients."""
     # Both ends are the clean run: only its last point, α = 1, is visited.
-    path, source = ReaderPath(model, graph), sources(outputs, outputs, graph, activations=False)[0]
+    path, source = ReaderPath(model, graph, frozen="norms" in rules), sources(outputs, outputs, graph, activations=False)[0]
     answers = Metric("answer", lambda logits, answers, foils: logits.gather(2, answers[..., None]).mean((1, 2)))
     hooks = [EMBED, *path.wanted], path.watched, path.splits
-    with closing(walk(model, row, [answers], logits, source, [(1.0, 1.0)], *hooks)) as points:
+    with closing(walk(model, row, [answers], logits, source, [(1.0, 1.0)], *hooks, rule_hooks(model, rules))) as points:
         weight, seen, (gradients,) = next(points)
         path.add(seen, gradients, weight)
     return gradients[EMBED], path

@@ -14,12 +14,16 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mechshift_tl.attribution.along import Along
 from mechshift_tl.attribution.check import check_neurons, check_readers_sum, check_writers_sum
+from mechshift_tl.attribution.drawn import drawn_points
 from mechshift_tl.attribution.exact import check_patched_edges, patched_scores
 from mechshift_tl.attribution.gradients import Source, sources, walk
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.nodes import neuron_sites, node_scores, node_sites
+from mechshift_tl.attribution.path import Points
 from mechshift_tl.attribution.readers import ReaderPath
+from mechshift_tl.attribution.rules import rule_hooks
 from mechshift_tl.attribution.scoring import TokenGroups, edge_scores
 from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.attribution.shared_prefix import SharedPrefix
@@ -46,6 +50,8 @@ class Engine:
     n_spans: int | None = None
     means: WriterMeans | None = None
     edges: Bool[Tensor, "n_writers n_readers"] | None = None
+    #: Whether each row's completeness gap is measured, too.
+    completeness: bool = False
 
     @cached_property
     def graph(self) -> Graph:
@@ -81,7 +87,7 @@ class Engine:
         if self.settings.level == "neurons":
             check_neurons(self.model, row)
         if self.settings.level == "edges" and self.settings.method != "exact":
-            check_readers_sum(self.model, row, self.graph)
+            check_readers_sum(self.model, row, self.graph, self.settings.rules)
 
     def digests(self, readouts: Readouts, *, weights: bool) -> dict[str, object]:
         """Values that differ between two attributions of the same settings. The digest of the weights reads all weights."""
@@ -96,20 +102,28 @@ class Engine:
 
     def parts(self, batch: Batch) -> list[BatchScores]:
         """One part per metric. Raises FloatingPointError naming where a run stopped being finite."""
+        # Before rows are cut: drawn points depend on all that a row holds.
+        points = self._points(batch)
         batch = batch.to(self.model.cfg.device).narrowed(self.model)
         try:
-            parts = self._parts(batch)
+            parts = self._parts(batch, points)
             if not all(part.scores.isfinite().all() for part in parts):
                 raise FloatingPointError(f"{self.settings.level} scores are not finite")
             return parts
         except FloatingPointError as error:
             raise FloatingPointError(f"{error}; {locate_not_finite(self.model, batch)}") from error
 
-    def _parts(self, batch: Batch) -> list[BatchScores]:
-        scores, logits, corrupt_logits = self._edges(batch) if self.settings.level == "edges" else self._nodes(batch)
+    def _points(self, batch: Batch) -> Points:
+        asked = self.settings
+        return drawn_points(batch, asked.ig_steps or 1, asked.seed or 0) if asked.samples else asked.points
+
+    def _parts(self, batch: Batch, points: Points) -> list[BatchScores]:
+        along = Along(len(self.metrics), batch, self.completeness)
+        scores, logits, corrupt_logits = (self._edges if self.settings.level == "edges" else self._nodes)(batch, points, along)
         ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
         # The device needs its memory for the next batch.
-        return [BatchScores(one.cpu(), *end) for one, end in zip(scores, ends, strict=True)]
+        every = zip(scores, ends, along.totals, strict=True)
+        return [BatchScores(one.cpu(), clean, corrupt, total.cpu()) for one, (clean, corrupt), total in every]
 
     def _shared_prefix(self, batch: Batch) -> SharedPrefix:
         """Tokens identical in both runs, skipped along the path; none for interventions other than counterfactual, or for neurons."""
@@ -127,7 +141,7 @@ class Engine:
             corrupt = outputs, batch.logits(self.model)
         return run_writers(self.model, batch, "clean"), corrupt
 
-    def _edges(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
+    def _edges(self, batch: Batch, points: Points, along: Along) -> tuple[list[Tensor], Tensor, Tensor]:
         """Per metric the scores of every edge; and the logits at both ends."""
         prefix = self._shared_prefix(batch)
         (clean, logits), (corrupt, corrupt_logits) = self._ends(batch, prefix)
@@ -140,26 +154,28 @@ class Engine:
         del clean, corrupt  # from here on the differences, and the two ends of what is walked, are enough
         totals: list[Tensor] = []
         for source in walks:
-            paths = self._walk(batch, source, logits, prefix)
+            paths = self._walk(batch, source, logits, prefix, points, along)
             scores = [edge_scores(self.model, self.graph, deltas, path, groups, source.writers) for path in paths]
             # Each path scores its own writers and leaves the other rows at zero, so paths add up.
             totals = [total + score for total, score in zip(totals, scores, strict=True)] if totals else scores
         return totals, logits, corrupt_logits
 
-    def _walk(self, batch: Batch, source: Source, logits: Tensor, prefix: SharedPrefix) -> list[ReaderPath]:
+    def _walk(self, batch: Batch, source: Source, logits: Tensor, prefix: SharedPrefix, points: Points, along: Along) -> list[ReaderPath]:
         """The readers of each metric over one path."""
-        paths = [ReaderPath(self.model, self.graph, source.after) for _ in self.metrics]
+        rules = self.settings.rules
+        paths = [ReaderPath(self.model, self.graph, source.after, frozen="norms" in rules) for _ in self.metrics]
         # Every metric wants the same hooks, so the first path speaks for all.
-        hooks = paths[0].wanted, paths[0].watched, paths[0].splits
-        along = walk(self.model, batch, self.metrics, logits, source, self.settings.points, *hooks)
+        hooks = [*paths[0].wanted, *along.wanted], paths[0].watched, paths[0].splits
+        walked = walk(self.model, batch, self.metrics, logits, source, points, *hooks, rule_hooks(self.model, rules))
         # The generator holds the model's hooks. `closing` takes them off, also after an error.
-        with prefix.left_out(), closing(along) as points:
-            for weight, seen, gradients in points:
+        with prefix.left_out(), closing(walked) as steps:
+            for weight, seen, gradients in steps:
+                along.add(source, gradients, weight)
                 for path, found in zip(paths, gradients, strict=True):
                     path.add(seen, found, weight)
         return paths
 
-    def _nodes(self, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
+    def _nodes(self, batch: Batch, points: Points, along: Along) -> tuple[list[Tensor], Tensor, Tensor]:
         """Per metric the scores of every node or neuron; and the logits at both ends."""
         prefix = self._shared_prefix(batch)
         (clean, logits), (corrupt, corrupt_logits) = self._ends(batch, prefix)
@@ -170,6 +186,6 @@ class Engine:
         embeddings = sources(clean, corrupt, self.graph, activations=False)[0]
         groups = TokenGroups(batch, self.settings.keep_per_example, self.n_spans)
         with prefix.left_out():
-            path = self.settings.points, self.settings.method
-            found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, *path, groups)
+            path = points, self.settings.method, rule_hooks(self.model, self.settings.rules), along
+            found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, *path, groups, self.shape[0])
         return found, logits, corrupt_logits

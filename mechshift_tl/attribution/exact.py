@@ -31,7 +31,7 @@ from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.scoring import TokenGroups
 from mechshift_tl.bridge.hooks import Hooks, Kept, capture
 from mechshift_tl.bridge.norms import normed, placed, projected
-from mechshift_tl.bridge.protocol import HookedModel, Norm, components_of
+from mechshift_tl.bridge.protocol import HookedModel, Norm, components_of, has_mlps
 from mechshift_tl.bridge.weights import gathered, weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions.outputs import WriterOutputs
@@ -134,7 +134,7 @@ class _Row:
     @classmethod
     def of(cls, model: HookedModel, graph: Graph, batch: Batch, i: int, logits: Float[Tensor, "b k d_vocab"]) -> _Row:
         clean: Kept = {}
-        inside = ("hook_resid_pre", "hook_resid_mid", "attn.hook_z")
+        inside = ("hook_resid_pre", "attn.hook_z", *(["hook_resid_mid"] if graph.mlps else []))
         names = [f"blocks.{layer}.{name}" for layer in range(graph.n_layers) for name in inside]
         # One row at a time: from the site on, its copies fill the batch.
         row = batch.rows(slice(i, i + 1))
@@ -194,7 +194,7 @@ class _Row:
 
 def _mlps_see_one_axis(model: HookedModel) -> bool:
     """Whether the MLPs see rows and positions on one axis (OPT). There a row cannot be repeated on the way: the copies must enter."""
-    return model.hook_dict["blocks.0.mlp.hook_in"].hook_conversion is not None
+    return has_mlps(model) and model.hook_dict["blocks.0.mlp.hook_in"].hook_conversion is not None
 
 
 def _by_kind(graph: Graph, layer: int, readers: Int[Tensor, " m"]) -> Iterator[tuple[str, Int[Tensor, " k"], Int[Tensor, " k"]]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.path import Points
+from mechshift_tl.attribution.rules import RuleHooks
 from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.bridge.hooks import EMBED, Kept, capture, inject
 from mechshift_tl.bridge.protocol import HookedModel
@@ -37,8 +38,10 @@ class Source:
     writers: slice
     after: int
 
-    def at(self, alpha: float) -> Float[Tensor, "b pos *d"]:
-        """The activation at α."""
+    def at(self, alpha: float | Float[Tensor, " b"]) -> Float[Tensor, "b pos *d"]:
+        """The activation at α, one number or one for each row."""
+        if isinstance(alpha, Tensor):
+            alpha = alpha.to(self.clean).view(-1, *[1] * (self.clean.ndim - 1))
         return self.corrupt + alpha * (self.clean - self.corrupt)
 
 
@@ -51,7 +54,8 @@ def sources(clean: WriterOutputs, corrupt: WriterOutputs, graph: Graph, *, activ
         first = graph.writers_before_attention(i)
         heads, mlp = slice(first, first + graph.n_heads), slice(first + graph.n_heads, first + graph.n_heads + 1)
         paths.append(Source(f"blocks.{i}.attn.hook_z", clean.z[i], corrupt.z[i], heads, 2 * i + 1))
-        paths.append(Source(f"blocks.{i}.hook_mlp_out", clean.mlp[i], corrupt.mlp[i], mlp, 2 * i + 2))
+        if graph.mlps:
+            paths.append(Source(f"blocks.{i}.hook_mlp_out", clean.mlp[i], corrupt.mlp[i], mlp, 2 * i + 2))
     return paths
 
 
@@ -65,18 +69,22 @@ def walk(
     wanted: Sequence[str],
     watched: Sequence[str] = (),
     splits: Sequence[Split] = (),
+    rules: RuleHooks | None = None,
 ) -> Generator[tuple[float, Kept, list[Kept]], None, None]:
     """Per point of the path its weight, the activations at `wanted` and `watched`, and per metric the gradients at `wanted`, in float32.
 
     The objective is the sum over rows of metric × positions read, so that rows may be pooled over batches. Several metrics share the
-    forward. `splits` add the gradients at K and V per query head. The model keeps its hooks until the generator is closed.
+    forward. `splits` add the gradients at K and V per query head; under `rules` the gradients are theirs, zero where a rule stops them.
+    The model keeps its hooks until the generator is closed.
     """
     seen: Kept = {}
     live: Kept = {}
     at: Kept = {}
     asked = [*wanted, *(name for split in splits for name in split.wanted)]
     shared = [name for split in splits for name in split.shared]
-    hooks = [*inject(source.name, at), *capture([*asked, *shared], live, live=True), *capture(watched, seen)]
+    rules = RuleHooks() if rules is None else rules
+    kept = [*capture([*asked, *shared], live, live=True), *capture(watched, seen)]
+    hooks = [*rules.front, *inject(source.name, at), *kept, *rules.behind]
     with torch.enable_grad(), model.hooks(fwd_hooks=hooks):
         for alpha, weight in points:
             # A leaf: the graph begins here, and nothing before this point has a gradient.
@@ -89,7 +97,9 @@ def walk(
             for i, metric in enumerate(metrics):
                 # The graph is needed once more for the next metric, and for the splits' own backward passes.
                 again = bool(splits) or i + 1 < len(metrics)
-                found = _differentiate(_objective(metric, logits, batch, clean_logits), live, asked, retain_graph=again)
+                found = _differentiate(
+                    _objective(metric, logits, batch, clean_logits), live, asked, retain_graph=again, cut=bool(rules.behind)
+                )
                 for split in splits:
                     found |= split.gradients(live, found)
                 # Sums over the path are taken in float32, whatever the model's precision.
@@ -109,6 +119,8 @@ def _objective(metric: Metric, logits: Tensor, batch: Batch, clean_logits: Tenso
     return objective
 
 
-def _differentiate(objective: Tensor, live: Kept, names: Sequence[str], *, retain_graph: bool) -> Kept:
-    gradients = torch.autograd.grad(objective, [live[name] for name in names], retain_graph=retain_graph)
-    return dict(zip(names, gradients, strict=True))
+def _differentiate(objective: Tensor, live: Kept, names: Sequence[str], *, retain_graph: bool, cut: bool) -> Kept:
+    """The gradients at `names`; where the graph is `cut`, those that the objective does not reach are zero."""
+    at = [live[name] for name in names]
+    gradients = torch.autograd.grad(objective, at, retain_graph=retain_graph, allow_unused=cut)
+    return {name: x.new_zeros(x.shape) if g is None else g for name, x, g in zip(names, at, gradients, strict=True)}

@@ -18,12 +18,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechshift_tl.attribution.along import Along
 from mechshift_tl.attribution.gradients import Source, walk
 from mechshift_tl.attribution.metrics import Metric
 from mechshift_tl.attribution.path import Method, Points
+from mechshift_tl.attribution.rules import RuleHooks
 from mechshift_tl.attribution.scoring import TokenGroups
-from mechshift_tl.bridge.hooks import EMBED, Kept, capture, inject
-from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.bridge.hooks import EMBED, Kept, inject
+from mechshift_tl.bridge.protocol import HookedModel, has_mlps
+from mechshift_tl.interventions.neurons import NEURONS, run_neurons
 from mechshift_tl.interventions.outputs import WriterOutputs
 from mechshift_tl.readouts import Batch
 
@@ -50,34 +53,21 @@ def node_sites(model: HookedModel, clean: WriterOutputs, corrupt: WriterOutputs)
     for i in range(model.cfg.n_layers):
         at = 1 + i * (heads + 1)
         sites.append(Site(f"blocks.{i}.attn.hook_z", clean.z[i], corrupt.z[i], slice(at, at + heads)))
-        mlp = slice(at + heads, at + heads + 1)
-        sites.append(Site(f"blocks.{i}.hook_mlp_out", clean.mlp[i][:, :, None], corrupt.mlp[i][:, :, None], mlp))
+        if has_mlps(model):
+            mlp = slice(at + heads, at + heads + 1)
+            sites.append(Site(f"blocks.{i}.hook_mlp_out", clean.mlp[i][:, :, None], corrupt.mlp[i][:, :, None], mlp))
     return sites
 
 
-@torch.no_grad()
 def neuron_sites(model: HookedModel, batch: Batch, *, zero: bool) -> list[Site]:
-    """The neurons of every MLP (`mlp.hook_post`; for a gated MLP act(gate)·up), layer by layer; `zero` takes 0 for their corrupt value."""
-    names = [f"blocks.{i}.mlp.hook_post" for i in range(model.cfg.n_layers)]
-    clean: Kept = {}
-    corrupt: Kept = {}
-    with model.hooks(fwd_hooks=capture(names, clean)):
-        batch.logits(model)
-    if not zero:
-        with model.hooks(fwd_hooks=capture(names, corrupt)):
-            batch.logits(model, "corrupt")
-    sites = []
-    for i, name in enumerate(names):
-        acts = clean[name].to(batch.clean.device, torch.float32).reshape(*batch.clean.shape, -1)
-        # Some MLPs flatten rows and positions: the batch's own shape is put back.
-        others = torch.zeros_like(acts) if zero else corrupt[name].to(acts).reshape(acts.shape)
-        for side, mask in ((acts, batch.clean_mask), (others, batch.corrupt_mask)):
-            if mask is not None:
-                # A hidden token has activations too, but no other token sees them.
-                side.masked_fill_(~mask[..., None], 0)
-        width = acts.shape[-1]
-        sites.append(Site(name, acts[..., None], others[..., None], slice(i * width, (i + 1) * width)))
-    return sites
+    """The neurons of every MLP, layer by layer; `zero` takes 0 for their corrupt activation."""
+    clean = run_neurons(model, batch, "clean")
+    corrupt = tuple(torch.zeros_like(acts) for acts in clean) if zero else run_neurons(model, batch, "corrupt")
+    width = clean[0].shape[-1]
+    return [
+        Site(NEURONS.format(i), acts[..., None], others[..., None], slice(i * width, (i + 1) * width))
+        for i, (acts, others) in enumerate(zip(clean, corrupt, strict=True))
+    ]
 
 
 def node_scores(
@@ -89,19 +79,24 @@ def node_scores(
     embeddings: Source,
     points: Points,
     method: Method,
+    rules: RuleHooks,
+    along: Along,
     groups: TokenGroups,
+    n_nodes: int,
 ) -> list[Float[Tensor, "rows spans nodes"]]:
-    """Per metric, the scores of every node of `sites`, per group of tokens."""
+    """Per metric, the scores of all `n_nodes` nodes, per group of tokens; 0 for those that stand at none of `sites`."""
     if method == "exact":
-        return _patched(model, batch, metrics, clean_logits, sites, groups)
+        return _patched(model, batch, metrics, clean_logits, sites, groups, n_nodes)
     own = method == "EAP-IG-activations"
     # Along the activations' path each site has a walk of its own; the embeddings' path passes all sites at once.
     walks = [(site.source, [site]) for site in sites] if own else [(embeddings, list(sites))]
-    scores = [clean_logits.new_zeros(*groups.shape, sites[-1].nodes.stop) for _ in metrics]
+    scores = [clean_logits.new_zeros(*groups.shape, n_nodes) for _ in metrics]
     for source, met in walks:
         sums: list[Kept] = [{} for _ in metrics]
-        with closing(walk(model, batch, metrics, clean_logits, source, points, [site.name for site in met])) as along:
-            for weight, _, gradients in along:
+        wanted = list({*(site.name for site in met), *along.wanted})
+        with closing(walk(model, batch, metrics, clean_logits, source, points, wanted, rules=rules)) as walked:
+            for weight, _, gradients in walked:
+                along.add(source, gradients, weight)
                 _add_point(sums, gradients, weight)
         for total, score in zip(sums, scores, strict=True):
             for site in met:
@@ -124,11 +119,12 @@ def _add_parts(score: Float[Tensor, "rows spans node"], values: Float[Tensor, "t
 
 @torch.no_grad()
 def _patched(
-    model: HookedModel, batch: Batch, metrics: Sequence[Metric], clean_logits: Tensor, sites: Sequence[Site], groups: TokenGroups
-) -> list[Float[Tensor, "rows spans nodes"]]:
+    model: HookedModel, batch: Batch, metrics: Sequence[Metric], clean_logits: Tensor, sites: Sequence[Site], groups: TokenGroups,
+    n_nodes: int,
+) -> list[Float[Tensor, "rows spans nodes"]]:  # fmt: skip
     """One forward per node (and per span): metric(clean) − metric(node at its corrupt value), times the positions read."""
     base = [metric.values(clean_logits, batch, clean_logits) for metric in metrics]
-    scores = [clean_logits.new_zeros(len(batch), groups.shape[1], sites[-1].nodes.stop) for _ in metrics]
+    scores = [clean_logits.new_zeros(len(batch), groups.shape[1], n_nodes) for _ in metrics]
     for site in sites:
         for node in range(site.clean.shape[2]):
             for i, where in enumerate(groups.patches):

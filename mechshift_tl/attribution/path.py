@@ -5,27 +5,36 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from mechshift_tl.bridge.batching import is_whole
 
 Rule = Literal["midpoint", "gauss-legendre", "right", "left"]
 #: `EAP`: one gradient, at the clean run (Syed et al. 2310.10348). `EAP-IG-inputs`, `EAP-IG-activations`: averaged over the path of the
 #: embeddings, or of each layer's own outputs (Hanna et al. 2403.17806). `clean-corrupted`: the mean of the two ends. `exact`: patching.
-Method = Literal["EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted", "exact"]
-Points = list[tuple[float, float]]
+#: `expected-gradients`: at α ~ U(0, 1), drawn for each example and pass (Erion et al. 1906.10670). The lower-case names are presets.
+Method = Literal[
+    "EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted", "exact", "expected-gradients", "eap", "eap-ig", "relp", "gim"
+]  # fmt: skip
+#: α and weight of every point; α is one number, or one for each row.
+Points = list[tuple[float | Float[Tensor, " rows"], float]]
 INTEGRATED = ("EAP-IG-inputs", "EAP-IG-activations")
 DEFAULT_STEPS = 5
+#: Expected gradients take as few as one point: they are right in the mean, whatever their number.
+SAMPLED = "expected-gradients"
 #: Far beyond what any path needs. A Gauss–Legendre rule of `m` points takes a matrix of m² numbers to find.
 MOST_STEPS = 1000
 
 
 def path_points(method: Method, rule: Rule, steps: int) -> Points:
-    """Points α and weights of a gradient method; α = 0 is the corrupt end, 1 the clean one.
+    """Points α and weights of a gradient method; α = 0 is the corrupt end, 1 the clean one. Of drawn points, the mean α.
 
     Raises ValueError on an unknown rule, or a number of steps that `quadrature` refuses.
     """
     integral = quadrature(rule, steps)
-    return {"EAP": [(1.0, 1.0)], "clean-corrupted": [(0.0, 0.5), (1.0, 0.5)]}.get(method, integral)
+    fixed: dict[str, Points] = {"EAP": [(1.0, 1.0)], "clean-corrupted": [(0.0, 0.5), (1.0, 0.5)], SAMPLED: [(0.5, 1 / steps)] * steps}
+    return fixed.get(method, integral)
 
 
 def quadrature(rule: Rule, steps: int) -> Points:

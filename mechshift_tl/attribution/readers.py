@@ -14,6 +14,7 @@ So:
 3. after the path, once per layer, the sum goes through W_Q with w (and LayerNorm's mean) folded in, minus the rank-one terms.
 
 MLPs and logits have one reader each, so their two terms are summed directly. Positions of all rows are flattened into `tok`.
+Under the backward rule "norms" (`rules`) r is a constant, so the rank-one terms are left out: `frozen`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from mechshift_tl.attribution.ungrouped import Split
 from mechshift_tl.bridge.hooks import Kept
-from mechshift_tl.bridge.norms import norm_weight
+from mechshift_tl.bridge.norms import centers, is_identity, norm_weight
 from mechshift_tl.bridge.protocol import Block, HookedModel, Norm, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph, repeated
@@ -39,18 +40,18 @@ class ReaderPath:
     """All readers downstream of a path, while it is walked: `add` each point, then ask for a layer's `attention`, an `mlp`, the `logits`.
 
     `after` is the first stage downstream: 2·layer for attention, 2·layer + 1 for an MLP. Memory: (H + 2·KV)·d_head + d floats per token
-    and layer, and d more for every point.
+    and layer, and d more for every point. `frozen`: the norms' scales are constants.
     """
 
-    def __init__(self, model: HookedModel, graph: Graph, after: int = 0) -> None:
+    def __init__(self, model: HookedModel, graph: Graph, after: int = 0, *, frozen: bool = False) -> None:
         layers = range(graph.n_layers)
-        self.attention = {i: AttentionReaders(components_of(model).blocks[i], i, graph) for i in layers if after <= 2 * i}
+        self.attention = {i: AttentionReaders(components_of(model).blocks[i], i, graph, frozen) for i in layers if after <= 2 * i}
         self.mlp = {
-            i: SingleReader(components_of(model).blocks[i].ln2, f"blocks.{i}.ln2", f"blocks.{i}.mlp.hook_in")
+            i: SingleReader(components_of(model).blocks[i].ln2, f"blocks.{i}.ln2", f"blocks.{i}.mlp.hook_in", frozen)
             for i in layers
-            if after <= 2 * i + 1
+            if graph.mlps and after <= 2 * i + 1
         }
-        self.logits = SingleReader(components_of(model).ln_final, "ln_final", "unembed.hook_in")
+        self.logits = SingleReader(components_of(model).ln_final, "ln_final", "unembed.hook_in", frozen)
 
     @property
     def all(self) -> list[AttentionReaders | SingleReader]:
@@ -81,12 +82,13 @@ class ReaderPath:
 class AttentionReaders:
     """One layer's q, k, v readers: all q, all k, all v, as the graph orders them."""
 
-    def __init__(self, block: Block, layer: int, graph: Graph) -> None:
+    def __init__(self, block: Block, layer: int, graph: Graph, frozen: bool) -> None:
+        self.frozen = frozen
         self.block, self.graph, self.attn, self.norm = block, graph, f"blocks.{layer}.attn", f"blocks.{layer}.ln1"
         separate = graph.n_kv_readers // graph.n_kv_heads
         self.splits = [Split(self.attn, separate)] if separate > 1 else []
         self.wanted = [f"{self.attn}.hook_{kind}" for kind in ("q" if self.splits else KINDS)]
-        self.watched = [f"{self.norm}.{name}" for name in NORM_HOOKS]
+        self.watched = _watched(self.norm, block.ln1)
         self.at_zero = _at_zero(block, graph)
         self.sums: Float[Tensor, "tok reader d_head"] | None = None
         self.scalars: list[Float[Tensor, "tok reader"]] = []
@@ -94,12 +96,14 @@ class AttentionReaders:
 
     def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
         """Add one point: Σ weight·r·∂m/∂(q, k, v) and the rank-one term's factors."""
-        values = self._values(seen)
         slopes = torch.cat([gradients[f"{self.attn}.hook_{kind}"] for kind in KINDS], 2).flatten(0, 1)
-        scale, normalized = _norm_at(self.norm, seen, centers(self.block.ln1))
+        scale, normalized = _norm_at(self.norm, seen, self.block.ln1)
         # The quadrature weight goes in here, once for both terms of the formula.
         inverse = (weight / scale)[..., None]
         self.sums = slopes * inverse if self.sums is None else self.sums.addcmul_(slopes, inverse)
+        if self.frozen:
+            return
+        values = self._values(seen)
         # ⟨∂m/∂q, q − q₀⟩ of the formula: q without what the biases add.
         values = values if self.at_zero is None else values - self.at_zero.to(values.device)
         # In place: `cat` made `slopes` a copy, and this is its last use.
@@ -117,6 +121,8 @@ class AttentionReaders:
         out *= norm_weight(self.block.ln1, out.device)
         if centers(self.block.ln1):
             out -= out.mean(-1, keepdim=True)
+        if self.frozen:
+            return
         # One product for the rank-one terms of all points: (tok, reader, point) times (tok, point, d).
         rank_one = torch.stack([one[tokens] for one in self.scalars], -1), torch.stack([one[tokens] for one in self.normalized], 1)
         out.transpose(0, 1).baddbmm_(*rank_one, alpha=-1)
@@ -133,20 +139,21 @@ class AttentionReaders:
 class SingleReader:
     """The one reader behind a norm: an MLP's input, or the unembedding's."""
 
-    def __init__(self, norm: Norm, name: str, hook: str) -> None:
-        self.norm, self.name, self.hook = norm, name, hook
-        self.wanted, self.watched = [hook], [f"{name}.{hook}" for hook in NORM_HOOKS]
+    def __init__(self, norm: Norm, name: str, hook: str, frozen: bool) -> None:
+        self.norm, self.name, self.hook, self.frozen = norm, name, hook, frozen
+        self.wanted, self.watched = [hook], _watched(name, norm)
         self.weight = norm_weight(norm)
         self.sums: Float[Tensor, "tok d"] | None = None
 
     def add(self, seen: Kept, gradients: Kept, weight: float) -> None:
         """Add one point: weight·r·(w∘∂m/∂n − x̂·⟨x̂, w∘∂m/∂n⟩/d)."""
         slope = gradients[self.hook].reshape(-1, len(self.weight)) * self.weight.to(gradients[self.hook].device)
-        scale, normalized = _norm_at(self.name, seen, centers(self.norm))
+        scale, normalized = _norm_at(self.name, seen, self.norm)
         inverse = weight / scale
-        along = (slope * normalized).mean(-1, keepdim=True).mul_(inverse)
+        along = None if self.frozen else (slope * normalized).mean(-1, keepdim=True).mul_(inverse)
         self.sums = slope.mul_(inverse) if self.sums is None else self.sums.addcmul_(slope, inverse)
-        self.sums.addcmul_(normalized, along, value=-1)
+        if along is not None:
+            self.sums.addcmul_(normalized, along, value=-1)
 
     def block_of(self, tokens: Tokens, out: Float[Tensor, "1 tok d"]) -> None:
         """Write to `out` the gradient at the reader's residual input, on the chosen tokens; LayerNorm takes out its mean (x̂ has none)."""
@@ -156,15 +163,21 @@ class SingleReader:
             out -= out.mean(-1, keepdim=True)
 
 
-def centers(norm: Norm) -> bool:
-    """LayerNorm subtracts the mean, RMSNorm does not."""
-    return not norm.uses_rms_norm
+def _watched(name: str, norm: Norm) -> list[str]:
+    """The hooks of a norm that `_norm_at` reads."""
+    return [f"{name}.{hook}" for hook in NORM_HOOKS[int(is_identity(norm)) :]]
 
 
-def _norm_at(name: str, seen: Kept, centered: bool) -> tuple[Float[Tensor, "tok 1"], Float[Tensor, "tok d"]]:
-    """A norm's scale and x̂ at one point. x̂ is computed from the norm's input, which autograd keeps anyway; no second tensor is kept."""
+def _norm_at(name: str, seen: Kept, norm: Norm) -> tuple[Float[Tensor, "tok 1"], Float[Tensor, "tok d"]]:
+    """A norm's scale and x̂ at one point. x̂ is computed from the norm's input, which autograd keeps anyway; no second tensor is kept.
+
+    Where there is no norm, nothing is divided and no rank-one term exists: scale 1 and x̂ = 0.
+    """
+    if is_identity(norm):
+        residual = seen[f"{name}.{NORM_HOOKS[1]}"].float().flatten(0, -2)
+        return torch.ones_like(residual[:, :1]), torch.zeros_like(residual)
     scale, residual = (seen[f"{name}.{hook}"].float().flatten(0, -2) for hook in NORM_HOOKS)
-    if centered:
+    if centers(norm):
         residual = residual - residual.mean(-1, keepdim=True)
     return scale, residual / scale
 

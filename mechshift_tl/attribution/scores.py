@@ -8,14 +8,18 @@ from functools import cached_property
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from typing_extensions import Self
 
 from hooked_diffusion.artefact import Artefact
+from hooked_diffusion.html import card
+from mechshift_tl.attribution.scores_figure import draw_edges
 from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.bridge.batching import is_whole
+from mechshift_tl.component_grid import bars_figure, component_grid
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts.from_tokens import indices_of
 
@@ -34,6 +38,8 @@ class Scores(Artefact):
       scores were cut down to.
     - `per_span (spans, …)`, where asked: the share of `matrix` that passes at the positions of each of `spans`; with exact
       patching, the effect of that span alone, which need not add up.
+    - `points`, `passes`, `example_gap`, where a `gap` was asked for: points of the path that was found fine enough, forward and backward
+      passes of each row in all, and the gap that the mean example is left with, as a share of the mean |effect|.
     """
 
     matrix: Float[Tensor, "*scores"]
@@ -53,6 +59,9 @@ class Scores(Artefact):
     spans: list[str] = field(default_factory=list)
     only_step: int | None = None
     only_span: str | None = None
+    points: int | None = None
+    passes: int | None = None
+    example_gap: float | None = None
 
     KIND: ClassVar[str] = "scores"
 
@@ -133,9 +142,13 @@ class Scores(Artefact):
         _check_count(n)
         return self.to_dataframe().head(n)
 
+    def figure(self, n: int = 20) -> go.Figure:
+        """The scores as a picture; `n`: how many are named."""
+        raise NotImplementedError
+
     def _repr_html_(self) -> str:
-        head = f"<b>{type(self).__name__}</b>: {self.matrix.numel()} scores, {self.n_examples} examples, effect {self.effect:.3f}"
-        return head + self.top(10).to_html(index=False, float_format="%.4f")
+        text = f"{self.matrix.numel()} scores, {self.n_examples} examples, effect {self.effect:.3f}"
+        return card(type(self).__name__, text, self.top(10), decimals=4)
 
 
 @dataclass(frozen=True)
@@ -184,12 +197,13 @@ class EdgeScores(Scores):
         least = strength.topk(max(1, min(n, self.graph.n_edges))).values[-1]
         return self.graph.edge_frame((strength >= least).view_as(self.matrix), self.matrix).head(n)
 
+    def figure(self, n: int = 20) -> go.Figure:
+        """Σ|score| by the layers of writer and reader, beside the `n` edges of largest |score|; colour: sign."""
+        return draw_edges(self.matrix, self.graph, self.top(n))
+
     def _repr_html_(self) -> str:
-        head = (
-            f"<b>EdgeScores</b>: {self.graph.n_edges} edges, {self.n_examples} examples, effect {self.effect:.3f}, "
-            f"completeness gap {100 * self.completeness_gap:.1f} %"
-        )
-        return head + self.top(10).to_html(index=False, float_format="%.4f")
+        text = f"{self.graph.n_edges} edges, {self.n_examples} examples, effect {self.effect:.3f}"
+        return card("EdgeScores", f"{text}, completeness gap {100 * self.completeness_gap:.1f} %", self.top(10), decimals=4)
 
 
 @dataclass(frozen=True)
@@ -224,6 +238,13 @@ class NodeScores(Scores):
         layers = [i // width for i in range(len(self.matrix))] if self.of_neurons else self.graph.writer_layers.tolist()
         frame = pd.DataFrame({"node": self.ids, "layer": layers, "score": self.matrix.tolist()})
         return frame.sort_values("score", key=abs, ascending=False, kind="stable", ignore_index=True)
+
+    def figure(self, n: int = 20) -> go.Figure:
+        """Nodes: all heads and MLPs by layer. Neurons: the `n` of largest |score|. Colour: sign."""
+        if not self.of_neurons:
+            return component_grid(dict(zip(self.ids, self.matrix.tolist(), strict=True)), "score")
+        strongest = self.top(n)
+        return bars_figure(strongest["node"].tolist(), strongest["score"].tolist(), "score, per position read")
 
 
 #: Parts that hold a row per example, and the dimension that counts examples.

@@ -1,7 +1,10 @@
 """`AttributionSettings`: everything that is asked of one attribution, checked together before any work.
 
 A method takes gradients at points α of a path: α = 0 is the corrupt end, 1 the clean end (`path`). Only the EAP-IG methods integrate, so
-only they have `ig_steps` and a `rule`. Two ends have no gradient: an embedding of zero, and the clean end of a metric that compares a run
+only they have a `rule`; they and expected gradients have `ig_steps`. A preset ("relp", "gim", …) stands for a method and its `backward`
+rules, and is resolved at once: settings that say the same are equal.
+
+Two ends have no gradient: an embedding of zero, and the clean end of a metric that compares a run
 with the clean run. Settings that would take a gradient there are refused.
 """
 
@@ -14,8 +17,9 @@ from typing import Any, Literal, TypedDict, get_args
 from typing_extensions import Self
 
 from mechshift_tl.attribution.metrics import Metric
-from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, Method, Points, Rule, path_points
-from mechshift_tl.bridge.batching import check_batch_tokens
+from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, SAMPLED, Method, Points, Rule, path_points
+from mechshift_tl.attribution.rules import RULE_SETS, BackwardRule, check_rules
+from mechshift_tl.bridge.batching import check_batch_tokens, is_whole
 from mechshift_tl.graph import KV
 from mechshift_tl.interventions.replaced import Intervention
 
@@ -25,19 +29,34 @@ Level = Literal["edges", "nodes", "neurons"]
 NOT_DEFINING = ("keep_per_example", "per_position", "batch_tokens")
 
 
+#: What a preset's name stands for: the method, and the set of backward rules or none.
+PRESETS: dict[str, tuple[Method, str | None]] = {
+    "eap": ("EAP", None),
+    "eap-ig": ("EAP-IG-inputs", None),
+    "relp": ("EAP", "relp"),
+    "gim": ("EAP", "gim"),
+}
+
+
 class PathSettings(TypedDict, total=False):
     """The settings in which one method differs from another."""
 
     method: Method
     ig_steps: int | None
     rule: Rule | None
+    gap: float | None
+    backward: str | tuple[str, ...]
+    seed: int | None
 
 
 @dataclass(frozen=True)
 class AttributionSettings:
     """Settings of one attribution. `attribute` explains each of them.
 
-    - `ig_steps`, `rule`: of the EAP-IG methods, 5 and "midpoint" unless given; None for the methods without a path.
+    - `method`: a preset's name becomes the method that it stands for.
+    - `ig_steps`, `rule`: of the EAP-IG methods, 5 and "midpoint" unless given; None for the methods without a path. Expected gradients
+      have `ig_steps`, 1 unless given, and a `seed`, 0 unless given. With a `gap`, `ig_steps` stays None.
+    - `backward`: backward rules (`rules`), or the name of a set of them; kept as a tuple in one order.
     - `metric`: a metric's name, or several names.
     - `batch_tokens`: None chooses a number that suits the model.
 
@@ -54,9 +73,13 @@ class AttributionSettings:
     keep_per_example: bool = False
     per_position: bool = False
     batch_tokens: int | None = None
+    gap: float | None = None
+    backward: str | tuple[str, ...] = ()
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         _check_choice("method", self.method, get_args(Method))
+        self._set_backward()
         _check_choice("level", self.level, get_args(Level))
         _check_choice("kv", self.kv, get_args(KV))
         _check_choice("intervention", self.intervention, get_args(Intervention))
@@ -72,19 +95,73 @@ class AttributionSettings:
         if self.intervention == "zero":
             self.check_start()
 
+    def _set_backward(self) -> None:
+        """Resolve a preset, and the name of a set of rules."""
+        asked, (method, rule_set) = self.method, PRESETS.get(self.method, (self.method, None))
+        if rule_set is not None:
+            for name in ("ig_steps", "rule", "gap"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"attribute: method {asked!r} takes one gradient and no {name}; give method='eap-ig' and backward={rule_set!r}"
+                    )
+        backward = self.backward or (rule_set or ())
+        rules = check_rules(RULE_SETS.get(backward, (backward,)) if isinstance(backward, str) else tuple(backward))
+        if rule_set is not None and set(rules) != set(RULE_SETS[rule_set]):
+            raise ValueError(f"attribute: method {asked!r} has backward rules of its own; give method='eap' to choose them one by one")
+        if rules and method == "exact":
+            raise ValueError("attribute: exact patching takes no gradients, so it has no backward rules; leave backward out")
+        # The class is frozen to its users; it settles its own fields while it is made.
+        object.__setattr__(self, "method", method)
+        object.__setattr__(self, "backward", rules)
+
     def _set_path(self) -> None:
-        """Fill in the defaults of an integrated path, and refuse a path for a method without one."""
-        for name in ("ig_steps", "rule"):
+        """Fill in the defaults of a path, and refuse a path for a method without one."""
+        takes = {"ig_steps": self.integrates or self.samples, "rule": self.integrates, "seed": self.samples}
+        for name, taken in takes.items():
             given = getattr(self, name)
-            if given is not None and not self.integrates:
-                raise ValueError(
-                    f"attribute: method {self.method!r} takes no {name} (got {given}); leave it out, or choose an EAP-IG method"
-                )
+            if given is not None and not taken:
+                other = "expected-gradients" if name == "seed" else "an EAP-IG method"
+                raise ValueError(f"attribute: method {self.method!r} takes no {name} (got {given}); leave it out, or choose {other}")
+        self._check_gap()
+        if self.gap is None and takes["ig_steps"]:
+            default = 1 if self.samples else DEFAULT_STEPS
+            object.__setattr__(self, "ig_steps", default if self.ig_steps is None else self.ig_steps)
         if self.integrates:
-            # The class is frozen to its users; its own defaults are set while it is made.
-            object.__setattr__(self, "ig_steps", DEFAULT_STEPS if self.ig_steps is None else self.ig_steps)
             object.__setattr__(self, "rule", "midpoint" if self.rule is None else self.rule)
+        if self.samples:
+            object.__setattr__(self, "seed", 0 if self.seed is None else self.seed)
+            if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
+                raise ValueError(f"attribute: seed is {self.seed!r}; give a whole number from 0 to 2⁶³ − 1")
         _ = self.points
+
+    def _check_gap(self) -> None:
+        """Raise ValueError on a gap that is no share, or that nothing can reach."""
+        if self.gap is None:
+            return
+        if isinstance(self.gap, bool) or not isinstance(self.gap, int | float) or not 0 < self.gap < 1:
+            raise ValueError(f"attribute: gap is {self.gap!r}; give a share of the effect between 0 and 1, such as 0.02")
+        if self.ig_steps is not None:
+            raise ValueError(f"attribute: gap={self.gap} chooses the number of points; leave out ig_steps (got {self.ig_steps}), or gap")
+        if self.method not in ("EAP-IG-inputs", SAMPLED):
+            raise ValueError(f"attribute: more points bring method {self.method!r} no nearer to completeness; give gap with 'eap-ig'")
+        if self.backward:
+            raise ValueError("attribute: under backward rules scores do not add up to the effect, however many points; leave gap out")
+
+    @property
+    def samples(self) -> bool:
+        """Whether the points of the path are drawn, for each row anew."""
+        return self.method == SAMPLED
+
+    @property
+    def rules(self) -> tuple[BackwardRule, ...]:
+        """The backward rules."""
+        return check_rules(self.backward)
+
+    @property
+    def label(self) -> str:
+        """A short name: the method, with its set of backward rules or the rules one by one."""
+        named = next((name for name, rules in RULE_SETS.items() if rules and set(rules) == set(self.backward)), "+".join(self.backward))
+        return named if named and self.method == "EAP" else " + ".join(filter(None, (self.method, named)))
 
     @property
     def integrates(self) -> bool:
@@ -126,6 +203,10 @@ class AttributionSettings:
         """Every setting that has a value, as JSON values."""
         # None is left out, so that a file says only what applies to its method.
         values: dict[str, object] = {name: value for name, value in asdict(self).items() if value is not None}
+        values["backward"] = list(self.backward)
+        # No rules are the usual case, and older files know none.
+        if not self.backward:
+            del values["backward"]
         return values if isinstance(self.metric, str) else values | {"metric": list(self.metric)}
 
     @classmethod

@@ -23,11 +23,13 @@ PER_EXAMPLE_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class BatchScores:
-    """The scores of one batch `(rows or 1, spans and the rest or 1, …)`, and the metric's value at both ends, `(rows,)`."""
+    """The scores of one batch `(rows or 1, spans and the rest or 1, …)`, the metric's value at both ends, and what the path accounts for
+    of their difference (`along`), each `(rows,)`."""
 
     scores: Float[Tensor, "rows spans *score"]
     clean: Float[Tensor, " rows"]
     corrupt: Float[Tensor, " rows"]
+    along: Float[Tensor, " rows"]
 
 
 class Totals:
@@ -46,7 +48,8 @@ class Totals:
         self.steps: dict[int, Tensor] = defaultdict(lambda: torch.zeros(shape, dtype=torch.float64))
         self.n_read: dict[int, int] = defaultdict(int)
         self.spans = torch.zeros(len(readouts.spans), *shape, dtype=torch.float64)
-        self.ends = torch.zeros(2, n, dtype=torch.float64)
+        # Clean end, corrupt end, and what the path accounts for.
+        self.ends = torch.zeros(3, n, dtype=torch.float64)
         self.read = torch.zeros(n, dtype=torch.long).index_add(0, readouts.example, readouts.n_read)
         # float32: by far the largest thing kept, and each entry adds up the positions of one example only.
         self.table = torch.zeros(n, *shape) if keep_per_example else None
@@ -60,7 +63,7 @@ class Totals:
         if part.scores.shape[1] > 1:
             # The last group holds the tokens that are in no span.
             self.spans += part.scores.double().sum(0)[:-1]
-        self.ends.index_add_(1, example, batch.k * torch.stack([part.clean, part.corrupt]).double())
+        self.ends.index_add_(1, example, batch.k * torch.stack([part.clean, part.corrupt, part.along]).double())
         if self.table is not None:
             self.table.index_add_(0, example, whole)
 
@@ -78,11 +81,17 @@ class Totals:
             processes.add_up(self.table)
         return self
 
+    @property
+    def example_gap(self) -> float:
+        """By how much the path misses an example's effect, in the mean over examples, as a share of the mean |effect|."""
+        effect = self.ends[0] - self.ends[1]
+        return float((self.ends[2] - effect).abs().sum() / effect.abs().sum().clamp_min(1e-12))
+
     def fields(self, *, per_position: bool) -> dict[str, Any]:
         """The fields of a result: means over read positions."""
         steps, total = sorted(self.steps), sum(self.n_read.values())
         # `ends` are sums over read positions, so one division gives the mean.
-        clean, corrupt = (self.ends.sum(1) / total).tolist()
+        clean, corrupt, _ = (self.ends.sum(1) / total).tolist()
         return {
             "matrix": (torch.stack([self.steps[s] for s in steps]).sum(0) / total).float(),
             "per_step": torch.stack([self.steps[s] / self.n_read[s] for s in steps]).float(),
@@ -92,7 +101,7 @@ class Totals:
             "corrupt": corrupt,
             "n_examples": self.readouts.n_examples,
             "per_example": self.table,
-            "ends_per_example": self.ends.float(),
+            "ends_per_example": self.ends[:2].float(),
             "read_per_example": self.read,
             "per_span": (self.spans / total).float() if per_position else None,
             "spans": list(self.readouts.spans) if per_position else [],

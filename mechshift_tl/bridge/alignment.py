@@ -14,16 +14,17 @@ from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 def aligned_logits(
     model: HookedModel, tokens: Int[Tensor, "batch pos"], attention_mask: Bool[Tensor, "batch pos"] | None = None
 ) -> Float[Tensor, "batch pos d_vocab"]:
-    """Logits whose row p predicts the token at p: the model's `token_logits`, or shift 1 on a plain TransformerBridge.
+    """Logits whose row p predicts the token at p: the model's `token_logits`, or a plain TransformerBridge's by its spec (`spec_of`).
 
     `attention_mask` is True at visible tokens, None when all are. Row 0 of a shifted model is finite but predicts nothing; so are rows at
     hidden tokens.
     """
     if says_how_it_is_read(model):
         return model.token_logits(tokens, **({} if attention_mask is None else {"attention_mask": attention_mask}))
-    # Raw row p of an ARM predicts token p + 1. Row 0 has no row before it; it repeats itself, so that the shape stays.
+    shift = logit_shift(model)
     logits = model(tokens, **hidden_tokens(model, attention_mask))
-    return torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+    # Raw row p of an ARM predicts token p + 1. Row 0 has no row before it; it repeats itself, so that the shape stays.
+    return torch.cat([logits[:, :shift], logits[:, : logits.shape[1] - shift]], dim=1)
 
 
 def hidden_tokens(model: HookedModel, attention_mask: Bool[Tensor, "batch pos"] | None) -> dict[str, Tensor]:
@@ -36,12 +37,27 @@ def hidden_tokens(model: HookedModel, attention_mask: Bool[Tensor, "batch pos"] 
 
 
 def spec_of(model: HookedModel) -> DiffusionSpec:
-    """How the model is read: its own spec, or an ordinary ARM's for a plain TransformerBridge."""
-    return model.spec if says_how_it_is_read(model) else DiffusionSpec()
+    """How the model is read: its own spec, or an ordinary ARM's for a plain causal TransformerBridge.
+
+    A plain bridge may be given a spec: `bridge.spec = DiffusionSpec("full", logit_shift=0)`. Raises ValueError on a plain bridge that
+    attends both ways and has none, for nothing else says which token a row predicts; and on a spec of another direction than the bridge's.
+    """
+    if says_how_it_is_read(model):
+        return model.spec
+    spec: DiffusionSpec | None = getattr(model, "spec", None)
+    direction = "causal" if model.cfg.attention_dir == "causal" else "full"
+    if spec is None and direction == "full":
+        raise ValueError(
+            f"{model.cfg.model_name} attends both ways, and nothing says which token a row of its logits predicts; "
+            'set model.spec = DiffusionSpec("full", logit_shift=0), or 1 where row p predicts token p + 1'
+        )
+    if spec is not None and spec.attention != direction:
+        raise ValueError(f"{model.cfg.model_name} attends {direction}; its spec says {spec.attention!r}: set another spec")
+    return spec or DiffusionSpec()
 
 
 def logit_shift(model: HookedModel) -> int:
-    """1 when a position is predicted by the one before it, as on every plain TransformerBridge."""
+    """1 when a position is predicted by the one before it, as on a plain TransformerBridge without a spec."""
     return spec_of(model).logit_shift
 
 

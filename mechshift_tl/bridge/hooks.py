@@ -24,9 +24,10 @@ def capture(names: Sequence[str], into: Kept, *, live: bool = False, take: Calla
 
     def hook_for(name: str) -> HookFunction:
         def hook_fn(tensor: Tensor, hook: HookPoint) -> Tensor | None:
-            into[name] = tensor if live else take(tensor)
-            # A gradient is taken for this very object, so the model must go on with it and not with a copy that the hook point makes.
-            return tensor if live else None
+            # A gradient is taken for this very object, so the model goes on with it. It is an object of its own: an identity in a norm's
+            # place hands on the residual stream's, whose gradient is that of all later readers.
+            into[name] = tensor.view_as(tensor) if live else take(tensor)
+            return into[name] if live else None
 
         return hook_fn
 

@@ -11,13 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.bridge.protocol import Block, Component, HookedModel, components_of, module_of
+
+#: Hooks that do the same to every token: they may stand inside a part that runs on some tokens only.
+TOKENWISE: WeakSet[HookFunction] = WeakSet()
 
 
 @contextmanager
@@ -51,9 +56,9 @@ def tokenwise(block: Block, names: Iterable[str]) -> Iterator[torch.nn.Module]:
 
 
 def _is_alone(part: Component) -> bool:
-    """Whether the part has no hooks inside. Such hooks would not see all positions."""
+    """Whether the part has no hooks inside but token-wise ones. Other hooks would miss the positions that it does not run on."""
     inside = (point for name, point in part.named_modules() if isinstance(point, HookPoint) and name not in ("hook_in", "hook_out"))
-    return not any(point.fwd_hooks or point.bwd_hooks for point in inside)
+    return all(handle.user_hook in TOKENWISE for point in inside for handle in (*point.fwd_hooks, *point.bwd_hooks))
 
 
 @contextmanager

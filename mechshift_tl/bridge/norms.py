@@ -9,14 +9,24 @@ from __future__ import annotations
 import torch
 from einops import einsum, rearrange
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from mechshift_tl.bridge.protocol import Attention, Norm
 from mechshift_tl.bridge.weights import bias_of, weight_of
 
 
+def is_identity(norm: Norm) -> bool:
+    """Whether the norm hands on what it gets, as in a model without norms."""
+    return isinstance(norm.original_component, nn.Identity)
+
+
+def centers(norm: Norm) -> bool:
+    """LayerNorm subtracts the mean; RMSNorm and the norms of a model without norms do not."""
+    return not is_identity(norm) and not norm.uses_rms_norm
+
+
 def norm_weight(norm: Norm, device: torch.device | str | None = None) -> Float[Tensor, " d"]:
-    """The factor of x̂ in the norm, float32: its weight; 1 + weight where an offset is stored (Gemma); 1 without a weight (OLMo).
+    """The factor of x̂ in the norm, float32: its weight; 1 + weight where an offset is stored (Gemma); 1 without a weight (OLMo) or norm.
 
     On `device`, or where the norm keeps it.
     """
@@ -33,13 +43,15 @@ def epsilon_of(norm: Norm) -> float:
 
 
 def normed(residual: Float[Tensor, "*rows pos d"], norm: Norm, eps: float) -> Float[Tensor, "*rows pos d"]:
-    """The norm's output for `residual`: RMSNorm, or LayerNorm, which also centres and has a bias."""
+    """The norm's output for `residual`: RMSNorm, or LayerNorm, which also centres and has a bias; `residual` itself without a norm."""
+    if is_identity(norm):
+        return residual.float()
     # As Hugging Face's norms do: the mean square of half precision numbers would lose most of its digits.
     x = residual.float()
-    if not norm.uses_rms_norm:
+    if centers(norm):
         x = x - x.mean(-1, keepdim=True)
     out = x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * norm_weight(norm, x.device)
-    bias = None if norm.uses_rms_norm else bias_of(norm, x.device)
+    bias = bias_of(norm, x.device) if centers(norm) else None
     return out if bias is None else out + bias.float()
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeGuard, cast
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_bridge.sources.native import NativeModel
 
 from hooked_diffusion.attention import Direction
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
@@ -31,9 +32,11 @@ class ModelConfig(Protocol):
     d_head: int
     d_mlp: int | None
     d_vocab: int
+    d_vocab_out: int
     eps: float
     attention_dir: str
     parallel_attn_mlp: bool
+    attn_only: bool
 
 
 class Component(Protocol):
@@ -48,7 +51,10 @@ class Component(Protocol):
 
 
 class Norm(Component, Protocol):
-    """A RMSNorm or a LayerNorm; `uses_weight_offset` where the weight is stored less 1 (Gemma)."""
+    """A RMSNorm or a LayerNorm; `uses_weight_offset` where the weight is stored less 1 (Gemma).
+
+    A model without norms has parts in their places that hand on what they get and have neither property (`norms.is_identity`).
+    """
 
     uses_rms_norm: bool
     uses_weight_offset: bool
@@ -69,7 +75,7 @@ class Attention(Component, Protocol):
 
 
 class Block(Protocol):
-    """A layer: `ln1`, attention, `ln2`, MLP."""
+    """A layer: `ln1`, attention, `ln2`, MLP. The last two are absent where `cfg.attn_only`."""
 
     attn: Attention
     mlp: Component
@@ -145,6 +151,21 @@ class DiffusionModel(HookedModel, Protocol):
 def components_of(model: HookedModel) -> Components:
     """The parts of a bridge. TransformerLens adds them when a bridge is built, so its class does not declare them."""
     return cast(Components, model)
+
+
+def is_native(model: HookedModel) -> bool:
+    """Whether the model inside is TransformerLens' own (`TransformerBridge.boot_native`), and not of Hugging Face."""
+    return isinstance(model.original_model, NativeModel)
+
+
+def has_mlps(model: HookedModel) -> bool:
+    """Whether the layers have MLPs; those of a model of attention alone have none."""
+    return not model.cfg.attn_only
+
+
+def mlp_outputs(model: HookedModel) -> list[str]:
+    """Hook names of the MLPs' outputs, one a layer; none where the layers have none."""
+    return [f"blocks.{i}.hook_mlp_out" for i in range(model.cfg.n_layers)] if has_mlps(model) else []
 
 
 def says_how_it_is_read(model: HookedModel) -> TypeGuard[DiffusionModel]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PreTrainedModel
 
-from mechshift_tl.bridge.protocol import Component, HookedModel
+from mechshift_tl.bridge.protocol import Component, HookedModel, is_native
 
 #: The projection of an attention that each of its matrices is read off.
 PROJECTIONS = {"W_Q": "q", "W_K": "k", "W_V": "v", "W_O": "o"}
@@ -45,7 +45,7 @@ def bias_of(owner: Component, device: torch.device | str | None = None) -> Tenso
 def named_weights(model: HookedModel) -> Iterator[tuple[str, Tensor]]:
     """Name and value of every parameter, each once, wherever it is kept; one at a time is fetched."""
     inner = cast(PreTrainedModel, model.original_model)
-    head = inner.get_output_embeddings() if getattr(inner.config, "tie_word_embeddings", False) else None
+    head = inner.get_output_embeddings() if not is_native(model) and getattr(inner.config, "tie_word_embeddings", False) else None
     tied = {id(p) for p in head.parameters()} if head is not None else set()
     # A list: fetching a weight replaces parameters while the generator would still walk over them.
     for name, parameter in list(model.named_parameters()):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -22,6 +23,7 @@ from hooked_diffusion.html import card
 from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import weight_of
 from mechshift_tl.graph import Graph, check_same_graph
+from mechshift_tl.plotting import COLOURS, style
 
 #: Above this width, the assignment (its cost grows with the cube of the width) gives way to each neuron's most similar one.
 MAX_ASSIGNED = 4096
@@ -56,6 +58,16 @@ class NeuronMatching(Artefact):
         own = self.image == torch.arange(self.image.shape[1])
         shares = {"own_share": own.double().mean(1).tolist(), "similarity": self.similarity.mean(1).tolist()}
         return pd.DataFrame({"layer": range(len(self.image)), **shares, "own_similarity": self.own.mean(1).tolist()})
+
+    def figure(self) -> go.Figure:
+        """By layer: the share of neurons matched with their own id, mean similarity to the match, and to the same id."""
+        figure, table = go.Figure(), self.to_dataframe()
+        names = {"own_share": "matched with their own id", "similarity": "similarity to the match", "own_similarity": "to the same id"}
+        for (column, name), dash in zip(names.items(), ("solid", "dash", "dot"), strict=True):
+            line = {"color": COLOURS["mdm"], "dash": dash}
+            figure.add_scatter(x=table["layer"].tolist(), y=table[column].tolist(), mode="lines+markers", name=name, line=line)
+        figure.update_xaxes(title_text="layer")
+        return style(figure, 320)
 
     def _repr_html_(self) -> str:
         return card("NeuronMatching", f"{self.own_share:.0%} of the neurons are matched with their own id", self.to_dataframe())

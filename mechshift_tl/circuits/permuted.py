@@ -16,6 +16,7 @@ from math import factorial
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -27,6 +28,7 @@ from mechshift_tl.circuits.matching import Matching
 from mechshift_tl.circuits.overlap import edge_jaccard, jaccard
 from mechshift_tl.graph import Graph
 from mechshift_tl.intervals import Interval, interval, seeded
+from mechshift_tl.plotting import COLOURS, QUIET, RULE, style
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,20 @@ class OverlapNull(JsonArtefact):
         """One row: jaccard, shared, union, null, null_low, null_high, p, n."""
         row = {"jaccard": self.value, "shared": self.shared, "union": self.union, "null": self.null.mean}
         return pd.DataFrame([row | {"null_low": self.null.low, "null_high": self.null.high, "p": self.p, "n": self.n}])
+
+    def figure(self) -> go.Figure:
+        """The overlap as a dot (with its interval over prompts), over the central 95 % of the permutations and their mean."""
+        figure, label = go.Figure(), f"p = {self.p:.3g}"
+        wide, tick = {"color": RULE, "width": 14}, {"symbol": "line-ns", "size": 12, "line": {"width": 2, "color": QUIET}}
+        name = f"heads permuted, {self.n} draws"
+        figure.add_scatter(x=[self.null.low, self.null.high], y=[label] * 2, mode="lines", line=wide, name=name)
+        figure.add_scatter(x=[self.null.mean], y=[label], mode="markers", marker=tick, name="their mean")
+        over = self.over_prompts
+        bars = None if over is None else {"array": [over.high - self.value], "arrayminus": [self.value - over.low], "symmetric": False}
+        dot = {"color": COLOURS["mdm"], "symbol": "diamond", "size": 11}
+        figure.add_scatter(x=[self.value], y=[label], error_x=bars, mode="markers", marker=dot, name="the two circuits")
+        figure.update_xaxes(title_text="Jaccard of edges", rangemode="tozero")
+        return style(figure, 190)
 
     def _repr_html_(self) -> str:
         return card("OverlapNull", f"{self.shared} of {self.union} edges shared", self.to_dataframe())

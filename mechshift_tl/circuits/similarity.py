@@ -21,13 +21,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechshift_tl.bridge.batching import batch_tokens_for
-from mechshift_tl.bridge.hooks import EMBED, Kept
+from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.bridge.protocol import HookedModel, components_of
 from mechshift_tl.bridge.weights import weight_of
 from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.intervals import seeded
 from mechshift_tl.readouts import Readouts
-from mechshift_tl.views.lens import terms
+from mechshift_tl.views.lens import terms, written_at
 from mechshift_tl.views.positions import read_numbers, run_at
 
 #: Reads on which outputs are compared, at most: a matrix of inner products has its square.
@@ -158,7 +158,7 @@ def _inner_products(
 def _at_reads(model: HookedModel, graph: Graph, readouts: Readouts) -> Kept:
     """What the writers' outputs are made of, `(reads, …)`, in the order of the reads."""
     readouts.check(model)
-    names = [EMBED, *(f"blocks.{i}.{name}" for i in range(graph.n_layers) for name in ("attn.hook_z", "hook_mlp_out"))]
+    names = written_at(model)
     parts: dict[str, list[Tensor]] = {name: [] for name in names}
     numbers = []
     for batch in readouts.batches(batch_tokens_for(model, "logits")):

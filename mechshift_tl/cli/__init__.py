@@ -18,11 +18,14 @@ from mechshift_tl.cli.attribute import attribute
 from mechshift_tl.cli.check_verdict import check_verdict
 from mechshift_tl.cli.console import printing, settle_streams
 from mechshift_tl.cli.convert import convert
+from mechshift_tl.cli.diff import diff
 from mechshift_tl.cli.evaluate import evaluate
 from mechshift_tl.cli.inspect import inspect
 from mechshift_tl.cli.models import models, print_version
 from mechshift_tl.cli.plan import plan
+from mechshift_tl.cli.report import report
 from mechshift_tl.cli.run import run
+from mechshift_tl.cli.trajectory import trajectory
 from mechshift_tl.cli.validity import validity
 
 SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
@@ -39,6 +42,6 @@ class App(typer.Typer):
 
 
 app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
-for verb in (run, attribute, evaluate, validity, accuracy, check_verdict, models, inspect, convert, plan):
+for verb in (run, report, diff, trajectory, attribute, evaluate, validity, accuracy, check_verdict, models, inspect, convert, plan):
     app.command()(verb)
 app.command("version")(print_version)

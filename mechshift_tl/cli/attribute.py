@@ -15,18 +15,15 @@ from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
     KV,
     ConfigFields,
-    Data,
     DeviceMap,
     Family,
     Fresh,
     ModelName,
     Out,
     Seed,
-    TaskName,
     open_model,
     placed,
     read_as,
-    task_of,
 )
 from mechshift_tl.cli.prompts import draw, means_over, print_prompts
 from mechshift_tl.cli.results import claim, results_in, told_apart
@@ -42,6 +39,7 @@ from mechshift_tl.cli.scoring import (
     means_count,
     scoring,
 )
+from mechshift_tl.cli.task_options import Data, TaskName, named, task_of
 
 if TYPE_CHECKING:
     from mechshift_tl.attribution import EdgeScores
@@ -51,7 +49,7 @@ if TYPE_CHECKING:
 
 def attribute(
     model: ModelName,
-    task: TaskName,
+    task: TaskName = None,
     data: Data = None,
     n: Annotated[int | None, typer.Option(help="Examples; default all of a file, or 200.")] = None,
     out: Out = None,
@@ -99,23 +97,25 @@ def attribute(
 
         settings = scoring(method, metric, intervention, kv, ig_steps=ig_steps, rule=rule, keep_per_example=keep_per_example)
         choice = check_choice("--select", select, get_args(Choice))
-        selection = Selection(edges, fraction, threshold, cast(Rank, by), greedy, prune=not no_prune, choose=choice)  # refuses another `by`
+        # It refuses another `by`.
+        selection = Selection(edges, fraction, threshold, cast(Rank, by), greedy, prune=not no_prune, choose=choice)
         if choice in ("consistent", "frequent") and not keep_per_example:
             raise ValueError(f"--select {choice} needs every example's own scores; add --keep-per-example")
-        apart_n, chosen, place = means_count(intervention, means_n), task_of(task, data), placed(device_map) | read_as(family, config)
+        name, file = named(task, data)
+        apart_n, chosen, place = means_count(intervention, means_n), task_of(name, file), placed(device_map) | read_as(family, config)
         check_least("--n", n, 1)
-        job: dict[str, object] = {"command": "attribute", "model": model, "task": task, "n": n, "edges": edges, "seed": seed}
+        job: dict[str, object] = {"command": "attribute", "model": model, "task": chosen.name, "n": n, "edges": edges, "seed": seed}
         cut = {name: value for name, value in asdict(selection).items() if name not in ("n", "zeros")}
-        job |= {**settings.to_dict(), **cut, "data": told_apart(data), "means_n": apart_n}
+        job |= {**settings.to_dict(), **cut, "data": told_apart(file), "means_n": apart_n}
         job |= read_as(family, config)
         with results_in(out, fresh, **job) as folder:
             opened = open_model(model, place)
             if edges is not None:
                 check_size(edges, Graph.of(opened, settings.kv))
             # None takes all prompts of a file. A task that makes its own prompts has no end, so it gets 200.
-            examples, apart = draw(chosen, opened.tokenizer, 200 if n is None and data is None else n, apart_n, seed)
-            print_prompts(examples)
-            stages, name = Stages(folder), "scores.safetensors"
+            examples, apart = draw(chosen, opened.tokenizer, 200 if n is None and file is None else n, apart_n, seed)
+            print_prompts(examples, chosen)
+            stages, written = Stages(folder), "scores.safetensors"
             claim(stages, {"model": opened}, examples)
             decoded = stages.value("decoded.json", lambda: chosen.accuracy(opened, examples))
             console.print(f"Accuracy, decoded freely: {decoded:.3f} (n = {len(examples)})")
@@ -123,7 +123,7 @@ def attribute(
             means = means_over(opened, apart, intervention, seed, stages)
             asked = partial(attribute_edges, opened, made, settings, means=means)
             # The journal belongs to the scores: it goes when they are written.
-            scores: EdgeScores = stages.result(name, EdgeScores.load, lambda: asked(journal=stages.journal(name)))
+            scores: EdgeScores = stages.result(written, EdgeScores.load, lambda: asked(journal=stages.journal(written)))
             circuit = found_on(Circuit.select(scores, selection), examples)
             if folder is not None:
                 Processes.here().once(lambda: _save(folder, scores, circuit, examples, opened.cfg.d_model))
@@ -150,7 +150,7 @@ def _save(folder: Path, scores: EdgeScores, circuit: Circuit, examples: Examples
     circuit.save(folder / "circuit.safetensors")
     circuit.to_dataframe().to_csv(folder / "circuit.csv", index=False)
     write_graph(circuit, folder / "circuit.json", scores=scores, d_model=d_model)
-    examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
+    examples.write_csv(folder / "prompts.csv")
     if circuit.kept:
         write_page(circuit.figure(), folder / "circuit.html", f"Circuit of {circuit.kept} edges on {examples.task}")
     else:

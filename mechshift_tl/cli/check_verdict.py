@@ -8,8 +8,9 @@ import typer
 
 from mechshift_tl.cli.console import console, print_frame, print_stage
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import Out, PairName, TaskNames, open_pair, tasks_of
+from mechshift_tl.cli.options import Out, PairName, open_pair
 from mechshift_tl.cli.scoring import check_least
+from mechshift_tl.cli.task_options import TaskNames, tasks_of
 
 if TYPE_CHECKING:
     from mechshift_tl.study.verdict_check import VerdictCheck

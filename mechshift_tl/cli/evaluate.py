@@ -13,21 +13,19 @@ from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
     MOST_DRAWS,
     ConfigFields,
-    Data,
     DeviceMap,
     Family,
     Fresh,
     ModelName,
     Out,
     Seed,
-    TaskName,
     open_model,
     placed,
     read_as,
-    task_of,
 )
 from mechshift_tl.cli.results import results_in, told_apart
 from mechshift_tl.cli.scoring import MeansN, check_choice, check_intervention_name, check_least, means_count
+from mechshift_tl.cli.task_options import Data, TaskName, named, task_of
 
 if TYPE_CHECKING:
     from mechshift_tl.cli.measuring import Asked
@@ -36,8 +34,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: ModelName,
-    task: TaskName,
     circuit: Annotated[Path, typer.Option(help="circuit.safetensors of mechshift, or a graph file (.json, .pt) of EAP-IG or MIB.")],
+    task: TaskName = None,
     data: Data = None,
     n: Annotated[int | None, typer.Option(help="Examples that the circuit was not found on; default all of a file, or 100.")] = None,
     out: Out = None,
@@ -80,12 +78,13 @@ def evaluate(
         for option, value in {"--n": n, "--n-random": n_random, "--n-resamples": n_resamples}.items():
             check_least(option, value, 1)
         left_out_in_turn: Parts = check_choice("--parts", parts, get_args(Parts))
-        chosen, found, place = task_of(task, data), circuit_files.load_circuit(circuit), placed(device_map) | read_as(family, config)
+        kind, file = named(task, data)
+        chosen, found, place = task_of(kind, file), circuit_files.load_circuit(circuit), placed(device_map) | read_as(family, config)
         name = check_intervention_name(intervention or found.intervention or "counterfactual")
         measure = metric or found.metric or "logit_diff"
         settings: RunSettings = {"metric": measure, "intervention": name}
         resolve(measure)
-        elsewhere = circuit_files.other_corruptions(task, data, others, name)
+        elsewhere = circuit_files.other_corruptions(chosen.name, file, others, name)
         apart_n = means_count(name, means_n)
         asked: Asked = {"parts": left_out_in_turn, "n_random": n_random, "n_resamples": n_resamples}
         found_scores = circuit_files.scores_path(scores, circuit)
@@ -94,8 +93,8 @@ def evaluate(
         all_edges = circuit_files.load_scores(found_scores, found)
         told = circuit_files.prompts_of(found, circuit)
         left_out = set() if reuse_prompts else told or set()
-        job: dict[str, object] = {"command": "evaluate", "model": model, "task": task, "n": n, "means_n": apart_n, "seed": seed}
-        files = {"circuit": circuit, "scores": found_scores, "data": data}
+        job: dict[str, object] = {"command": "evaluate", "model": model, "task": chosen.name, "n": n, "means_n": apart_n, "seed": seed}
+        files = {"circuit": circuit, "scores": found_scores, "data": file}
         # Another list of prompts beside the circuit leaves out others, so a stopped run cannot go on with it.
         job["left_out"] = text_digest(repr(sorted(left_out)))
         job |= {**settings, **asked, "curve": curve, "others": list(elsewhere), **{key: told_apart(path) for key, path in files.items()}}
@@ -109,7 +108,7 @@ def evaluate(
             tasks = {name: circuit_files.apart(one, left_out) for name, one in elsewhere.items()}
             work = Work(
                 circuit_files.fitted(found, circuit, opened), all_edges, circuit_files.apart(chosen, left_out), tasks,
-                100 if n is None and data is None else n, apart_n, settings, asked, curve, seed, UNTOLD if told is None else "",
+                100 if n is None and file is None else n, apart_n, settings, asked, curve, seed, UNTOLD if told is None else "",
             )  # fmt: skip
             measured = work.run(opened, Stages(folder))
             if folder is not None:

@@ -67,7 +67,7 @@ class Work:
     def run(self, model: HookedModel, stages: Stages) -> Found:
         """Measure it in `model`."""
         examples, apart = draw(self.task, model.tokenizer, self.n, self.means_n, self.seed)
-        print_prompts(examples)
+        print_prompts(examples, self.task)
         check_same_origin({"--task": {"readouts": {"task": examples.task}}, "--circuit": self.circuit.provenance}, same=("task",))
         claim(stages, {"model": model}, examples)
         means = means_over(model, apart, self.settings.get("intervention", "counterfactual"), self.seed, stages)
@@ -111,7 +111,7 @@ class Found:
         self._noting(self.evaluation.to_dataframe()).to_csv(folder / "evaluation.csv", index=False)
         self._noting(self.evaluation.parts).to_csv(folder / "parts.csv", index=False)
         write_page(self.evaluation.figure(), folder / "evaluation.html", title)
-        self.examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
+        self.examples.write_csv(folder / "prompts.csv")
         if self.curve is not None:
             self._noting(self.curve.to_dataframe()).to_csv(folder / "curve.csv", index=False)
             write_page(self.curve.figure(), folder / "curve.html", title.replace("A circuit of", "Faithfulness over size, beside"))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from hooked_diffusion import HookedDiffusionTransformer, Pair
     from hooked_diffusion.checkpoints.fields import Config
     from hooked_diffusion.checkpoints.placement import DeviceMap as Placed
-    from mechshift_tl.tasks import Task
 
 T = TypeVar("T")
 
@@ -40,11 +39,6 @@ PairName = Annotated[
     str, typer.Option("--pair", callback=not_empty, help="Name of a bundled pair, or a folder that holds arm, mdm and tokenizer.")
 ]
 ModelName = Annotated[str, typer.Option("--model", callback=not_empty, help="Checkpoint folder, GGUF file, or hub id (org/name@revision).")]
-TaskName = Annotated[str, typer.Option("--task", callback=not_empty, help="ioi, greater_than, countdown, infilling or arithmetic.")]
-TaskNames = Annotated[str, typer.Option("--tasks", help="Tasks, separated by commas.")]
-Data = Annotated[
-    Path | None, typer.Option("--data", callback=not_empty, help="CSV (ioi, greater_than) or JSON lines (countdown) to take prompts from.")
-]
 Out = Annotated[Path | None, typer.Option("--out", help="New or empty folder for the results.")]
 Seed = Annotated[int, typer.Option(help="Seed of prompts, floors and intervals.", **SEEDS)]
 Steps = Annotated[int, typer.Option(help="Points on the integration path.", max=MOST_POINTS)]
@@ -85,33 +79,6 @@ class PairOpening(Opening, total=False):
     """`Opening` of a pair, whose ARM has a config of its own."""
 
     arm_config: Config
-
-
-def tasks_of(names: str) -> list[Task]:
-    """The tasks named in a text, separated by commas. Raises ValueError on an unknown one, on one given twice, and on none."""
-    from mechshift_tl.tasks import task_class
-
-    wanted = words_of(names)
-    if not wanted or len(set(wanted)) != len(wanted):
-        raise ValueError(f"--tasks is {names!r}; name at least one task, each once")
-    return [task_class(name)() for name in wanted]
-
-
-def task_of(name: str, data: Path | None) -> Task:
-    """The task of that name, on prompts of its own making or those of a file. Raises ValueError where there is no such task or file."""
-    from mechshift_tl.tasks import IOI, Countdown, GreaterThan, task_class
-
-    chosen = task_class(name)
-    if data is None:
-        return chosen()
-    if not data.exists():
-        raise ValueError(f"data file {data} does not exist")
-    with opening(f"data file {data}"):
-        if chosen is IOI or chosen is GreaterThan:
-            return chosen.from_csv(data)
-        if chosen is Countdown:
-            return Countdown.from_jsonl(data)
-    raise ValueError(f"task {name!r} makes its own prompts and reads no data file; leave out --data")
 
 
 def words_of(text: str) -> list[str]:

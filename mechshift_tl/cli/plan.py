@@ -8,13 +8,15 @@ import typer
 
 from mechshift_tl.cli.console import console, print_frame, print_notes
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import KV, ConfigFields, Family, Seed, Steps, number_of, read_as, task_of, words_of
+from mechshift_tl.cli.options import KV, ConfigFields, Family, Seed, Steps, number_of, read_as, words_of
+from mechshift_tl.cli.task_options import Data, TaskName, named, task_of
 
 
 def plan(
     pair: Annotated[str, typer.Option("--pair", help="A public pair by name, a bundled one, a folder, a GGUF file, or a hub id.")],
-    task: Annotated[str, typer.Option(help="ioi, greater_than, countdown, infilling or arithmetic.")] = "countdown",
-    n: Annotated[int, typer.Option(help="Prompts.")] = 500,
+    task: TaskName = None,
+    data: Data = None,
+    n: Annotated[int | None, typer.Option(help="Prompts; default 500, or all of a file.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens per row; default counted, where a tokenizer is at hand.")] = None,
     read: Annotated[int | None, typer.Option(help="Answer tokens read per prompt; default counted likewise, or 1.")] = None,
     batch: Annotated[str, typer.Option(help="Rows at a time, separated by commas.")] = "8",
@@ -37,11 +39,13 @@ def plan(
         quadrature("midpoint", ig_steps)
         batches = [number_of(word, "--batch") for word in words_of(batch)]
         how = read_as(family, config)
-        chosen, shape = task_of(task, None), find_shape(pair, how.get("family"), how.get("config"))
+        name, file = named(task or ("countdown" if data is None else None), data)
+        chosen, shape = task_of(name, file), find_shape(pair, how.get("family"), how.get("config"))
         if tokens is not None:
-            work = estimate.Workload(n, n * (1 if read is None else read), tokens)
+            count = n or (500 if file is None else chosen.capacity("held_out") or 500)
+            work = estimate.Workload(count, count * (1 if read is None else read), tokens)
         elif (tokenizer := shape.tokenizer()) is not None:
-            work = estimate.workload_of(chosen, tokenizer, n, seed)
+            work = estimate.workload_of(chosen, tokenizer, 500 if n is None and file is None else n, seed)
         else:
             raise ValueError(f"no tokenizer of {pair} is at hand to count tokens with; state them with --tokens (and --read)")
         with console.status("running it without data"):
@@ -50,5 +54,5 @@ def plan(
                 batches=batches, notes=shape.notes,
             )  # fmt: skip
         print_notes(made.notes)
-        print_frame(f"Plan of {pair}: {task}, n = {n}", made.summary())
+        print_frame(f"Plan of {pair}: {chosen.name}, n = {work.examples}", made.summary())
         print_frame("Memory", made.to_dataframe())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mechshift_tl.cli.console import console
+from mechshift_tl.cli.task_options import print_dropped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,10 +31,11 @@ def draw(task: Task, tokenizer: PreTrainedTokenizerBase, n: int | None, apart: i
     return drawn.select(range(kept)), drawn.select(range(kept, len(drawn))) if apart else None
 
 
-def print_prompts(examples: Examples) -> None:
-    """Say how many prompts there are, and what was dropped."""
+def print_prompts(examples: Examples, task: Task) -> None:
+    """Say how many prompts there are, and what was dropped; of one's own prompts, which rows."""
     dropped = "".join(f"; {count} dropped: {why}" for why, count in examples.dropped.items())
     console.print(f"{len(examples)} examples of {examples.task}{dropped}")
+    print_dropped(task, examples.tokenizer)
 
 
 def means_over(model: HookedModel, apart: Examples | None, intervention: str, seed: int, stages: Stages) -> WriterMeans | None:

@@ -10,8 +10,9 @@ import typer
 from mechshift_tl.cli import study_options as of
 from mechshift_tl.cli.console import console, print_frame, print_stage
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import Family, Fresh, PairName, open_pair, placed, read_as, tasks_of
+from mechshift_tl.cli.options import Family, Fresh, PairName, open_pair, placed, read_as, tokenizer_of
 from mechshift_tl.cli.results import results_in
+from mechshift_tl.cli.task_options import Data, TaskNames, print_dropped, tasks_of, words_for_file
 
 if TYPE_CHECKING:
     from mechshift_tl.study import Study
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 
 #: Tasks of a study where neither an option nor a file names any.
 TASKS = "ioi,countdown"
+#: The options that are no setting of a study.
+OTHERS = ("pair", "out", "tasks", "data", "quick", "fresh", "family", "config")
 
 
 def run(
     pair: PairName,
     out: Annotated[Path, typer.Option(help="New or empty folder for artefacts and report.html.")],
-    tasks: Annotated[str | None, typer.Option(help=f"Tasks, separated by commas; default {TASKS}.")] = None,
+    tasks: TaskNames = None,
+    data: Data = None,
     quick: of.Quick = False,
     n: of.N = None,
     seed: of.StudySeed = None,
@@ -56,7 +60,7 @@ def run(
 ) -> None:
     """Compare the circuits of an ARM, its MDM and its control, task by task, and write a report."""
     # Every setting of a study has the name of its option: see the test that holds the two lists against each other.
-    given = {name: value for name, value in locals().items() if name not in ("pair", "out", "tasks", "quick", "fresh", "family", "config")}
+    given = {name: value for name, value in locals().items() if name not in OTHERS}
     with clear_errors():
         from mechshift_tl.runs.processes import Processes
         from mechshift_tl.study import run_study
@@ -64,15 +68,18 @@ def run(
 
         file, fields = of.split_config(config)
         study_config, named = of.study_config(quick, file, given)
-        wanted, how = tasks_of(tasks or named or TASKS), read_as(family, fields, of_pair=True)
-        names = [task.name for task in wanted]
-        with results_in(out, fresh, command="run", pair=pair, tasks=",".join(names), **study_config.to_dict(), **how) as folder:
+        asked = tasks or (named or TASKS if data is None else None)
+        wanted, how = tasks_of(asked, data), read_as(family, fields, of_pair=True)
+        names = ",".join(task.name for task in wanted)
+        with results_in(out, fresh, command="run", pair=pair, tasks=names, **study_config.to_dict(), **how) as folder:
             models = open_pair(pair, placed(None) | how)
+            for task in wanted:
+                print_dropped(task, tokenizer_of(models))
             with console.status("starting") as status:
                 study = run_study(models, wanted, study_config, folder=folder, progress=lambda stage: print_stage(status, stage))
                 from mechshift_tl.report import write_report
 
-                Processes.here().once(lambda: write_config_file(study_config, names, folder / "study.toml"))
+                Processes.here().once(lambda: write_config_file(study_config, words_for_file(asked, data), folder / "study.toml"))
                 print_stage(status, "report")
                 Processes.here().once(lambda: write_report(study, folder / "report.html"))
         _print_study(study)

@@ -15,24 +15,22 @@ from mechshift_tl.cli.options import (
     KV,
     MOST_POINTS,
     ConfigFields,
-    Data,
     DeviceMap,
     Family,
     Fresh,
     Out,
     Seed,
-    TaskName,
     open_model,
     open_pair,
     placed,
     read_as,
-    task_of,
     tokenizer_of,
     words_of,
 )
 from mechshift_tl.cli.prompts import print_prompts
 from mechshift_tl.cli.results import claim, results_in, told_apart
 from mechshift_tl.cli.scoring import MetricName, check_least, scoring
+from mechshift_tl.cli.task_options import Data, TaskName, named, task_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def validity(
-    task: TaskName,
+    task: TaskName = None,
     model: Annotated[str | None, typer.Option(help="One model: checkpoint folder, GGUF file, or hub id (org/name@revision).")] = None,
     pair: Annotated[str | None, typer.Option(help="Or a pair, whose ARM and MDM are measured on the same prompts.")] = None,
     data: Data = None,
@@ -77,13 +75,14 @@ def validity(
         if (model is None) == (pair is None):
             raise ValueError("give one of --model and --pair")
         check_least("--n", n, 2)
-        asked, chosen, place = _methods(methods, ig_steps, metric, kv), task_of(task, data), placed(device_map)
+        name, file = named(task, data)
+        asked, chosen, place = _methods(methods, ig_steps, metric, kv), task_of(name, file), placed(device_map)
         how = read_as(family, config, of_pair=model is None)
         # Without the usual method, the first that was named ranks the edges.
         rank_by = RANK_BY if RANK_BY in asked else next(iter(asked))
         check_asked(asked, rank_by, {"n_top": top, "n_random": random})
         settings = {"rank_by": rank_by, "n_top": top, "n_random": random, "ig_steps": ig_steps, "metric": metric, "kv": kv, "seed": seed}
-        job = {"command": "validity", "model": model, "pair": pair, "task": task, "data": told_apart(data), "n": n, **settings}
+        job = {"command": "validity", "model": model, "pair": pair, "task": chosen.name, "data": told_apart(file), "n": n, **settings}
         with results_in(out, fresh, **job, **how, methods=list(asked)) as folder:
             stages = Stages(folder)
             if model is None:
@@ -99,7 +98,7 @@ def validity(
             }  # fmt: skip
             if folder is not None:
                 Processes.here().once(lambda: _save(folder, found, examples))
-        print_frame(f"Correlation with exact patching on {len(examples)} prompts of {task}, 95 % over prompts", _texts(found))
+        print_frame(f"Correlation with exact patching on {len(examples)} prompts of {chosen.name}, 95 % over prompts", _texts(found))
         _print_note(found)
         if out is not None:
             console.print(f"Written: {out}")
@@ -134,7 +133,7 @@ def _of_model(
     from mechshift_tl.readouts import readouts
 
     examples = task.examples(model.tokenizer, n, seed)
-    print_prompts(examples)
+    print_prompts(examples, task)
     claim(stages, {"model": model}, examples)
     return {"model": model}, {"model": readouts(model, examples, seed=seed)}, examples
 
@@ -186,4 +185,4 @@ def _save(folder: Path, found: Mapping[str, Validity], examples: Examples) -> No
     pd.concat(tables, ignore_index=True).to_csv(folder / "validity.csv", index=False)
     for role, one in found.items():
         write_page(one.figure(), folder / f"{role}.validity.html", f"Scores over exact effects on {examples.task}: {role}")
-    examples.to_dataframe().to_csv(folder / "prompts.csv", index=False)
+    examples.write_csv(folder / "prompts.csv")

@@ -130,9 +130,7 @@ class AttentionComparison(Artefact):
         figure.add_heatmap(z=values.tolist(), x=words, y=words, coloraxis="coloraxis", hovertemplate=hover, row=row, col=column)
         # Tokens that are numbers would make an axis one of numbers.
         figure.update_xaxes(type="category", showticklabels=False, showgrid=False, row=row, col=column)
-        figure.update_yaxes(
-            type="category", autorange="reversed", showticklabels=column == 1, showgrid=False, tickfont_size=8, row=row, col=column
-        )
+        figure.update_yaxes(type="category", autorange="reversed", showticklabels=column == 1, showgrid=False, row=row, col=column)
 
     def _dot(self, figure: go.Figure, statistic: str, role: str, row: int, column: int) -> None:
         one, even = self.of(statistic, role), self.of(statistic, f"uniform ({role})")

@@ -117,13 +117,14 @@ class NeuronComparison(Artefact):
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per shown neuron and model: η², p, attribution, correlation with the ARM's, the group where it peaks, its top tokens."""
-        return pd.DataFrame([self._line(self.neurons.index(name), role) for name in self.shown for role in self.roles])
+        known = {name: j for j, name in enumerate(self.neurons)}
+        tokens = self.activating.groupby(["neuron", "role"])["token"].agg(list).to_dict()
+        return pd.DataFrame([self._line(known[name], role, tokens.get((name, role), [])) for name in self.shown for role in self.roles])
 
-    def _line(self, j: int, role: str) -> dict[str, object]:
+    def _line(self, j: int, role: str, tokens: list[str]) -> dict[str, object]:
         i, name = self.roles.index(role), self.neurons[j]
         means = self.means[i, :, j]
         others = [one for one in self.roles if one != "arm"]
-        tokens = where(self.activating, neuron=name, role=role)["token"]
         return {
             "neuron": name,
             "model": ROLE_NAMES[role],

@@ -105,7 +105,7 @@ class StepCircuits(JsonArtefact):
         columns = max(1, min(3, len(shown)))
         rows = max(1, -(-len(shown) // columns))
         titles = [plain(one.title) for one in shown]
-        figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.1, vertical_spacing=0.4 / rows)
+        figure = make_subplots(rows, columns, subplot_titles=titles, horizontal_spacing=0.14, vertical_spacing=0.4 / rows)
         for i, one in enumerate(shown):
             labels = [plain(label) for label in one.labels]
             heat = go.Heatmap(z=one.edges, x=labels, y=labels, coloraxis="coloraxis", hovertemplate="%{y} ~ %{x}: %{z:.2f}<extra></extra>")

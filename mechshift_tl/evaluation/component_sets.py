@@ -29,6 +29,17 @@ class ComponentSet:
     mask: Mask
     by_depth: bool = True
 
+    def controls(self, graph: Graph, n_random: int, seed: int) -> list[Mask]:
+        """`n_random` random sets with as many heads and MLPs, in each third of the layers where `by_depth` says so."""
+        generator, cells = seeded(seed), _cells(graph, self.by_depth)
+        return [_drawn(self.mask, cells, generator) for _ in range(n_random)]
+
+    def free_share(self, graph: Graph) -> float:
+        """Share of the set's components that a control can put elsewhere, in [0, 1]: 0 where each of its cells is full."""
+        cells = _cells(graph, self.by_depth)
+        held, room = torch.bincount(cells[self.mask], minlength=6), torch.bincount(cells, minlength=6)
+        return (held[held < room].sum() / held.sum()).item()
+
 
 def named_sets(circuit: Circuit, k: int, cut: int) -> list[ComponentSet]:
     """Early, middle and late layers; the top `k` components by s(v); the top `k` of the early layers; all outside the top `k`.
@@ -64,19 +75,6 @@ def weakest_sets(effect: Float[Tensor, " n_components"], shares: tuple[float, ..
         mask[order[: max(1, round(share * len(effect)))]] = True
         found.append(ComponentSet(f"weakest {share:.0%}", mask, by_depth=False))
     return found
-
-
-def controls(graph: Graph, chosen: ComponentSet, n_random: int, seed: int) -> list[Mask]:
-    """`n_random` random sets with as many heads and MLPs as `chosen`, in each third of the layers where it says so."""
-    generator, cells = seeded(seed), _cells(graph, chosen.by_depth)
-    return [_drawn(chosen.mask, cells, generator) for _ in range(n_random)]
-
-
-def free_share(graph: Graph, chosen: ComponentSet) -> float:
-    """Share of the set's components that a control can put elsewhere, in [0, 1]: 0 where each of its cells is full."""
-    cells = _cells(graph, chosen.by_depth)
-    held, room = torch.bincount(cells[chosen.mask], minlength=6), torch.bincount(cells, minlength=6)
-    return (held[held < room].sum() / held.sum()).item()
 
 
 def _cells(graph: Graph, by_depth: bool) -> Int[Tensor, " n_components"]:

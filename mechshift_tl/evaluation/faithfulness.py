@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,6 +26,7 @@ from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.evaluation.run import CircuitRun, RunSettings, run_circuit
 from mechshift_tl.intervals import Interval, check_draws, draw_counts, interval
+from mechshift_tl.plotting import COLOURS, QUIET, plain, style
 from mechshift_tl.readouts import Readouts
 
 N_BOOT = 1000
@@ -78,6 +80,18 @@ class Faithfulness:
     def to_dataframe(self) -> pd.DataFrame:
         """One row with every field as a column."""
         return pd.DataFrame([asdict(self)])
+
+    def figure(self) -> go.Figure:
+        """Faithfulness with its interval, between the base (0) and the model (1)."""
+        text = f"faithfulness %{{x:.3f}} [{self.low:.3f}, {self.high:.3f}]<extra></extra>"
+        bars = {"array": [self.high - self.value], "arrayminus": [self.value - self.low], "symmetric": False}
+        marker = {"size": 12, "color": COLOURS["arm"]}
+        label = f"{self.kept:,} of<br>{self.n_edges:,} edges"
+        figure = go.Figure(go.Scatter(x=[self.value], y=[label], error_x=bars, mode="markers", marker=marker, hovertemplate=text))
+        for at, name in {0: f"base {self.base:.2f}", 1: f"model {self.clean:.2f}"}.items():
+            figure.add_vline(x=at, line={"color": QUIET, "width": 1, "dash": "dot"}, annotation_text=name, annotation_position="top")
+        figure.update_xaxes(title_text=f"faithfulness, 95 % over {self.n_examples} examples ({plain(self.metric)} at the lines)")
+        return style(figure, 190)
 
     def _repr_html_(self) -> str:
         return card(

@@ -10,21 +10,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from math import inf
 from typing import TypedDict
 
+import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
+from hooked_diffusion.html import card
+from hooked_diffusion.progress import progress_bar
 from hooked_diffusion.threads import in_one_thread
 from mechshift_tl.attribution.check import check_writers_sum
 from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
 from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.evaluation.run_figure import draw_run
 from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.interventions.not_finite import locate_not_finite
 from mechshift_tl.interventions.patching import ends, patched_logits
@@ -85,6 +88,23 @@ class CircuitRun:
         """The metric of one of the runs, mean over all read positions, in the metric's unit; `EdgeScores` weighs examples the same way."""
         # In float64: sums over many prompts would lose digits in float32.
         return (outcome.metric.double() @ self.read.double() / self.read.sum()).item()
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per example that is read: example, read; the metric of circuit, clean and base; circuit_first, clean_first."""
+        outcomes = {"circuit": self.circuit, "clean": self.clean, "base": self.base}
+        columns = {name: one.metric.tolist() for name, one in outcomes.items()}
+        columns |= {f"{name}_first": outcomes[name].first.tolist() for name in ("circuit", "clean")}
+        frame = pd.DataFrame({"example": range(len(self.read)), "read": self.read.tolist(), **columns})
+        return frame.query("read > 0").reset_index(drop=True)
+
+    def figure(self) -> go.Figure:
+        """Each example's metric under the circuit (y) over that of the whole model (x); crosses: no edge is live."""
+        return draw_run(self.to_dataframe(), f"{self.kept:,} of {self.n_edges:,} edges", self.metric)
+
+    def _repr_html_(self) -> str:
+        means = ", ".join(f"{name} {self.mean(one):.3f}" for name, one in (("circuit", self.circuit), ("clean", self.clean)))
+        text = f"{self.kept} of {self.n_edges} edges, {self.intervention}; {self.metric}: {means}, base {self.mean(self.base):.3f}"
+        return card("CircuitRun", text, self.to_dataframe().head(10))
 
 
 def run_circuit(
@@ -148,8 +168,7 @@ def run_edges(
         # A generator: a batch runs when `in_step` asks for it.
         work = (done for batch in batches for done in _run_batch(model, batch, graph, circuits, intervention, means, tallies))
         total, label = len(rows) * len(tallies), f"run {len(circuits)} circuits"
-        # Only the first process draws a bar: an endless delay means never.
-        with tqdm(total=total, desc=label, unit="row", delay=2 if processes.is_first else inf, leave=False) as bar:
+        with progress_bar(total, label, "row", shown=processes.is_first) as bar:
             for done in processes.in_step(work):
                 bar.update(done)
     # In the order in which `_run_batch` yields them.

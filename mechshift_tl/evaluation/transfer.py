@@ -8,14 +8,17 @@ from math import nan
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from hooked_diffusion.artefact import JsonArtefact
+from hooked_diffusion.html import card
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import random_circuits
 from mechshift_tl.evaluation.faithfulness import Faithfulness, NoGap, recovered
 from mechshift_tl.evaluation.run import CircuitRun, run_circuits
 from mechshift_tl.intervals import interval
+from mechshift_tl.plotting import COLOURS, QUIET, ROLE_NAMES, SYMBOLS, plain, style
 from mechshift_tl.readouts import Readouts
 
 #: Random circuits beside each circuit.
@@ -58,6 +61,28 @@ class Transfers(JsonArtefact):
     def to_dataframe(self) -> pd.DataFrame:
         """One row per circuit and model, a column per field of `Transfer`."""
         return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def figure(self) -> go.Figure:
+        """Faithfulness of every circuit in every model, with its interval; ticks: random circuits, mean; 0 and 1 are marked."""
+        figure, table = go.Figure(), self.to_dataframe()
+        for role, rows in table.groupby("circuit", sort=False):
+            models = [ROLE_NAMES.get(one, plain(one)) for one in rows["model"]]
+            bars = {"array": (rows["high"] - rows["value"]).tolist(), "arrayminus": (rows["value"] - rows["low"]).tolist()}
+            marker = {"color": COLOURS.get(str(role), QUIET), "symbol": SYMBOLS.get(str(role), "circle"), "size": 10}
+            name = f"circuit of the {ROLE_NAMES.get(str(role), plain(str(role)))}"
+            figure.add_scatter(
+                x=models, y=rows["value"].tolist(), error_y={**bars, "symmetric": False}, mode="markers", marker=marker, name=name
+            )
+            tick = {"symbol": "line-ew-open", "size": 14, "color": marker["color"]}
+            figure.add_scatter(x=models, y=rows["random"].tolist(), mode="markers", marker=tick, showlegend=False, hoverinfo="skip")
+        for height in (0, 1):
+            figure.add_hline(y=height, line={"color": QUIET, "width": 1, "dash": "dot"})
+        figure.update_xaxes(title_text="runs in", type="category")
+        figure.update_yaxes(title_text="faithfulness")
+        return style(figure, 340, scattermode="group")
+
+    def _repr_html_(self) -> str:
+        return card("Transfers", f"{len(self.rows)} circuits in models", self.to_dataframe())
 
 
 def circuits_in_model(role: str, model: HookedModel, circuits: Mapping[str, Circuit], readouts: Readouts, seed: int) -> Transfers:

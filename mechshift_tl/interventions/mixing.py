@@ -27,7 +27,7 @@ from torch import Tensor
 from mechshift_tl.bridge.alignment import is_causal
 from mechshift_tl.bridge.hooks import Hooks
 from mechshift_tl.bridge.narrow import narrowed, tokenwise
-from mechshift_tl.bridge.norms import epsilon_of, norm_weight
+from mechshift_tl.bridge.norms import centers, epsilon_of, is_identity, norm_weight
 from mechshift_tl.bridge.protocol import HookedModel, Norm, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph, repeated
@@ -77,8 +77,9 @@ class _MixedRun:
             found.append((f"blocks.{i}.hook_resid_pre", as_hook(partial(self._enter, layer=i))))
             found += [(f"blocks.{i}.attn.hook_{kind}", as_hook(partial(self._project, layer=i, kind=kind))) for kind in KINDS]
             found.append((f"blocks.{i}.attn.hook_z", as_hook(partial(self._heads, layer=i))))
-            found.append((f"blocks.{i}.ln2.hook_in", as_hook(partial(self._middle, layer=i))))
-            found.append((f"blocks.{i}.hook_mlp_out", as_hook(partial(self._mlp, layer=i))))
+            if self.graph.mlps:
+                found.append((f"blocks.{i}.ln2.hook_in", as_hook(partial(self._middle, layer=i))))
+                found.append((f"blocks.{i}.hook_mlp_out", as_hook(partial(self._mlp, layer=i))))
         return [*found, ("ln_final.hook_in", as_hook(self._final))]
 
     def idle(self) -> Iterator[torch.nn.Module]:
@@ -191,8 +192,10 @@ class _Mix(torch.autograd.Function):
 
 
 def _scale(norm: Norm, residual: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows 1"]:
-    """1 / scale of RMSNorm or LayerNorm."""
-    if not norm.uses_rms_norm:
+    """1 / scale of RMSNorm or LayerNorm; 1 without a norm."""
+    if is_identity(norm):
+        return torch.ones_like(residual[..., :1])
+    if centers(norm):
         residual = residual - residual.mean(-1, keepdim=True)
     square = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).square() / residual.shape[-1]
     return (square + epsilon_of(norm)).rsqrt()
@@ -200,4 +203,4 @@ def _scale(norm: Norm, residual: Float[Tensor, "*rows d"]) -> Float[Tensor, "*ro
 
 def _folded(norm: Norm, weight: Float[Tensor, "head d d_head"]) -> Float[Tensor, "head d d_head"]:
     """The weights with a LayerNorm's centring: (x − mean(x)) W = x (W − mean of W over its rows)."""
-    return weight if norm.uses_rms_norm else weight - weight.mean(1, keepdim=True)
+    return weight - weight.mean(1, keepdim=True) if centers(norm) else weight

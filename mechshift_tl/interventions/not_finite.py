@@ -37,6 +37,7 @@ def _first_not_finite(model: HookedModel, batch: Batch, side: Side) -> tuple[str
 
     in_layers = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in IN_LAYER]
     names = [*in_layers, "ln_final.hook_normalized", "unembed.hook_in", "unembed.hook_out"]
+    names = [name for name in names if name in model.hook_dict]  # a model without norms or MLPs lacks some
     with model.hooks(fwd_hooks=[(name, lambda tensor, hook, name=name: look(name, tensor)) for name in names]):
         batch.logits(model, side)
     return found[0] if found else None

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechshift_tl.bridge.hooks import EMBED, Hooks, Kept, capture
-from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.bridge.protocol import HookedModel, mlp_outputs
 from mechshift_tl.bridge.weights import gathered
 from mechshift_tl.readouts import Batch, Side
 
@@ -44,14 +44,14 @@ def run_writers(
 
     `hooks`: others that are to be there, too.
     """
-    layers = range(model.cfg.n_layers)
-    z, mlp = [f"blocks.{i}.attn.hook_z" for i in layers], [f"blocks.{i}.hook_mlp_out" for i in layers]
+    z, mlp = [f"blocks.{i}.attn.hook_z" for i in range(model.cfg.n_layers)], mlp_outputs(model)
     seen: Kept = {}
     with model.hooks(fwd_hooks=[*capture([EMBED, *z, *mlp], seen), *(hooks or [])]):
         logits = batch.logits(model, side)
     seen = {name: _shown(output.float(), batch.mask(side)) for name, output in gathered(seen, batch.clean.device).items()}
     heads = tuple(seen[name].reshape(*seen[name].shape[:2], model.cfg.n_heads, -1) for name in z)
-    return WriterOutputs(seen[EMBED], heads, tuple(seen[name] for name in mlp)), logits
+    # An MLP that is not there writes nothing.
+    return WriterOutputs(seen[EMBED], heads, tuple(seen[name] for name in mlp) or (torch.zeros_like(seen[EMBED]),) * len(z)), logits
 
 
 def run_both_sides(

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Protocol, cast
 
 import torch
@@ -36,8 +37,8 @@ from transformer_lens.model_bridge.generalized_components.joint_qkv_attention im
 from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.bridge.hooks import Hooks, Kept, capture
 from mechshift_tl.bridge.narrow import narrowed, tokenwise
-from mechshift_tl.bridge.norms import epsilon_of, norm_weight
-from mechshift_tl.bridge.protocol import Block, HookedModel, Norm, components_of, module_of
+from mechshift_tl.bridge.norms import centers, epsilon_of, is_identity, norm_weight
+from mechshift_tl.bridge.protocol import Block, HookedModel, Norm, components_of, has_mlps, module_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph, repeated
 from mechshift_tl.interventions.outputs import WriterOutputs, run_both_sides
@@ -69,13 +70,12 @@ class Base:
     def both_sides(cls, model: HookedModel, batch: Batch) -> tuple[Float[Tensor, "b k d_vocab"], Base, Float[Tensor, "b k d_vocab"]]:
         """The clean logits, the corrupt run as a base, and its logits: one forward of twice the rows."""
         seen: Kept = {}
-        (_, clean), (writers, logits) = run_both_sides(model, batch, capture([*_streams(model), *_heads(model)], seen))
+        (_, clean), (writers, logits) = run_both_sides(model, batch, capture([*chain(*_streams(model)), *_heads(model)], seen))
         # The batch is stacked: clean rows first, corrupt rows below.
         corrupt = {name: tensor[len(batch) :] for name, tensor in seen.items()}
-        # The names alternate: before a layer, between its attention and its MLP, before the next layer.
-        *streams, final = (corrupt[name].to(batch.clean.device, torch.float32) for name in _streams(model))
+        pre, mid, (final,) = ([corrupt[name].to(batch.clean.device, torch.float32) for name in names] for names in _streams(model))
         heads = {name: corrupt[name] for name in _heads(model)}
-        return clean, cls(writers, streams[::2], streams[1::2], final, heads, own=True), logits
+        return clean, cls(writers, pre, mid, final, heads, own=True), logits
 
     @classmethod
     def of(cls, model: HookedModel, batch: Batch, graph: Graph, writers: WriterOutputs) -> tuple[Base, Float[Tensor, "b k d_vocab"]]:
@@ -95,10 +95,10 @@ class Base:
         return replace(base, heads=heads), logits
 
 
-def _streams(model: HookedModel) -> list[str]:
+def _streams(model: HookedModel) -> tuple[list[str], list[str], list[str]]:
     """Hook names of the residual stream: before each layer, between its attention and its MLP, and at the end."""
-    names = [f"blocks.{i}.{name}" for i in range(model.cfg.n_layers) for name in ("hook_resid_pre", "ln2.hook_in")]
-    return [*names, "ln_final.hook_in"]
+    pre, mid = ([f"blocks.{i}.{name}" for i in range(model.cfg.n_layers)] for name in ("hook_resid_pre", "ln2.hook_in"))
+    return pre, mid if has_mlps(model) else [], ["ln_final.hook_in"]
 
 
 def _heads(model: HookedModel) -> list[str]:
@@ -156,8 +156,9 @@ class _PatchedRun:
             found.append((f"blocks.{i}.hook_resid_pre", as_hook(partial(self._enter, layer=i))))
             found += [(f"blocks.{i}.attn.hook_{kind}", as_hook(partial(self._project, layer=i, kind=kind))) for kind in KINDS]
             found.append((f"blocks.{i}.attn.hook_z", as_hook(partial(self._heads, layer=i))))
-            found.append((f"blocks.{i}.ln2.hook_in", as_hook(partial(self._middle, layer=i))))
-            found.append((f"blocks.{i}.hook_mlp_out", as_hook(partial(self._mlp, layer=i))))
+            if self.graph.mlps:
+                found.append((f"blocks.{i}.ln2.hook_in", as_hook(partial(self._middle, layer=i))))
+                found.append((f"blocks.{i}.hook_mlp_out", as_hook(partial(self._mlp, layer=i))))
         return [*found, ("ln_final.hook_in", as_hook(self._final))]
 
     def idle(self) -> Iterator[torch.nn.Module]:
@@ -285,13 +286,19 @@ def of_heads(weight: Float[Tensor, "head m n"], heads: list[int]) -> Float[Tenso
 def _normalize(
     norm: Norm, residual: Float[Tensor, "reader token d"]
 ) -> tuple[Float[Tensor, "reader token d"], Float[Tensor, " d"], Float[Tensor, " d"]]:
-    """x̂ of RMSNorm or LayerNorm in float32, *in place*, with the gain and shift that the norm then applies (x̂·gain + shift)."""
-    if not norm.uses_rms_norm:
+    """x̂ of RMSNorm or LayerNorm in float32, *in place*, with the gain and shift that the norm then applies (x̂·gain + shift).
+
+    Without a norm, the residual as it is, with gain 1 and shift 0.
+    """
+    gain, bias = norm_weight(norm, residual.device), bias_of(norm, residual.device)
+    shift = torch.zeros_like(gain) if bias is None else bias.float()
+    if is_identity(norm):
+        return residual, gain, shift
+    if centers(norm):
         # In place, since `_sum` made this tensor for this one use.
         residual -= residual.mean(-1, keepdim=True)
     square = torch.linalg.vector_norm(residual, dim=-1, keepdim=True).square() / residual.shape[-1]
-    gain, bias = norm_weight(norm, residual.device), bias_of(norm, residual.device)
-    return residual.mul_((square + epsilon_of(norm)).rsqrt()), gain, torch.zeros_like(gain) if bias is None else bias.float()
+    return residual.mul_((square + epsilon_of(norm)).rsqrt()), gain, shift
 
 
 class _Grouped(Protocol):

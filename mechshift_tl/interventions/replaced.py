@@ -16,15 +16,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
+import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hooked_diffusion.artefact import Artefact
+from hooked_diffusion.html import card
+from hooked_diffusion.progress import progress_bar
 from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.bridge.protocol import HookedModel
+from mechshift_tl.component_grid import component_grid
 from mechshift_tl.interventions.not_finite import locate_not_finite
 from mechshift_tl.interventions.outputs import WriterOutputs, run_writers
 from mechshift_tl.readouts import Batch, Readouts, Side
@@ -55,6 +59,21 @@ class WriterMeans(Artefact):
         """Whether there is a mean per position."""
         return self.count.ndim == 1
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per writer: component, and the length of its mean (mean over positions), in the writer's own unit."""
+        layers = [({f"a{i}.h{h}": z.select(-2, h) for h in range(z.shape[-2])} | {f"m{i}": self.mlp[i]}) for i, z in enumerate(self.z)]
+        means = {"input": self.input} | {name: one for layer in layers for name, one in layer.items()}
+        return pd.DataFrame([(name, one.norm(dim=-1).mean().item()) for name, one in means.items()], columns=["component", "length"])
+
+    def figure(self) -> go.Figure:
+        """The length of every writer's mean, heads and MLPs by layer."""
+        frame = self.to_dataframe()
+        return component_grid(dict(zip(frame["component"], frame["length"], strict=True)), "length")
+
+    def _repr_html_(self) -> str:
+        kind = f"{len(self.count)} positions" if self.positional else "over all positions"
+        return card("WriterMeans", f"{kind}, {int(self.count.sum())} tokens", self.to_dataframe().head(10))
+
     def outputs(self, rows: int, length: int, device: torch.device | str) -> WriterOutputs:
         """The means as `rows` rows of `length` tokens (views, not copies)."""
 
@@ -82,7 +101,7 @@ def writer_means(
     length = readouts.clean.shape[1]
     count = torch.zeros(length, dtype=torch.long)
     totals: Kept = {}
-    with tqdm(total=len(readouts), desc="mean outputs of the writers", unit="row", delay=2, leave=False) as bar:
+    with progress_bar(len(readouts), "mean outputs of the writers", "row") as bar:
         for batch in readouts.batches(batch_tokens_for(model, "writers", batch_tokens)):
             batch = batch.to(model.cfg.device)
             outputs, _ = run_writers(model, batch, side)

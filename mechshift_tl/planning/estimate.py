@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
@@ -25,6 +26,7 @@ from mechshift_tl.attribution.attribute import attribute
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.graph import KV, Graph
 from mechshift_tl.planning.dry_run import Usage, dry_run, weightless
+from mechshift_tl.plotting import COLOURS, plain, style
 from mechshift_tl.readouts import Readouts, aligned_logits
 
 DTYPES = ("float32", "bfloat16")
@@ -111,6 +113,16 @@ class Plan:
         ]
         return pd.DataFrame(rows, columns=["one model", "value", "unit"])
 
+    def figure(self) -> go.Figure:
+        """Memory: weights, and the peak beside them, by dtype and rows at a time."""
+        figure, table = go.Figure(), self.to_dataframe()
+        labels = [f"{plain(dtype)}, {rows} rows" for dtype, rows in zip(table["dtype"], table["rows at a time"], strict=True)]
+        for column, colour in {"weights GiB": COLOURS["control"], "peak beside them GiB": COLOURS["arm"]}.items():
+            figure.add_bar(x=table[column].tolist(), y=labels, orientation="h", name=column.removesuffix(" GiB"), marker_color=colour)
+        figure.update_xaxes(title_text="memory (GiB)")
+        figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+        return style(figure, 110 + 30 * len(labels), barmode="stack")
+
     def _repr_html_(self) -> str:
         return card("Plan", "; ".join((self.name, *self.notes)), self.summary(), self.to_dataframe(), decimals=2)
 
@@ -166,7 +178,7 @@ def plan(
     )
 
 
-def workload_of(task: Any, tokenizer: Any, n: int, seed: int = 0) -> Workload:
+def workload_of(task: Any, tokenizer: Any, n: int | None, seed: int = 0) -> Workload:
     """Rows and tokens of `n` examples of a task under a tokenizer: a row per readable answer token, each as long as the longest example."""
     examples = task.examples(tokenizer, n, seed)
     rows = sum(sum(example.readable) for example in examples)

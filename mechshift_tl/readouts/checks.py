@@ -59,9 +59,10 @@ def check_parts(tensors: Mapping[str, Tensor], n_examples: int, n_spans: int) ->
             raise ValueError(f"Readouts: {name} is {shown(tensor)}; give a tensor of {wanted}")
 
 
-def check_ids(model: HookedModel, name: str, ids: Tensor) -> None:
-    """Raise ValueError on an id that is neither in the model's vocabulary nor `ABSENT`."""
-    vocabulary = model.cfg.d_vocab
+def check_ids(model: HookedModel, name: str, ids: Tensor, *, predicted: bool = False) -> None:
+    """Raise ValueError on an id that is neither in the model's vocabulary nor `ABSENT`; `predicted` ids are those of its logits."""
+    # A model may predict other ids than it reads: those of classes, say.
+    vocabulary = model.cfg.d_vocab_out if predicted and model.cfg.d_vocab_out > 0 else model.cfg.d_vocab
     bad = ids[(ids >= vocabulary) | (ids < ABSENT)]
     if bad.numel():
         raise ValueError(f"{name} holds id {int(bad[0])}, outside the vocabulary of {vocabulary}; use this model's tokenizer")

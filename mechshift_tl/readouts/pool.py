@@ -35,7 +35,7 @@ class Pool:
     """Examples read correctly by every required model, with each model's readouts of them.
 
     - `tried`: examples drawn to find these; `read_correctly`: share of the tried that each model reads right, in [0, 1].
-    - `decoded_correctly`: share of the tried whose freely decoded answer is right, in [0, 1].
+    - `decoded_correctly`: share of the tried whose freely decoded answer is right, in [0, 1]; empty where none was decoded.
     """
 
     task: str
@@ -90,11 +90,14 @@ def common_correct(
     tokenizer: PreTrainedTokenizerBase | None = None,
     drawn: ExampleStream | None = None,
     stages: Stages | None = None,
+    decode: bool = True,
 ) -> Pool:
     """`n` held-out examples that the `required` models, by default all of `models`, read correctly; `models` are named by role.
 
     Tries twice as many, then doubles until enough are found. `drawn` is the task's stream where some examples were drawn from it before.
-    `stages` keeps what each model has read and decoded. Raises ValueError, saying how many were found, when the task runs out.
+    `stages` keeps what each model has read and decoded. Without `decode` nothing is decoded freely, which takes most of the time.
+
+    Raises ValueError, saying how many were found, when the task runs out.
     """
     kept, required = stages or Stages(), tuple(models) if required is None else required
     stream = drawn or ExampleStream(task, tokenizer or _tokenizer(models), seed)
@@ -124,7 +127,7 @@ def common_correct(
         readouts={role: one.select(first) for role, one in tried.readouts.items()},
         tried=len(examples),
         read_correctly={role: values.float().mean().item() for role, values in tried.right.items()},
-        decoded_correctly=_decoded(models, task, examples, kept.of(f"{len(examples)} tried")),
+        decoded_correctly=_decoded(models, task, examples, kept.of(f"{len(examples)} tried")) if decode else {},
     )
 
 

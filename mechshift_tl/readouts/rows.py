@@ -11,15 +11,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, get_args
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.attention import visible_tokens
+from hooked_diffusion.html import card
 from mechshift_tl.bridge.alignment import logit_shift
 from mechshift_tl.bridge.batching import same_shape
 from mechshift_tl.bridge.protocol import HookedModel, check_model, check_weights, says_how_it_is_read
+from mechshift_tl.plotting import SEQUENTIAL, style
 from mechshift_tl.readouts.batch import Batch, Side
 from mechshift_tl.readouts.checks import ABSENT, MASKS, check_ids, check_parts
 from mechshift_tl.readouts.from_tokens import AttentionMask, Span, columns_of, indices_of, masks_of, names_of, rectangle, span_of
@@ -192,7 +195,7 @@ class Readouts(Artefact):
         if not len(self):
             raise ValueError("readouts hold no row; select or make at least one example that is read somewhere")
         for name in ("clean", "corrupt", "answer_ids", "foil_ids"):
-            check_ids(model, f"readouts.{name}", getattr(self, name))
+            check_ids(model, f"readouts.{name}", getattr(self, name), predicted=name.endswith("ids"))
         longest = max(int(self.visible(side).sum(1).max()) for side in get_args(Side))
         if says_how_it_is_read(model) and model.max_positions is not None and longest > model.max_positions:
             raise ValueError(
@@ -225,10 +228,20 @@ class Readouts(Artefact):
         """The tensors by name; those that are None are left out."""
         return {name: tensor for name in TENSORS if (tensor := getattr(self, name)) is not None}
 
+    def figure(self) -> go.Figure:
+        """How many rows read each position of the canvas, by step."""
+        counts = self.to_dataframe().groupby(["step", "position"]).size().unstack(fill_value=0)
+        heat = go.Heatmap(
+            z=counts.to_numpy(), x=counts.columns.tolist(), y=counts.index.tolist(), colorscale=SEQUENTIAL, zmin=0, colorbar_title="rows",
+            hovertemplate="step %{y}, position %{x}: %{z} rows<extra></extra>",
+        )  # fmt: skip
+        figure = style(go.Figure(heat), 160 + 18 * max(3, len(counts)))
+        return figure.update_layout(xaxis_title="position of the predicted token", yaxis={"title": {"text": "step"}, "dtick": 1})
+
     def _repr_html_(self) -> str:
         read = int(self.n_read.sum())
-        summary = f"<b>Readouts</b>: {len(self)} rows, {self.n_examples} examples, {len(self.steps)} steps, {read} positions read"
-        return summary + self.to_dataframe().head(5).to_html(index=False)
+        text = f"{len(self)} rows, {self.n_examples} examples, {len(self.steps)} steps, {read} positions read"
+        return card("Readouts", text, self.to_dataframe().head(5))
 
 
 TENSORS = ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "step", "example", *MASKS, "span")

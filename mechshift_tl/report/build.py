@@ -1,13 +1,17 @@
 """A study as one self-contained HTML page.
 
-1. Draw the figures, gather the tables and the claims, task by task.
+1. Say the answer first; gather figures, tables and claims, task by task.
 2. Fill the template; everything that is not drawn here is escaped.
 3. Put plotly.js into the page, once. The page's own policy forbids it to load anything, so it opens offline.
+
+Figures are kept as data, and drawn when they are first seen: in the page's theme, at the width that there is.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +19,43 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from hooked_diffusion.html import table
 from mechshift_tl.compare.result import CAVEAT
 from mechshift_tl.intervals import judged
-from mechshift_tl.plotting import ROLE_NAMES
-from mechshift_tl.report import figures, tables
-from mechshift_tl.report.measured import measured_sections
-from mechshift_tl.report.overlap_figure import overlaps
+from mechshift_tl.plotting import DARK, ROLE_NAMES
+from mechshift_tl.report import headline, tables
+from mechshift_tl.report.circuit_map import circuit_map
+from mechshift_tl.report.components import components, patterns
+from mechshift_tl.report.player import played
+from mechshift_tl.report.sections import playback, sections
 from mechshift_tl.study import claims
 from mechshift_tl.study.results import Study, TaskStudy
 
 
 def build_report(study: Study) -> str:
-    """The page as a string of HTML, some 5 MB; the same study gives the same page."""
+    """The page as a string of HTML, some 6 MB; the same study gives the same page."""
     template = _environment().get_template("report.html.j2")
+    conditions = study.conditions.all
     return template.render(
         study=study,
         config=study.config.to_dict(),
+        answers=headline.answers(study),
+        basis=headline.basis(study),
+        overlaps=headline.overlaps(study),
         verdicts=study.verdicts.sentences(),
-        conditions=study.conditions.all,
-        overlaps=overlaps(study),
+        conditions=conditions,
+        conditions_met=sum(one.met == "met" for one in conditions),
         overlap_lines=tables.overlap_lines(study),
         sizes=tables.sizes(study),
-        overlap_claims=[claim for one in study.tasks.values() if (claim := claims.overlap_claim(one))],
+        overlap_claims={name: claim for name, one in study.tasks.items() if (claim := claims.overlap_claim(one))},
         accuracy_rows=study.accuracy().to_dict("records"),
         has_control="control" in study.provenance["models"],
         model_rows=tables.model_rows(study),
         versions=tables.versions(study),
-        sections=[_section(number, one) for number, one in enumerate(study.tasks.values(), 1)],
+        tasks=[_task(number, one) for number, one in enumerate(study.tasks.values(), 1)],
         caveat=CAVEAT,
         plotly_js=Markup(get_plotlyjs()),
+        dark=DARK,
     )
 
 
@@ -54,8 +66,9 @@ def write_report(study: Study, path: str | Path) -> Path:
     return path
 
 
-def _section(number: int, task: TaskStudy) -> dict[str, Any]:
+def _task(number: int, task: TaskStudy) -> dict[str, Any]:
     """What one task's part of the page shows."""
+    run = playback(task)
     return {
         "name": task.task,
         "id": f"task-{number}",
@@ -63,22 +76,18 @@ def _section(number: int, task: TaskStudy) -> dict[str, Any]:
         "tried": task.pool.tried,
         "dropped": task.pool.examples.dropped,
         "readouts": {role: one.info for role, one in task.pool.readouts.items()},
+        "roles": list(task.circuits),
         "prompts": tables.prompt_rows(task),
-        "depth": [figures.depth_profiles(task), figures.early_shares(task)],
-        "depth_claims": claims.depth_claims(task),
-        "curve": figures.overlap_curves(task),
+        "map": circuit_map(task),
+        "components": components(task),
+        "patterns": patterns(task),
+        "run": run,
+        "played": played(run) if run else None,
         "faithfulness": tables.faithfulness_rows(task),
         "areas": tables.area_rows(task),
-        "faithfulness_curves": figures.faithfulness_curves(task),
         "validity": tables.validity_rows(task),
-        "pictures": figures.circuit_pictures(task),
-        "steps": figures.step_stability(task),
         "edges": tables.edge_tables(task),
-        "lenses": tables.lens_tables(task),
-        "specialisation": tables.specialisation_rows(task),
-        "neurons": figures.neurons(task) if task.neurons else None,
-        "neuron_claims": claims.neuron_claims(task),
-        "measured": measured_sections(task),
+        "sections": sections(task),
     }
 
 
@@ -86,9 +95,23 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("mechshift_tl.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "percent": percent}
+    environment.filters |= {"number": number, "percent": percent, "json": as_json, "spec": spec, "frame": partial(table, missing="–")}
     environment.globals |= {"role_name": ROLE_NAMES.get, "judged": judged}
     return environment
+
+
+def as_json(value: object) -> Markup:
+    """`value` as JSON that can stand in a script element: no text in it can end that element."""
+    return Markup(_harmless(json.dumps(value, ensure_ascii=False, separators=(",", ":"))))
+
+
+def spec(drawing: Any) -> Markup:
+    """A drawing's figure as JSON, as `as_json` gives it."""
+    return Markup(_harmless(drawing.figure.to_json()))
+
+
+def _harmless(text: str) -> str:
+    return text.replace("<", "\\u003c")
 
 
 def number(value: float | None, digits: int = 3, sign: str = "") -> str:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from mechshift_tl.evaluation.transfer import Transfer
 from mechshift_tl.intervals import judged
 from mechshift_tl.study.results import OverlapRow, Study, TaskStudy
-from mechshift_tl.views.lens_table import ComponentLens
-from mechshift_tl.views.specialisation import specialisation
 
 EDGES_SHOWN = 15
-COMPONENTS_SHOWN = 12
-TOKENS_SHOWN = 3
 PROMPTS_SHOWN = 3
 
 #: The rows of one table of the page.
@@ -89,34 +85,6 @@ def edge_tables(task: TaskStudy) -> dict[str, Rows]:
 def _holders(role: str, edge: tuple[str, str], circuits: dict[str, frozenset[tuple[str, str]]]) -> Mapping[str, object]:
     """`pruned` where the model's own circuit lacks the edge, `shared` with which other models' circuits."""
     return {"pruned": edge not in circuits[role], "shared": [other for other in circuits if other != role and edge in circuits[other]]}
-
-
-def lens_tables(task: TaskStudy) -> dict[str, Mapping[str, object]]:
-    """Component set → its strongest components, read in ARM and MDM, and how many there are."""
-    return {
-        name: {"total": len(components), "rows": _lens_rows(task, components[:COMPONENTS_SHOWN])}
-        for name, components in task.component_sets().items()
-    }
-
-
-def _lens_rows(task: TaskStudy, components: list[str]) -> Rows:
-    readings = {role: _readings(task.lenses[role], components) for role in ("arm", "mdm")}
-    return [{"component": component} | {role: readings[role][component] for role in readings} for component in components]
-
-
-def _readings(lens: ComponentLens, components: Iterable[str]) -> dict[str, Mapping[str, object]]:
-    lines = lens.to_dataframe().set_index("component")
-    return {one: lines.loc[one].to_dict() | {"tokens": _spelled(lens.top_tokens(one))} for one in components}
-
-
-def _spelled(tokens: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """The first tokens with their line breaks and the like made visible."""
-    return [(repr(word)[1:-1], share) for word, share in tokens[:TOKENS_SHOWN]]
-
-
-def specialisation_rows(task: TaskStudy) -> Rows:
-    """Specialisation of every model's components."""
-    return [{"role": role, "of": specialisation(lens)} for role, lens in task.lenses.items()]
 
 
 def prompt_rows(task: TaskStudy) -> Rows:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from mechshift_tl.bridge.alignment import spec_of
 from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 from mechshift_tl.bridge.weights import named_weights
 
@@ -30,7 +31,7 @@ def provenance(model: HookedModel, readouts: Mapping[str, object]) -> dict[str, 
     source: dict[str, object] = {"name": model.cfg.model_name} if known is None else known.source
     return {
         "model": source if "sha256" in source else source | {"digest": digest(named_weights(model))},
-        "spec": None if known is None else known.spec.to_dict(),
+        "spec": spec_of(model).to_dict() if known is not None or hasattr(model, "spec") else None,
         "attention": None if known is None else known.direction,
         "readouts": dict(readouts),
         "versions": versions(),

@@ -1,26 +1,31 @@
-"""Sentences that a study prints beside its verdicts on overlap. Each is "Supported" or "Not supported".
+"""Claims as a page shows them: worded by what was found, marked by how strong it is.
+
+A claim is a statement with the figures that decide. Results print claims in sentences of their own, "Supported: …" or "Not supported: …",
+between sentences that only describe; `claims_in` takes them apart.
 
 Every claim is compared with its own 95 % bound, without a correction for the number of claims.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.intervals import Interval, judged
-from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.study.results import TaskStudy
-from mechshift_tl.views.neurons import NeuronActivations
+
+#: A sentence ends before a capital letter or the name of a model's part, and never inside brackets.
+SENTENCE = re.compile(r"(?<=[.!?]) (?=[A-Z“])")
+HEADS = {f"{judged(holds)}{mark}": holds for holds in (True, False) for mark in (": ", " ")}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, whether the study supports it, and the numbers that decide."""
+    """A statement, whether the study supports it, and the numbers that decide (they may stand in the statement itself)."""
 
     statement: str
     supported: bool
-    evidence: str
+    evidence: str = ""
 
     @property
     def head(self) -> str:
@@ -28,51 +33,46 @@ class Claim:
         return judged(self.supported)
 
 
+@dataclass(frozen=True)
+class Found:
+    """A finding taken apart: its claims, and the sentences that describe."""
+
+    claims: list[Claim]
+    described: list[str]
+
+
+def claims_in(finding: str) -> Found:
+    """Take a result's `finding` apart."""
+    claims, described = [], []
+    for sentence in SENTENCE.split(finding):
+        head = next((one for one in HEADS if sentence.startswith(one)), None)
+        if head is None:
+            described.append(sentence)
+        else:
+            claims.append(Claim(_begun(sentence[len(head) :]), HEADS[head]))
+    return Found(claims, described)
+
+
 def overlap_claim(task: TaskStudy) -> Claim | None:
-    """Whether the MDM overlaps less with the ARM than the control does; None without a control."""
+    """Whether the MDM overlaps less with the ARM than the control does, or more; None without a control."""
     if not {"mdm", "control"} <= task.comparisons.keys():
         return None
     mdm, control = (task.comparisons[role].intervals.get("edge_jaccard") for role in ("mdm", "control"))
-    statement = f"{task.task}: the MDM shares fewer edges with the ARM than the control does."
     if mdm is None or control is None:
+        statement = "Whether the MDM shares fewer edges with the ARM than the control does is open."
         return Claim(statement, False, "There are no intervals over prompts to hold against each other.")
-    supported = mdm.high < control.low
-    lies = "lies below" if supported else "does not lie below"
-    return Claim(statement, supported, f"The MDM's interval over prompts, {_range(mdm)}, {lies} the control's, {_range(control)}.")
+    said = "fewer" if mdm.high < control.low else "more" if mdm.low > control.high else ""
+    if said:
+        statement = f"The MDM shares {said} edges with the ARM than the control does."
+    else:
+        statement = "No difference is shown between the edges that MDM and control share with the ARM."
+    lies = {"fewer": "lies below", "more": "lies above", "": "overlaps"}[said]
+    return Claim(statement, bool(said), f"The MDM’s interval over prompts, {_range(mdm)}, {lies} the control’s, {_range(control)}.")
 
 
-def depth_claims(task: TaskStudy) -> list[Claim]:
-    """A change of early share from the ARM to each other model."""
-    return [_early_shift(role, comparison) for role, comparison in task.comparisons.items()]
-
-
-def _early_shift(role: str, comparison: CircuitComparison) -> Claim:
-    a, b = comparison.early_share
-    over = comparison.intervals.get("early_share_shift")
-    supported = over is not None and (over.low > 0 or over.high < 0)
-    bound = f"95 % over prompts {_signed(over.low)} to {_signed(over.high)}" if over else "no interval over prompts"
-    moves = f"The share of |score| in layers below {comparison.settings.cut} goes from {a:.3f} to {b:.3f}"
-    statement = f"The early share differs between ARM and {ROLE_NAMES[role]}."
-    return Claim(statement, supported, f"{moves}, a change of {_signed(b - a)} ({bound}).")
-
-
-def neuron_claims(task: TaskStudy) -> list[Claim]:
-    """Whether any early-layer neuron of each model tells prompt groups apart."""
-    return [_selective(role, one) for role, one in task.neurons.items()]
-
-
-def _selective(role: str, neurons: NeuronActivations) -> Claim:
-    beyond, total = int((neurons.selectivity > neurons.null_max_95).sum()), len(neurons.selectivity)
-    evidence = (
-        f"{beyond} of {total} neurons have an η² above {neurons.null_max_95:.3f}, which the largest of all exceeds in 5 % of shuffles; "
-        f"{100 * neurons.share_selective:.0f} % exceed their own 95 % point (5 % by chance; mean η² by chance {neurons.null_mean:.3f})."
-    )
-    return Claim(f"Neurons of layer {neurons.layer} of the {ROLE_NAMES[role]} tell prompt groups apart.", beyond > 0, evidence)
+def _begun(statement: str) -> str:
+    return statement[:1].upper() + statement[1:]
 
 
 def _range(over: Interval) -> str:
     return f"{over.low:.3f} to {over.high:.3f}"
-
-
-def _signed(change: float) -> str:
-    return f"{change:+.3f}".replace("-", "−")

@@ -1,5 +1,5 @@
 """Measurements of single components: how specialised they are, what the top heads attend to, which early neurons tell
-prompts apart, and what shared and single components say over steps."""
+prompts apart, what shared and single components say over steps, and one prompt denoised."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mechshift_tl.compare.neurons import compare_neurons
 from mechshift_tl.compare.specialisation import SpecialisationComparison, compare_specialisation
 from mechshift_tl.study.measurement import Measurement
 from mechshift_tl.study.parts import TaskParts
+from mechshift_tl.views.playback import Playback, play
 
 #: Heads of each model whose attention is read.
 TOP_HEADS = 6
@@ -47,6 +48,11 @@ def _lenses(parts: TaskParts) -> LensComparison:
     )
 
 
+def _playback(parts: TaskParts) -> Playback:
+    heads = top_heads(parts.circuits["mdm"], TOP_HEADS)
+    return play(parts.models["mdm"], parts.pool.examples[0], parts.tokenizer, heads, solved=parts.task.solved)
+
+
 def _has_groups(parts: TaskParts) -> bool:
     """Whether two groups have two prompts each: else there is nothing to tell apart."""
     return sum(size > 1 for size in Counter(parts.pool.readouts["arm"].groups).values()) > 1
@@ -59,6 +65,10 @@ def top_heads(circuit: Circuit, k: int) -> list[str]:
 
 def _has_heads(parts: TaskParts) -> bool:
     return all(top_heads(circuit, 1) for circuit in parts.circuits.values())
+
+
+def _denoises(parts: TaskParts) -> bool:
+    return "mdm" in parts.models and parts.models["mdm"].spec.mask_token_id is not None
 
 
 def _draws(parts: TaskParts) -> int:
@@ -82,4 +92,9 @@ LENSES = Measurement(
     "lens_of_sets", "Lens of shared and single components",
     "Is the MDM's lens flatter, does it sharpen over steps, does it hang on one step?",
     "lens_of_sets.json", LensComparison.load, _lenses,
+)  # fmt: skip
+PLAYBACK = Measurement(
+    "playback", "Denoising, step by step",
+    "How is one prompt filled in: in which order, how surely, and from which depth on is a token known?",
+    "playback.safetensors", Playback.load, _playback, _denoises, quick=True,
 )  # fmt: skip

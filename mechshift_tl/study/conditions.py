@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar, Literal
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
@@ -29,12 +30,14 @@ from mechshift_tl.compare.lens_result import FLAT, LensComparison
 from mechshift_tl.compare.result import CircuitComparison
 from mechshift_tl.compare.specialisation import SpecialisationComparison
 from mechshift_tl.intervals import Interval
+from mechshift_tl.plotting import COLOURS, plain, style
 from mechshift_tl.study.answers import CANNOT_TELL, Verdicts
 from mechshift_tl.study.measurement import Finding
 from mechshift_tl.study.robustness_result import Robustness
 
 Met = Literal["met", "not met", "cannot tell"]
 SIGN = "failure sign"
+MET_COLOURS: dict[Met, str] = {"met": COLOURS["mdm"], "not met": COLOURS["arm"], "cannot tell": COLOURS["control"]}
 #: "The early share does not rise", by the verdict on whether the work is front-loaded.
 IF_FRONT_LOADED: dict[str, Met] = {"yes": "not met", "no": "met", CANNOT_TELL: "cannot tell"}
 
@@ -61,6 +64,20 @@ class Conditions(JsonArtefact):
     def to_dataframe(self) -> pd.DataFrame:
         """One row per condition: mechanism, says, tasks, met, figures."""
         return pd.DataFrame([asdict(one) for one in self.all], columns=list(Condition.__dataclass_fields__))
+
+    def figure(self) -> go.Figure:
+        """One row per condition and its tasks: met, not met, or cannot tell. Hovering shows the figures that decide."""
+        rows = [f"{plain(one.says)} ({plain(one.tasks)})" for one in self.all]
+        figure = go.Figure()
+        for met, colour in MET_COLOURS.items():
+            here = [(row, one) for row, one in zip(rows, self.all, strict=True) if one.met == met]
+            figure.add_scatter(
+                x=[met] * len(here), y=[row for row, _ in here], mode="markers", name=met, showlegend=False,
+                marker={"size": 13, "color": colour}, hovertext=[plain(one.figures) for _, one in here], hoverinfo="text",
+            )  # fmt: skip
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=list(MET_COLOURS), range=[-0.5, 2.5], side="top")
+        figure.update_yaxes(type="category", categoryorder="array", categoryarray=rows[::-1])
+        return style(figure, 90 + 26 * max(2, len(rows)))
 
     def _repr_html_(self) -> str:
         return card("Conditions", "", self.to_dataframe())

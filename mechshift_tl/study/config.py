@@ -19,8 +19,9 @@ QUICK: dict[str, Any] = {
     "held_out": 20,
     "n_boot": 100,
     "n_random": 100,
-    "validity_n": 4,
-    "validity_edges": 25,
+    "validity_n": 3,
+    "validity_edges": 16,
+    "null_circuits": 4,
     "measurements": "quick",
 }
 

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import pandas as pd
+import plotly.graph_objects as go
+
 from hooked_diffusion.artefact import JsonArtefact
+from hooked_diffusion.html import card
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.neurons import match_neurons
 from mechshift_tl.circuits.similarity import best_layers
+from mechshift_tl.plotting import COLOURS, QUIET, style
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.readouts.pool import read_correctly
 from mechshift_tl.tasks.task import Correct
@@ -42,6 +47,26 @@ class Likeness(JsonArtefact):
         accuracy = {role: one.double().mean().item() for role, one in right.items()}
         n = len(next(iter(right.values())))
         return cls(n, accuracy, neurons.own_share, neurons.mean_similarity, tuple(best_layers(a, b)))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per layer of the second model: layer, and the first model's layer that it is most like (−1: it writes nothing)."""
+        return pd.DataFrame({"layer": range(len(self.layers)), "most_like": [-1 if one is None else one for one in self.layers]})
+
+    def figure(self) -> go.Figure:
+        """For every layer of the second model, the first one's that it is most like; on the line: in place."""
+        figure, table = go.Figure(), self.to_dataframe().query("most_like >= 0")
+        ends = [0, len(self.layers) - 1]
+        line = {"color": QUIET, "width": 1, "dash": "dash"}
+        figure.add_scatter(x=ends, y=ends, mode="lines", line=line, name="in place", hoverinfo="skip")
+        marker = {"color": COLOURS["mdm"], "size": 9, "symbol": "diamond"}
+        figure.add_scatter(x=table["layer"].tolist(), y=table["most_like"].tolist(), mode="markers", marker=marker, name="most like")
+        figure.update_xaxes(title_text="layer of the second model")
+        figure.update_yaxes(title_text="layer of the first model")
+        return style(figure, 320)
+
+    def _repr_html_(self) -> str:
+        accuracy = ", ".join(f"{role} {share:.0%}" for role, share in self.accuracy.items())
+        return card("Likeness", f"{self.n} prompts read correctly by {accuracy}; {self.neurons_in_place:.0%} of the neurons in place")
 
     @property
     def moved_layer(self) -> int | None:

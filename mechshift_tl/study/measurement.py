@@ -43,7 +43,7 @@ class Measurement(Generic[T]):
 
     - `name`: what `StudyConfig.measurements` calls it. `title`, `question`: of its section in a report.
     - `file`: in the task's folder, read back by `load`. `make`: the work. `applies`: whether there is anything to measure (cheap).
-    - `quick`: whether a quick study makes it.
+    - `quick`: whether a quick study makes it. `of_method`: whether it checks the method, so that it says nothing of the models.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Measurement(Generic[T]):
     make: Callable[[TaskParts], T]
     applies: Callable[[TaskParts], bool] = _always
     quick: bool = False
+    of_method: bool = False
 
     def stage(self, parts: TaskParts, stages: Stages) -> T:
         """The result, kept in its file: made once, whatever happens to the job."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study.ablations import ABLATIONS
-from mechshift_tl.study.components import ATTENTION, LENSES, NEURONS, SPECIALISATION
+from mechshift_tl.study.components import ATTENTION, LENSES, NEURONS, PLAYBACK, SPECIALISATION
 from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.measurement import Finding, Measurement
 from mechshift_tl.study.parts import TaskParts
@@ -21,6 +21,7 @@ MEASUREMENTS: tuple[Measurement[Any], ...] = (
     DEPTH,
     MASSES,
     STEPS,
+    PLAYBACK,
     MASKS,
     ABLATIONS,
     SPECIALISATION,

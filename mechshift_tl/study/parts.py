@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
@@ -22,6 +22,8 @@ class TaskParts:
 
     - `pool`: the prompts that `scores`, `circuits` and `lenses` are of. `held_out`: other prompts, read correctly as well; None: none.
     - `progress`: is told what is measured next.
+    - `shares`: the share of the possible edges at which the circuits of the ARM and of a role are both faithful
+      (`evaluation.size`); a role without such a size is left out.
     """
 
     task: Task
@@ -34,6 +36,7 @@ class TaskParts:
     circuits: Mapping[str, Circuit]
     lenses: Mapping[str, ComponentLens]
     progress: Callable[[str], None]
+    shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

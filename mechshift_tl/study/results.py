@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from hooked_diffusion import artefact
 from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.circuit import Circuit
+from mechshift_tl.compare.lens_sets import component_sets
 from mechshift_tl.compare.result import CircuitComparison, Statistic
-from mechshift_tl.compare.steps import step_overlaps
 from mechshift_tl.plotting import ROLE_NAMES
 from mechshift_tl.readouts.pool import Pool
 from mechshift_tl.study import files
@@ -25,6 +26,7 @@ from mechshift_tl.study.config import StudyConfig
 from mechshift_tl.study.evidence import Evidence
 from mechshift_tl.study.measurement import Finding
 from mechshift_tl.study.measurements import load_measured, save_measured
+from mechshift_tl.study.overlap_figure import draw_overlaps
 from mechshift_tl.study.verdict_evidence import VerdictEvidence
 from mechshift_tl.study.verdicts import judge
 from mechshift_tl.views.lens_table import ComponentLens
@@ -55,16 +57,10 @@ class TaskStudy:
         valid = self.evidence.validity_note(role) if self.evidence else None
         return [*self.comparisons[role].notes, *([valid] if valid else [])]
 
+    @property
     def component_sets(self) -> dict[str, list[str]]:
-        """Top-k components that are "ARM only", "shared" or "MDM only", strongest first."""
-        frame = self.comparisons["mdm"].components
-        frame = frame.assign(strength=frame[["score_a", "score_b"]].abs().max(axis=1)).sort_values("strength", ascending=False)
-        sets = {"ARM only": "a", "shared": "both", "MDM only": "b"}
-        return {name: frame.loc[frame["top"] == top, "component"].tolist() for name, top in sets.items()}
-
-    def step_stability(self, role: str) -> pd.DataFrame:
-        """One row per denoising step: how much the step's own circuit shares with that of all steps (`compare.steps`)."""
-        return step_overlaps(self.scores[role], self.circuits[role])
+        """The top components of the ARM's and the MDM's circuit, as many as their comparison looked at: `compare.lens_sets`."""
+        return component_sets(self.circuits["arm"], self.circuits["mdm"], self.comparisons["mdm"].settings.k)
 
     def save(self, folder: str | Path) -> None:
         """Write scores, circuits, comparisons, lenses, neurons and the pool to `folder`, one file each, and the prompts as a table."""
@@ -85,7 +81,7 @@ class TaskStudy:
 
     def save_prompts(self, folder: Path) -> None:
         """Write the prompts as a table."""
-        self.pool.examples.to_dataframe().to_csv(folder / files.PROMPTS, index=False)
+        self.pool.examples.write_csv(folder / files.PROMPTS)
 
     @classmethod
     def load(cls, folder: str | Path) -> TaskStudy:
@@ -187,6 +183,10 @@ class Study:
         side = artefact.read_json(folder / files.STUDY, "Study.save", "pair", "config", "tasks", "provenance")
         tasks = {task: _named(TaskStudy.load(folder / files.folder_name(task)), task) for task in side["tasks"]}
         return cls(side["pair"], StudyConfig(**side["config"]), tasks, side["provenance"])
+
+    def figure(self) -> go.Figure:
+        """Edge and component overlap of the ARM's circuits with each other model's, between floor and ceiling, one row per comparison."""
+        return draw_overlaps({task: one.comparisons for task, one in self.tasks.items()})
 
     def _repr_html_(self) -> str:
         return card("Study", self.pair, self.table())

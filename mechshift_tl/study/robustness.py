@@ -14,6 +14,9 @@
 
 Every attribution is of `N_PROMPTS` prompts, so a change is read beside the interval of a baseline on as few. A task with one answer token
 has neither an order nor revealed tokens; what cannot vary is skipped, and said.
+
+J is of circuits of the study's size. τ is of circuits of the size at which both own circuits are faithful: smaller ones explain too little
+for what they carry to mean something. They run on `N_TRANSFER` prompts kept apart, the same ones in every line.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ from dataclasses import dataclass, replace
 from math import nan
 from typing import Any, get_args
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from mechshift_tl.attribution.attribute import attribute_edges
 from mechshift_tl.attribution.bootstrap import bootstrap
 from mechshift_tl.attribution.scores import EdgeScores
@@ -31,6 +38,9 @@ from mechshift_tl.bridge.alignment import spec_of
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.select import Selection, default_n
 from mechshift_tl.compare.headline import headline
+from mechshift_tl.evaluation.carried import BY_ID, carry
+from mechshift_tl.evaluation.faithfulness import NoGap
+from mechshift_tl.evaluation.run_once import CircuitRuns
 from mechshift_tl.intervals import interval
 from mechshift_tl.readouts import readouts
 from mechshift_tl.study.measurement import Measurement
@@ -41,8 +51,10 @@ from mechshift_tl.tasks.examples import Examples
 from mechshift_tl.tasks.task import Task
 
 N_PROMPTS = 16
-#: τ of two circuits, by role: the ARM's and one other model's.
-Transfer = Callable[[Mapping[str, Circuit]], float]
+#: Prompts kept apart that carried circuits run on, circuits on permuted heads beside each own one, and draws behind τ's interval.
+N_TRANSFER, N_NULL, N_DRAWS = 16, 2, 400
+#: τ of two circuits, by role (the ARM's and one other model's): on all prompts, then on draws of them.
+Transfer = Callable[[Mapping[str, Circuit]], Float[Tensor, " draws"]]
 Scores = Mapping[str, EdgeScores]
 #: What a task may be asked for under each name: a task has one of the lists, or no such choice.
 CHOICES = {"corruption": (get_args(ioi.Corruption), get_args(infilling.Corruption)), "foil": (get_args(countdown.Foil),)}
@@ -50,47 +62,82 @@ CHOICES = {"corruption": (get_args(ioi.Corruption), get_args(infilling.Corruptio
 
 @dataclass(frozen=True)
 class _Varied:
-    """One change: the scores by role and the selection that it leads to."""
+    """One change: the scores by role and the selection that it leads to, of `scale` times the study's size."""
 
     factor: str
     setting: str
     scores: Scores
     chosen: Selection
+    scale: float = 1.0
 
 
-def robustness(parts: TaskParts, transfer: Transfer | None = None) -> Robustness:
-    """The table of a task; `transfer` measures τ. Cost: about five attributions of `N_PROMPTS` prompts per model, and τ per line."""
+def robustness(parts: TaskParts) -> Robustness:
+    """The table of a task. τ is NaN where no prompts are kept apart, or where no size of a model's circuits is faithful.
+
+    Cost: about five attributions of `N_PROMPTS` prompts per model, and 2 · (2 + N_NULL) runs of a circuit per line and model.
+    """
     n = min(N_PROMPTS, len(parts.pool))
     base = {role: one.select(range(n)) for role, one in parts.scores.items()}
     chosen = Selection(parts.config.edges or default_n(base["arm"].graph))
     roles = [role for role in base if role != "arm"]
     skipped: dict[str, str] = {}
+    lines = _Lines(parts, _transfer(parts))
+    own = _Varied("as it is", "", base, chosen)
     changes = [
-        _change(parts, varied, role, transfer)
+        lines.change(varied, role)
         for varied in (*_free(parts, base, chosen, n, skipped), *_scored(parts, base, chosen, n, skipped))
         for role in roles
     ]
-    return Robustness(tuple(_baseline(parts, base, chosen, role, transfer) for role in roles), tuple(changes), skipped, n)
+    return Robustness(tuple(lines.baseline(own, role) for role in roles), tuple(changes), skipped, n)
 
 
-def _baseline(parts: TaskParts, base: Scores, chosen: Selection, role: str, transfer: Transfer | None) -> Baseline:
-    config = parts.config
-    own = headline(base["arm"], base[role], chosen, config.cut)
-    draws = bootstrap(
-        lambda a, b: headline(a, b, chosen, config.cut), base["arm"], base[role], n_boot=max(1, config.n_boot // 2), seed=config.seed
-    )
-    over = [interval(getattr(draw, name) for draw in draws) for name in ("jaccard", "early_shift")]
-    return Baseline(role, own.jaccard, over[0], own.early_shift, over[1], _tau(base, chosen, role, transfer))
+def _transfer(parts: TaskParts) -> Transfer | None:
+    """τ of circuits carried by id, on the first prompts kept apart. Runs are shared by all lines."""
+    if parts.held_out is None or not parts.shares:
+        return None
+    rows = parts.held_out.readouts
+    runs = CircuitRuns(parts.models, {role: one.select(range(min(N_TRANSFER, one.n_examples))) for role, one in rows.items()})
+
+    def transfer(circuits: Mapping[str, Circuit]) -> Tensor:
+        carried = carry(runs, circuits, {}, n_null=N_NULL, n_boot=N_DRAWS, seed=parts.config.seed)
+        return torch.cat([carried.tau[None], carried.draws])[:, carried.matchings.index(BY_ID)].amin(1)
+
+    return transfer
 
 
-def _change(parts: TaskParts, varied: _Varied, role: str, transfer: Transfer | None) -> Change:
-    found = headline(varied.scores["arm"], varied.scores[role], varied.chosen, parts.config.cut)
-    tau = _tau(varied.scores, varied.chosen, role, transfer)
-    return Change(varied.factor, varied.setting, role, found.jaccard, found.early_shift, tau)
+@dataclass(frozen=True)
+class _Lines:
+    """Makes the lines of the table."""
 
+    parts: TaskParts
+    transfer: Transfer | None
 
-def _tau(scores: Scores, chosen: Selection, role: str, transfer: Transfer | None) -> float:
-    return nan if transfer is None else transfer({one: Circuit.select(scores[one], chosen) for one in ("arm", role)})
+    def baseline(self, own: _Varied, role: str) -> Baseline:
+        config, scores = self.parts.config, own.scores
+        found = headline(scores["arm"], scores[role], own.chosen, config.cut)
+        draws = bootstrap(
+            lambda a, b: headline(a, b, own.chosen, config.cut),
+            scores["arm"], scores[role], n_boot=max(1, config.n_boot // 2), seed=config.seed,
+        )  # fmt: skip
+        over = [interval(getattr(draw, name) for draw in draws) for name in ("jaccard", "early_shift")]
+        tau, *tau_draws = self._tau(own, role)
+        return Baseline(role, found.jaccard, over[0], found.early_shift, over[1], tau, interval(tau_draws))
+
+    def change(self, varied: _Varied, role: str) -> Change:
+        found = headline(varied.scores["arm"], varied.scores[role], varied.chosen, self.parts.config.cut)
+        return Change(varied.factor, varied.setting, role, found.jaccard, found.early_shift, self._tau(varied, role)[0])
+
+    def _tau(self, varied: _Varied, role: str) -> list[float]:
+        """τ on all prompts and on draws of them; NaN where nothing carries circuits, or they no longer do the task."""
+        share = self.parts.shares.get(role)
+        if self.transfer is None or share is None:
+            return [nan]
+        of_size = replace(varied.chosen, n=None, fraction=min(1.0, share * varied.scale))
+        try:
+            return self.transfer({one: Circuit.select(varied.scores[one], of_size) for one in ("arm", role)}).tolist()
+        # The line stays: J and the early shift have a meaning there.
+        except NoGap:
+            return [nan]
 
 
 def _free(parts: TaskParts, base: Scores, chosen: Selection, n: int, skipped: dict[str, str]) -> Iterator[_Varied]:
@@ -101,8 +148,9 @@ def _free(parts: TaskParts, base: Scores, chosen: Selection, n: int, skipped: di
     else:
         skipped["prompts"] = f"the pool has {len(parts.pool)}, fewer than {2 * n}"
     size, most = chosen.n or 1, base["arm"].graph.n_edges
-    for edges in (max(1, size // 2), min(2 * size, most)):
-        yield _Varied("edges", str(edges), base, replace(chosen, n=edges))
+    for scale in (0.5, 2.0):
+        edges = max(1, min(int(scale * size), most))
+        yield _Varied("edges", str(edges), base, replace(chosen, n=edges), scale)
     yield _Varied("selection", "signed", base, replace(chosen, by="signed"))
     yield _Varied("selection", "greedy", base, replace(chosen, greedy=True))
 
@@ -163,4 +211,5 @@ ROBUSTNESS = Measurement(
     file="robustness.json",
     load=Robustness.load,
     make=robustness,
+    of_method=True,
 )

@@ -17,11 +17,18 @@ from mechshift_tl.plotting import COLOURS, ROLE_NAMES, SYMBOLS, faded, plain, st
 
 #: What changes the prompts alone: a conclusion must not depend on it.
 SEEDS = ("seed", "prompts")
+#: The figures of a line, and their axes.
+FIGURES = {"jaccard": "edge overlap J with the ARM", "early_shift": "early shift, all edges", "tau": "τ by id, faithful size"}
+#: Of a figure that nothing drew anew.
+UNKNOWN = Interval(nan, nan, nan, 0)
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """The headline of the ARM and `role` as the study's settings have it: J, early shift (over all edges), τ (NaN where none was given)."""
+    """The headline of the ARM and `role` as the study's settings have it: J, early shift (over all edges), τ (NaN where none was given).
+
+    Each has its 95 % interval over prompts, `_over`.
+    """
 
     role: str
     jaccard: float
@@ -29,6 +36,7 @@ class Baseline:
     early_shift: float
     early_shift_over: Interval
     tau: float = nan
+    tau_over: Interval = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,7 @@ class Robustness(JsonArtefact):
     def to_dataframe(self) -> pd.DataFrame:
         """One row per factor, setting and model; the study's own settings first.
 
-        For J and the early shift: the value, its change, and whether it leaves the baseline's 95 % over prompts (`_low` … `_high`); for τ
-        the value and its change.
+        For each of `FIGURES`: the value, its change, and whether it leaves the baseline's 95 % over prompts (`_low` … `_high`).
         """
         rows = []
         for base in self.baselines:
@@ -93,7 +100,9 @@ class Robustness(JsonArtefact):
     def _movers(self) -> str:
         frame = self.to_dataframe()
         texts = []
-        for name, label in (("jaccard", "J"), ("early_shift", "the early shift")):
+        for name, label in (("jaccard", "J"), ("early_shift", "the early shift"), ("tau", "τ")):
+            if frame[name].isna().all():
+                continue
             rows = frame[frame[f"{name}_leaves"]]
             moved = [f"{row['factor']} {row['setting']} ({row['role']} {row[f'{name}_change']:+.3f})" for _, row in rows.iterrows()]
             under = f"{label} leaves its 95 % over prompts under {', '.join(moved)}"
@@ -105,10 +114,11 @@ class Robustness(JsonArtefact):
         return [f"Not varied: {'; '.join(f'{name} ({why})' for name, why in self.skipped.items())}."] if self.skipped else []
 
     def figure(self) -> go.Figure:
-        """J and early shift under each change, a row per change; bands: the 95 % over prompts of the study's own settings."""
+        """Each of `FIGURES` under each change, a row per change; bands: the 95 % over prompts of the study's own settings."""
         frame = self.to_dataframe()
-        figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
-        for column, (name, label) in enumerate((("jaccard", "edge overlap J with the ARM"), ("early_shift", "early shift, all edges")), 1):
+        shown_figures = {name: label for name, label in FIGURES.items() if frame[name].notna().any()}
+        figure = make_subplots(1, len(shown_figures), shared_yaxes=True, horizontal_spacing=0.04)
+        for column, (name, label) in enumerate(shown_figures.items(), 1):
             for role, rows in frame.groupby("role", sort=False):
                 shown = ROLE_NAMES.get(str(role), plain(str(role)))
                 look = {"color": COLOURS.get(str(role)), "symbol": SYMBOLS.get(str(role)), "size": 9}
@@ -119,7 +129,7 @@ class Robustness(JsonArtefact):
                 )  # fmt: skip
                 if str(role) in COLOURS:
                     low, high = rows[f"{name}_low"].iloc[0], rows[f"{name}_high"].iloc[0]
-                    axis = "" if column == 1 else "2"
+                    axis = "" if column == 1 else str(column)
                     band = {"x0": low, "x1": high, "y0": 0, "y1": 1, "xref": f"x{axis}", "yref": f"y{axis} domain"}
                     figure.add_shape(type="rect", fillcolor=faded(str(role)), line_width=0, layer="below", **band)
             figure.update_xaxes(title_text=label, row=1, col=column)
@@ -132,9 +142,9 @@ class Robustness(JsonArtefact):
 
 def _row(base: Baseline, one: Change) -> dict[str, str | float | bool]:
     row: dict[str, str | float | bool] = {key: value for key, value in asdict(one).items() if isinstance(value, str)}
-    for name in ("jaccard", "early_shift"):
+    for name in FIGURES:
         value, over = getattr(one, name), getattr(base, f"{name}_over")
         leaves = one.factor != "as it is" and not over.low <= value <= over.high and not isnan(value)
         row |= {name: value, f"{name}_change": value - getattr(base, name), f"{name}_leaves": leaves}
         row |= {f"{name}_low": over.low, f"{name}_high": over.high}
-    return row | {"tau": one.tau, "tau_change": one.tau - base.tau}
+    return row

@@ -16,13 +16,15 @@ Each artefact is a stage: it is written once, when it is made, under the name th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from hooked_diffusion.model import HookedDiffusionTransformer
 from hooked_diffusion.pairs import Pair
+from hooked_diffusion.progress import progress_bar
 from mechshift_tl.attribution import EdgeScores
 from mechshift_tl.attribution.attribute import attribute_edges
 from mechshift_tl.circuits.circuit import Circuit
@@ -52,9 +54,9 @@ def run_study(
     config: StudyConfig | None = None,
     *,
     folder: Path | None = None,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] | None = None,
 ) -> Study:
-    """Study `pair` (see `hooked_diffusion.load_pair`) on `tasks`; `progress` is told each stage as it starts.
+    """Study `pair` (see `hooked_diffusion.load_pair`) on `tasks`; `progress` is told each stage as it starts; without one, a bar shows it.
 
     `folder` gets what `Study.save` writes, each file as soon as it is made, so that a killed study that is started again goes on from its
     last finished batch, to the same bytes. The folder's `journal` may go when the study is done.
@@ -75,15 +77,27 @@ def run_study(
     if folder is not None:
         stages.claim({**config.to_dict(), **identity(models), "prompts": prompts, "versions": versions()})
     found = {}
-    for task in tasks:
-        place = stages.of(files.folder_name(task.name))
-        found[task.name] = _TaskRun(task, streams[task.name], models, config, place, progress).run()
+    with _told(progress, len(tasks)) as (told, done):
+        for task in tasks:
+            place = stages.of(files.folder_name(task.name))
+            found[task.name] = _TaskRun(task, streams[task.name], models, config, place, told).run()
+            done()
     sources = {role: model.source for role, model in models.items()}
     specs = {role: model.spec.to_dict() for role, model in models.items()}
     dependency = {task.name: task.dependency for task in tasks}
     study = Study(pair.name, config, found, {"models": sources, "specs": specs, "edges": graph.n_edges, "dependency": dependency})
     stages.write(study.save_tables)
     return study
+
+
+@contextmanager
+def _told(progress: Callable[[str], None] | None, n: int) -> Iterator[tuple[Callable[[str], None], Callable[[], object]]]:
+    """What is told of a stage that starts, and of a task that is done: `progress`, or a bar of `n` tasks."""
+    if progress is not None:
+        yield progress, lambda: None
+        return
+    with progress_bar(n, "study", "task") as bar:
+        yield bar.set_description, bar.update
 
 
 def _check(pair: str, tasks: Sequence[Task], config: StudyConfig, graph: Graph) -> None:
@@ -137,7 +151,8 @@ class _TaskRun:
         )  # fmt: skip
         self.progress(f"{name}: what became of the circuits")
         judged = gather_verdict_evidence(ToJudge.of(parts), config.verdict, self.stages)
-        measured = measure(parts, self.stages)
+        faithful = {one.role: one.size.share for one in judged if one.size.share is not None}
+        measured = measure(replace(parts, shares=faithful), self.stages)
         found = TaskStudy(name, pool, scores, circuits, comparisons, lenses, neurons, evidence, measured, judged)
         self.stages.write(found.save_prompts)
         return found

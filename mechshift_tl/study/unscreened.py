@@ -163,5 +163,5 @@ def _row(role: str, figure: str, both: list[tuple[Headline, Headline]]) -> Scree
 
 UNSCREENED = Measurement(
     "unscreened", "Without the screen", "Do overlap and early shift change when prompts that a model reads wrongly are kept?",
-    "unscreened.json", Unscreened.load, unscreened,
+    "unscreened.json", Unscreened.load, unscreened, of_method=True,
 )  # fmt: skip

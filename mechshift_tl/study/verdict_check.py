@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
@@ -21,6 +22,7 @@ from mechshift_tl.attribution import attribute
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.evaluation.run_once import CircuitRuns
 from mechshift_tl.evaluation.size import SizeSearch
+from mechshift_tl.plotting import COLOURS, RULE, plain, style
 from mechshift_tl.readouts import Readouts
 from mechshift_tl.readouts.pool import common_correct
 from mechshift_tl.study import truths
@@ -133,6 +135,17 @@ class VerdictCheck(JsonArtefact):
         names = ("tau_by_id", "tau_best", "jaccard", "share_of_edges")
         rows = [vars(row) | {"verdict": row.verdict} | {name: row.figures.get(name, float("nan")) for name in names} for row in self.rows]
         return pd.DataFrame(rows).drop(columns="figures")
+
+    def figure(self) -> go.Figure:
+        """Verdicts that are right, unsure and wrong, by truth."""
+        truths = list(dict.fromkeys(row.truth for row in self.rows))
+        figure = go.Figure()
+        for verdict, colour in {"right": COLOURS["arm"], "unsure": RULE, "wrong": COLOURS["mdm"]}.items():
+            counts = [sum(row.truth == truth and row.verdict == verdict for row in self.rows) for truth in truths]
+            figure.add_bar(x=counts, y=[plain(truth) for truth in truths], orientation="h", name=verdict, marker_color=colour)
+        figure.update_xaxes(title_text="seeds and tasks")
+        figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+        return style(figure, 120 + 26 * max(2, len(truths)), barmode="stack")
 
     def _repr_html_(self) -> str:
         return card("VerdictCheck", f"{self.share_right:.0%} right, {sum(row.wrong for row in self.rows)} wrong", self.to_dataframe())

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 #: The largest file of prompts that is read.
@@ -43,13 +44,16 @@ def read_text(path: str | Path) -> str:
         ) from error
 
 
-def csv_rows(path: str | Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
+def csv_rows(path: str | Path, columns: tuple[str, ...], *others: tuple[str, ...]) -> Iterator[tuple[str, dict[str, str]]]:
     """Where each row of a CSV file stands, "x.csv, row 2", and its cells by column; row 1 is the header.
+
+    A file without the `columns` may have those of one of the `others` instead.
 
     Raises ValueError as `read_text` does, on a file without one of the `columns`, and on a row with other cells than the header.
     """
     text = read_text(path)
-    header, rows = _table(path, text, columns)
+    header, rows = _table(path, text, columns, *others)
+    needed = next(one for one in (columns, *others) if set(one) <= set(header))
     for number, cells in enumerate(rows, 2):
         where = f"{path}, row {number}"
         if not any(cell.strip() for cell in cells):
@@ -57,32 +61,34 @@ def csv_rows(path: str | Path, columns: tuple[str, ...]) -> Iterator[tuple[str, 
         if len(cells) != len(header):
             raise ValueError(f'{where} has {len(cells)} cells, but the header has {len(header)}; put a sentence with commas in "quotes"')
         row = dict(zip(header, cells, strict=True))
-        for column in columns:
+        for column in needed:
             if not row[column].strip():
                 raise ValueError(f"{where}: the cell {column!r} is empty; write a prompt there, or leave the row out")
         yield where, row
 
 
-def _table(path: str | Path, text: str, columns: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, by the first delimiter that gives all `columns`. Raises ValueError, naming what is missing, where none does."""
+def _table(path: str | Path, text: str, *layouts: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, by the first delimiter that gives all columns of a layout. Raises ValueError, naming what is missing, where
+    none does."""
     try:
         tables = [list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)) for delimiter in DELIMITERS]
     except csv.Error as error:
         raise ValueError(f"{path} is no CSV table ({error}); save it as CSV again") from error
     headers = [[name.strip() for name in table[0]] if table else [] for table in tables]
-    for header, table in zip(headers, tables, strict=True):
+    for columns, (header, table) in product(layouts, zip(headers, tables, strict=True)):
         if set(columns) <= set(header):
             if twice := [name for name in columns if header.count(name) > 1]:
                 raise ValueError(f"{path} has the column {twice[0]!r} twice; keep one of them")
             return header, table[1:]
     seen = max(headers, key=len)
-    missing = sorted(set(columns) - set(seen))
+    missing = sorted(set(layouts[0]) - set(seen))
     there = repr(", ".join(seen))[1:-1]  # on one line, whatever the header holds
     raise ValueError(f"{path}: no column {', '.join(missing)}; it has {there[:200] or 'no header'}")
 
 
-def json_lines(path: str | Path, keys: tuple[str, ...]) -> tuple[list[tuple[str, dict[str, str]]], int]:
-    """Where each line of a JSON-lines file stands, "x.jsonl, line 2", and its texts under `keys`; and how many header lines were left out.
+def json_lines(path: str | Path, keys: tuple[str, ...], optional: tuple[str, ...] = ()) -> tuple[list[tuple[str, dict[str, str]]], int]:
+    """Where each line of a JSON-lines file stands, "x.jsonl, line 2", and its texts under `keys`, and under `optional` ones where they are
+    there; and how many header lines were left out.
 
     A first line that is valid JSON but has none of the keys is a header. Empty lines do not count. Raises ValueError as `read_text` does,
     and on any other line that is no JSON object with a text under each key.
@@ -98,10 +104,11 @@ def json_lines(path: str | Path, keys: tuple[str, ...]) -> tuple[list[tuple[str,
             continue
         if not isinstance(row, dict):
             raise ValueError(f"{where}: {shown(line)} is no JSON object; write {_sample(keys)}")
-        for key in keys:
+        there = (*keys, *(key for key in optional if row.get(key) is not None))
+        for key in there:
             if not isinstance(row.get(key), str):
                 raise ValueError(f"{where}: {key!r} is {shown(row.get(key))}, not a text; write {_sample(keys)}")
-        found.append((where, {key: row[key] for key in keys}))
+        found.append((where, {key: row[key] for key in there}))
     return found, headers
 
 

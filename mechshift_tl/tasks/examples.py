@@ -6,15 +6,19 @@ sequence of them, all of one task.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from hooked_diffusion import artefact
 from hooked_diffusion.html import card
+from mechshift_tl.plotting import COLOURS, plain, style
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -111,6 +115,13 @@ class Examples(Sequence[Example]):
             }
         )
 
+    def write_csv(self, path: str | Path) -> None:
+        """Write `path` (CSV): `to_dataframe`, and what `Prompts.from_file` needs to make the same examples under the same tokenizer."""
+        pairs = [e.pair for e in self.rows]
+        further = {name: [getattr(pair, name) for pair in pairs] for name in ("corrupt_answer", "suffix", "corrupt_suffix")}
+        also = [json.dumps(pair.also_valid, ensure_ascii=False) if pair.also_valid else "" for pair in pairs]
+        self.to_dataframe().assign(**further, also_valid=also, task=self.task).to_csv(path, index=False)
+
     def save(self, path: str | Path) -> None:
         """Write `path` (JSON): everything except the tokenizer."""
         artefact.write_json(path, artefact.encode({name: value for name, value in vars(self).items() if name != "tokenizer"}))
@@ -121,6 +132,15 @@ class Examples(Sequence[Example]):
         values = artefact.read_json(path, "Examples.save")
         return artefact.rebuilt(path, cls, lambda: artefact.build(cls, values | {"tokenizer": tokenizer}))
 
+    def figure(self) -> go.Figure:
+        """How many examples each prompt group has."""
+        counts = Counter(one.group for one in self.rows)
+        names = [plain(name) for name in counts]
+        figure = go.Figure(go.Bar(x=list(counts.values()), y=names, orientation="h", marker_color=COLOURS["control"]))
+        figure.update_xaxes(title_text=f"examples of {plain(self.task)}")
+        figure.update_yaxes(autorange="reversed", type="category", showgrid=False)
+        return style(figure, 110 + 22 * max(2, len(names)))
+
     def _repr_html_(self) -> str:
         return card(self.task, f"{len(self)} examples, dropped {self.dropped or 'none'}", self.to_dataframe().head(5))
 
@@ -130,14 +150,14 @@ class CannotAlign(ValueError):
 
 
 def split_answer(tokenizer: PreTrainedTokenizerBase, prompt: str, answer: str) -> tuple[tuple[int, ...], int]:
-    """Ids of `prompt + answer`, and the index of the answer's first token: the first token that ends inside the answer."""
+    """Ids of `prompt + answer`, and the index of the answer's first token, which ends inside the answer; its length where none does."""
     encoded = tokenizer(prompt + answer, return_offsets_mapping=True)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     eos = tokenizer.eos_token_id
     if len(ids) > 1 and ids[-1] == eos and offsets[-1][0] == offsets[-1][1]:
         ids, offsets = ids[:-1], offsets[:-1]  # this tokenizer adds an end of text; the answer does not end there
     # Spaces at the end of a prompt may join the answer's first token, so they do not count as prompt.
-    start = next(i for i, (_, end) in enumerate(offsets) if end > len(prompt.rstrip(" ")))
+    start = next((i for i, (_, end) in enumerate(offsets) if end > len(prompt.rstrip(" "))), len(ids))
     return tuple(ids), start
 
 
@@ -149,13 +169,13 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> Example:
     """
     clean, start = split_answer(tokenizer, pair.prompt, pair.answer)
     corrupt, corrupt_start = split_answer(tokenizer, pair.corrupt_prompt, pair.corrupt_answer)
-    if len(clean) != len(corrupt) or start != corrupt_start:
-        raise CannotAlign("clean and corrupt differ in length")
     with_foil, foil_start = split_answer(tokenizer, pair.prompt, pair.foil)
     foil = with_foil[foil_start:]
     answer = clean[start:]
     if foil_start != start or len(foil) != len(answer):
         raise CannotAlign("answer and foil differ in length")
+    if len(clean) != len(corrupt) or start != corrupt_start:
+        raise CannotAlign("clean and corrupt differ in length")
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown != tokenizer.eos_token_id and unknown in clean + corrupt + foil:
         raise CannotAlign("a word is not in the vocabulary")

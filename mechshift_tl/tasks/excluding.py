@@ -35,6 +35,10 @@ class Excluding(Task):
         """What the task itself leaves out."""
         return self.task.left_out(split)
 
+    def under(self, tokenizer: PreTrainedTokenizerBase) -> Excluding:
+        """The task itself in the tokenizer's words, without the same prompts."""
+        return Excluding(self.task.under(tokenizer), self.prompts, self.reason)
+
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
         """`reason` for an excluded prompt; otherwise what the task itself says."""
         return self.reason if pair.prompt in self.prompts else self.task.screen(tokenizer, pair)

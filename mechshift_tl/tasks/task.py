@@ -72,6 +72,10 @@ class Task(ABC):
         """How many prompts of a given file `draw` never gives, by reason. By default none."""
         return {}
 
+    def under(self, tokenizer: PreTrainedTokenizerBase) -> Task:
+        """The task in this tokenizer's words, where its prompts are token ids. By default itself. Raises ValueError where it has none."""
+        return self
+
     def screen(self, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> str | None:
         """Why `pair` must be dropped under this tokenizer, or None to keep it. By default every pair is kept."""
         return None
@@ -101,6 +105,13 @@ class Task(ABC):
         return sum(self.solved(e, text) for e, text in zip(examples, decoded, strict=True)) / len(examples)
 
 
+def fitted(task: Task, tokenizer: PreTrainedTokenizerBase, pair: TextPair) -> Example:
+    """The example that a task makes of a text pair. Raises `CannotAlign` where the task or the tokenizer has no use for it."""
+    if (reason := task.screen(tokenizer, pair)) is not None:
+        raise CannotAlign(reason)
+    return task.read_at(tokenizer, encode_pair(tokenizer, pair))
+
+
 class ExampleStream:
     """A task's examples in the order of a seed, each drawn once: asked for more of them, the stream goes on where it stopped.
 
@@ -109,6 +120,7 @@ class ExampleStream:
 
     def __init__(self, task: Task, tokenizer: PreTrainedTokenizerBase, seed: int = 0, *, split: Split = "held_out") -> None:
         _check_source(task.name, tokenizer, seed, split)
+        task = task.under(tokenizer)
         self.task, self.tokenizer, self.seed = task, tokenizer, seed
         self.split: Split = split
         self._pairs = iter(task.draw(random.Random(f"{task.name}:{split}:{seed}"), split))
@@ -147,15 +159,13 @@ class ExampleStream:
         """Encode a pair, or count why it is dropped."""
         # The same words with another text behind the answer ask another question.
         asked = (pair.prompt, pair.suffix)
-        reason = AGAIN if asked in self._seen else self.task.screen(self.tokenizer, pair)
-        self._seen.add(asked)
-        if reason is None:
-            try:
-                self._kept.append(self.task.read_at(self.tokenizer, encode_pair(self.tokenizer, pair)))
-                return
-            except CannotAlign as error:
-                reason = str(error)
-        self._dropped[reason] += 1
+        try:
+            if asked in self._seen:
+                raise CannotAlign(AGAIN)
+            self._kept.append(fitted(self.task, self.tokenizer, pair))
+            self._seen.add(asked)
+        except CannotAlign as error:
+            self._dropped[str(error)] += 1
 
     def _detail(self, verb: str) -> str:
         return "".join(f"; {verb} {count}: {reason}" for reason, count in self._dropped.items())

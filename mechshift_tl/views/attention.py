@@ -17,14 +17,15 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.attention import attention_mask_4d
 from hooked_diffusion.html import card
+from hooked_diffusion.progress import progress_bar
 from mechshift_tl.bridge.alignment import is_causal
 from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.hooks import Kept, capture
@@ -32,6 +33,7 @@ from mechshift_tl.bridge.protocol import HookedModel, says_how_it_is_read
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import ABSENT, Batch, Readouts
 from mechshift_tl.runs.provenance import provenance
+from mechshift_tl.views.attention_figure import draw_patterns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -83,6 +85,10 @@ class AttentionPatterns(Artefact):
             frames.append(pd.DataFrame({"queries": name, "head": [*self.heads, "uniform"], **columns}))
         return pd.concat(frames, ignore_index=True)
 
+    def figure(self, n: int = 8) -> go.Figure:
+        """The patterns of the first `n` heads on one row: query (down) × key (across), each with its tokens; colour: weight."""
+        return draw_patterns(self.heads[:n], self.pattern[:n], self.tokens)
+
     def _repr_html_(self) -> str:
         text = f"{len(self.heads)} heads, {self.values.shape[-1]} examples"
         return card("AttentionPatterns", text, self.to_dataframe().head(10))
@@ -112,7 +118,7 @@ def attention_patterns(
     readouts.check(model)
     shape = (len(QUERIES), len(STATISTICS), len(wanted) + 1, readouts.n_examples)
     sums, counts = torch.zeros(shape, dtype=torch.double), torch.zeros(len(QUERIES), readouts.n_examples, dtype=torch.double)
-    with tqdm(total=len(readouts), desc=f"attention of {len(wanted)} heads", unit="row", delay=2, leave=False) as bar:
+    with progress_bar(len(readouts), f"attention of {len(wanted)} heads", "row") as bar:
         for batch in readouts.batches(batch_tokens_for(model, "logits", batch_tokens)):
             of = readouts.example[batch.index]
             found, weights = _of_batch(model, batch.to(model.cfg.device), wanted)

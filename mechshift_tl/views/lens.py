@@ -21,11 +21,13 @@ import torch
 from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from hooked_diffusion.progress import progress_bar
+from hooked_diffusion.tokenizers import spelled
 from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.hooks import EMBED, Kept
-from mechshift_tl.bridge.protocol import HookedModel, components_of
+from mechshift_tl.bridge.norms import is_identity
+from mechshift_tl.bridge.protocol import HookedModel, components_of, mlp_outputs
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import Batch, Readouts
@@ -72,21 +74,21 @@ def component_lens(
     settings = LensSettings(norm, top)
     reads, gap = readouts.to_dataframe(), 0.0
     table = _Table(wanted, len(reads))
-    with tqdm(total=len(readouts), desc=f"lens of {len(wanted)} components", unit="row", delay=2, leave=False) as bar:
+    with progress_bar(len(readouts), f"lens of {len(wanted)} components", "row") as bar:
         for batch in readouts.batches(batch_tokens_for(model, "logits", batch_tokens)):
             numbers = read_numbers(readouts, batch)
             gap = max(gap, _read_batch(model, graph, norm, batch.to(model.cfg.device), table, numbers))
             bar.update(len(batch.index))
     return ComponentLens(
         list(wanted), graph, **table.values, step=torch.tensor(reads["step"].tolist()), example=torch.tensor(reads["example"].tolist()),
-        words=_words(tokenizer or model.tokenizer, table.values["top_id"]), gap=gap,
+        words=spelled(tokenizer or model.tokenizer, table.values["top_id"]), gap=gap,
         settings=settings, provenance=provenance(model, readouts.info),
     )  # fmt: skip
 
 
 def _wanted(graph: Graph, components: Sequence[str] | None) -> dict[str, int]:
     """The row of each component in the result; components keep the graph's order."""
-    known = [*graph.writers, BIAS]
+    known = [*(name for name in graph.writers if graph.mlps or name[0] != "m"), BIAS]
     unknown = set(components or ()) - set(known)
     if unknown or (components is not None and not components):
         given = ", ".join(sorted(unknown)) or "an empty list"
@@ -114,8 +116,8 @@ def _read_batch(model: HookedModel, graph: Graph, norm: Norm, batch: Batch, tabl
 
     Raises ValueError where that share shows that the terms are not all there is.
     """
-    names = [f"blocks.{i}.{name}" for i in range(graph.n_layers) for name in ("attn.hook_z", "hook_mlp_out")]
-    seen, logits = run_at(model, batch, batch.predicting(model), [EMBED, SCALE, *names])
+    seen, logits = run_at(model, batch, batch.predicting(model), [*written_at(model), *scale_at(model)])
+    seen.setdefault(SCALE, torch.ones_like(seen[EMBED][:, :1]))
     projection, residual = Projection.of(model), torch.zeros_like(seen[EMBED])
     scale = None if norm == "own" else seen[SCALE]
     for ids, vectors in terms(model, graph, seen):
@@ -135,6 +137,16 @@ def _read_batch(model: HookedModel, graph: Graph, norm: Norm, batch: Batch, tabl
     return gap
 
 
+def written_at(model: HookedModel) -> list[str]:
+    """Names of the hooks at which writers stand: what `terms` needs."""
+    return [EMBED, *(f"blocks.{i}.attn.hook_z" for i in range(model.cfg.n_layers)), *mlp_outputs(model)]
+
+
+def scale_at(model: HookedModel) -> list[str]:
+    """The hook of the final norm's scale; none where there is no norm, which divides by 1."""
+    return [] if is_identity(components_of(model).ln_final) else [SCALE]
+
+
 def terms(model: HookedModel, graph: Graph, seen: Kept) -> Iterator[tuple[list[str], Float[Tensor, "terms reads d"]]]:
     """The terms of the residual stream at the reads, a few at a time: the input, each layer's heads and MLP, then the `bias` term."""
     yield ["input"], seen[EMBED][None]
@@ -144,12 +156,8 @@ def terms(model: HookedModel, graph: Graph, seen: Kept) -> Iterator[tuple[list[s
         z = seen[f"blocks.{layer}.attn.hook_z"].reshape(len(bias), graph.n_heads, -1)
         W_O = weight_of(attn, "W_O", z.device).float()
         yield [f"a{layer}.h{h}" for h in range(graph.n_heads)], einsum(z, W_O, "read h e, h e d -> h read d")
-        yield [f"m{layer}"], seen[f"blocks.{layer}.hook_mlp_out"][None]
+        if graph.mlps:
+            yield [f"m{layer}"], seen[f"blocks.{layer}.hook_mlp_out"][None]
         if (own := bias_of(attn.o, bias.device)) is not None:
             bias += own.float()
     yield [BIAS], bias[None]
-
-
-def _words(tokenizer: PreTrainedTokenizerBase | None, ids: Tensor) -> dict[int, str]:
-    """How each id that occurs is spelled."""
-    return {token: f"#{token}" if tokenizer is None else str(tokenizer.decode([token])) for token in ids.unique().tolist()}

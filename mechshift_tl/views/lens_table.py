@@ -7,11 +7,13 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
+from mechshift_tl.component_grid import component_grid
 from mechshift_tl.graph import Graph
 
 Norm = Literal["run", "own"]
@@ -151,6 +153,11 @@ class ComponentLens(Artefact):
     def top(self, n: int) -> pd.DataFrame:
         """The `n` lines of largest |logit_diff|, strongest first."""
         return self.to_dataframe().sort_values("logit_diff", key=abs, ascending=False, kind="stable", ignore_index=True).head(n)
+
+    def figure(self) -> go.Figure:
+        """Heads and MLPs by layer; colour: mean logit(answer) − logit(foil). Hovering shows each component's most frequent top tokens."""
+        says = {one: ", ".join(f"{word!r} {share:.0%}" for word, share in self.top_tokens(one)) for one in self.components}
+        return component_grid(dict(zip(self.components, self.effects.tolist(), strict=True)), "logits", says)
 
     def __repr__(self) -> str:
         return f"ComponentLens: {len(self.components)} components, {len(self.step)} reads, {len(self.steps)} steps"

@@ -16,18 +16,20 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
+from hooked_diffusion.progress import progress_bar
 from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.readouts import ABSENT, Readouts
 from mechshift_tl.readouts.rows import check_given
 from mechshift_tl.runs.provenance import provenance
+from mechshift_tl.views.neurons_figure import draw_neurons
 from mechshift_tl.views.positions import fixed_position, run_at
 from mechshift_tl.views.selectivity import eta_squared, expected_by_chance, group_means, null_95
 
@@ -120,6 +122,10 @@ class NeuronActivations(Artefact):
         order = self.selectivity.argsort(descending=True, stable=True)[:n]
         return pd.DataFrame(self.means[:, order].numpy(), index=self.groups, columns=[f"m{self.layer}.n{i}" for i in order.tolist()])
 
+    def figure(self, n: int = 40) -> go.Figure:
+        """The `n` most selective neurons: η² beside each one's own null (above), and mean activation by group (below)."""
+        return draw_neurons(self.heatmap_frame(n), self.top(n))
+
     def __repr__(self) -> str:
         d_mlp, examples = len(self.selectivity), sum(self.sizes)
         return f"NeuronActivations: layer {self.layer}, {d_mlp} neurons, {len(self.groups)} groups of {examples} examples"
@@ -179,7 +185,7 @@ def layers_activations(
     names = [f"blocks.{layer}.mlp.hook_post" for layer in layers]
     sums: Tensor | None = None
     reads = torch.zeros(readouts.n_examples, dtype=torch.double)
-    with tqdm(total=len(readouts), desc=f"neurons of {len(layers)} layers", unit="row", delay=2, leave=False) as bar:
+    with progress_bar(len(readouts), f"neurons of {len(layers)} layers", "row") as bar:
         for batch in readouts.batches(batch_tokens_for(model, "logits", batch_tokens)):
             batch, example = batch.to(model.cfg.device), readouts.example[batch.index]
             at = batch.predicting(model) if position == "target" else fixed_position(batch, position)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechshift_tl.bridge.norms import norm_weight
+from mechshift_tl.bridge.norms import centers, norm_weight
 from mechshift_tl.bridge.protocol import HookedModel, Norm, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 
@@ -51,7 +51,7 @@ class Projection:
         """
         if scale is None:
             return self.norm(vectors).to(vectors.device, torch.float32)
-        if not self.norm.uses_rms_norm:
+        if centers(self.norm):
             vectors = vectors - vectors.mean(-1, keepdim=True)
         normalized = vectors / scale * self.weight
         return normalized + self.bias if constant else normalized

@@ -21,12 +21,14 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import table
+from mechshift_tl.component_grid import bars_figure
 from mechshift_tl.views.lens_table import ComponentLens
 
 #: Statistic → does it stay as it is when the model computes the same in another way?
@@ -79,6 +81,12 @@ class Specialisation(JsonArtefact):
         values = asdict(self)
         settings = values.pop("settings")
         return pd.DataFrame([values | settings])
+
+    def figure(self) -> go.Figure:
+        """How many components there are, have an effect, share it equally (participation ratio), and name the answer or the foil."""
+        counts = {"heads and MLPs": self.components, "with effect": self.with_effect, "participation ratio": self.participation_ratio}
+        counts |= {"naming": self.naming}
+        return bars_figure(list(counts), list(counts.values()), "components")
 
     def _repr_html_(self) -> str:
         return table(self.to_dataframe())

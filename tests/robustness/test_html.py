@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pandas as pd
+import plotly.express as px
+import plotly.graph_objects as go
 import pytest
 import torch
 
 import hooked_diffusion
 import mechshift_tl
 from hooked_diffusion import load_pair
+from hooked_diffusion.artefact import Artefact, JsonArtefact
 from hooked_diffusion.pairs.known import KNOWN_PAIRS
+from hooked_diffusion.pairs.pair import Pair
 from mechshift_tl.attribution import EdgeScores, attribute
 from mechshift_tl.circuits.matching import Matching
 from mechshift_tl.circuits.neurons import NeuronMatching
@@ -37,18 +42,25 @@ from mechshift_tl.evaluation.ablation import ablate
 from mechshift_tl.evaluation.ablation_result import Ablations
 from mechshift_tl.evaluation.carried import Carried
 from mechshift_tl.evaluation.component_sets import named_sets
+from mechshift_tl.evaluation.run import run_circuit
 from mechshift_tl.evaluation.size import FaithfulSize, SizeTried
 from mechshift_tl.evaluation.smallest import SmallestCircuit
+from mechshift_tl.evaluation.transfer import circuits_in_model
 from mechshift_tl.intervals import Interval
+from mechshift_tl.interventions.replaced import writer_means
 from mechshift_tl.planning import plan
 from mechshift_tl.planning.estimate import Workload
 from mechshift_tl.study import Study, StudyConfig, run_study
+from mechshift_tl.study.difference import difference
+from mechshift_tl.study.gains import Gain
+from mechshift_tl.study.likeness import Likeness
 from mechshift_tl.study.robustness_result import Baseline, Change, Robustness
 from mechshift_tl.study.unscreened import ScreenRow, Unscreened
 from mechshift_tl.study.verdict_check import TruthChecked, VerdictCheck
 from mechshift_tl.tasks import IOI
 from mechshift_tl.views import neuron_activations
 from mechshift_tl.views.attention import attention_patterns
+from mechshift_tl.views.playback import play
 from mechshift_tl.views.specialisation import specialisation
 
 MARKUP = "<img src=x onerror=alert(1)>"
@@ -83,10 +95,6 @@ def results() -> dict[str, Any]:
     config = KNOWN_PAIRS["diffullama-7b"].config()
     config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads = 1, 64, 64, 2
     config.num_key_value_heads, config.head_dim, config.vocab_size = 2, 32, 64
-    canvas, mask = rows.clean[:1].clone(), pair.mdm.spec.mask_token_id
-    assert mask is not None
-    canvas[:, -3:] = mask
-    trajectory = pair.mdm.denoise(canvas, 2)
     square = [[1.0, 0.5], [0.5, 1.0]]
     statistics = {name: Statistic(0.5) for name in ("edge overlap", "components shared")}
     overlaps = GroupOverlaps("arm", "step", ["0", "2"], [4, 4], [9, 9], square, square, square, statistics, [1.0, 1.0], 4)
@@ -103,7 +111,11 @@ def results() -> dict[str, Any]:
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), (whole := faithfulness(pair.arm, rows, circuit)),
         SmallestCircuit(5, 0.8, (5,), (whole,)),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
-        study.conditions, trajectory, trajectory.statistics(pair.mdm), *verdict_results(study),
+        difference(study, study), play(pair.mdm, task.pool.examples[0], pair.tokenizer, ["a0.h0"]),
+        study.conditions, *denoising_results(pair), *verdict_results(study),
+        writer_means(pair.arm, rows), run_circuit(pair.arm, rows, circuit),
+        circuits_in_model("arm", pair.arm, {"arm": circuit}, rows, 0), Gain(4, ("arm",), 0.5, torch.tensor([0.1, 0.4, 0.6]), {"arm": 0.5}),
+        Likeness(4, {"arm": 1.0, "mdm": 0.5}, 0.9, 0.8, (0, None, 2)),
         depth_shares(task.scores, task.circuits, n_boot=2),
         component_masses(task.scores, n_boot=2), step_circuits, masked,
         Ablations(tuple(ablate(pair.arm, rows, circuit.graph, named_sets(circuit, 3, 2)[3:5], "zero", role="arm", n_random=2, n_boot=9))),
@@ -114,6 +126,15 @@ def results() -> dict[str, Any]:
         Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}
+
+
+def denoising_results(pair: Pair) -> list[Any]:
+    """One of every class that a denoising run is made of."""
+    mask = pair.mdm.spec.mask_token_id
+    assert mask is not None
+    canvas = torch.tensor([[*pair.tokenizer("Input : 5")["input_ids"], mask, mask, mask]])
+    trajectory, cache = pair.mdm.run_with_denoising_cache(canvas, 2, names_filter=lambda name: name.endswith("hook_resid_post"))
+    return [trajectory, cache, cache.logit_lens(trajectory), trajectory.statistics(pair.mdm)]
 
 
 def verdict_results(study: Study) -> list[Any]:
@@ -157,6 +178,17 @@ def spoiled(value: Any) -> Iterator[Any]:
             yield type(value)([MARKUP] * len(value))
 
 
+def results_of_both() -> set[str]:
+    """The names of all classes that save themselves, and that have instances of their own."""
+    todo, found = [Artefact, JsonArtefact], set()
+    while todo:
+        one = todo.pop()
+        todo += one.__subclasses__()
+        if not one.__subclasses__() and one.__module__.partition(".")[0] in ("hooked_diffusion", "mechshift_tl"):
+            found.add(one.__name__)
+    return found
+
+
 def test_every_class_that_shows_itself_is_tried(results: dict[str, Any]) -> None:
     assert set(results) == classes()
 
@@ -174,3 +206,16 @@ def test_no_string_of_a_result_is_markup(results: dict[str, Any]) -> None:
             shown += 1
             assert "<img" not in html, name
     assert shown > 100
+
+
+def test_every_result_shows_itself_and_draws_itself(results: dict[str, Any]) -> None:
+    assert results_of_both() - classes() == set()
+    assert {name for name, one in results.items() if not hasattr(one, "figure")} == set()
+
+
+def test_figures_have_something_to_show_in_colours_of_the_house(results: dict[str, Any]) -> None:
+    foreign = set(px.colors.qualitative.Plotly)
+    for name, result in results.items():
+        figure = result.figure()
+        assert isinstance(figure, go.Figure) and len(figure.data), name
+        assert not foreign & set(re.findall(r"#[0-9A-Fa-f]{6}", figure.to_json().replace("colorway", ""))), name

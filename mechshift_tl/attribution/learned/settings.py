@@ -38,9 +38,9 @@ class MaskSettings:
     temperature: float = 0.5
     objective: Objective = "all sizes"
     loss: Loss = "squared"
-    smallest: float = 0.002
-    largest: float = 0.3
-    spread: float = 1.0
+    smallest: float = 0.003
+    largest: float = 0.2
+    spread: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:

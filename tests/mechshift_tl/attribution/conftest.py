@@ -91,7 +91,8 @@ class Definition:
 
         def hook_for(name: str) -> Callable[[Tensor, Any], Tensor]:
             def hook_fn(tensor: Tensor, hook: Any) -> Tensor:
-                into[name] = put[name].reshape(tensor.shape) if name in put else tensor
+                # A view: an identity in a norm's place hands on the residual stream's own tensor, and its gradient is another.
+                into[name] = put[name].reshape(tensor.shape) if name in put else tensor.view_as(tensor)
                 return into[name]
 
             return hook_fn

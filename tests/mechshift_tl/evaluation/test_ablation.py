@@ -12,8 +12,10 @@ from hooked_diffusion import load_pair
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.evaluation.ablation import ablate, run_ablated
 from mechshift_tl.evaluation.ablation_result import Ablations
-from mechshift_tl.evaluation.component_sets import ComponentSet, controls, free_share, named_sets, weakest_sets
+from mechshift_tl.evaluation.component_sets import ComponentSet, named_sets, weakest_sets
+from mechshift_tl.evaluation.neuron_sets import strongest_neurons
 from mechshift_tl.graph import Graph
+from mechshift_tl.interventions.neurons import neuron_means
 from mechshift_tl.interventions.replaced import writer_means
 from mechshift_tl.readouts import readouts
 from mechshift_tl.tasks import IOI
@@ -68,6 +70,55 @@ def test_an_ablation_is_what_hooks_of_one_s_own_do(arm, by):
         assert torch.allclose(run.metric, by_hooks(model, rows, names, by, means), atol=1e-4)
 
 
+@pytest.mark.parametrize("by", ["zero", "mean", "counterfactual"])
+def test_ablated_neurons_are_those_that_hooks_of_one_s_own_overwrite(arm, by):
+    model, rows = arm
+    rows = rows.select(next(iter(rows.batches(10_000))).index.tolist())  # prompts of one length
+    (one_batch,) = rows.batches(10_000)
+    names = [f"blocks.{layer}.mlp.hook_post" for layer in range(6)]
+    with torch.no_grad():
+        caches = {side: model.run_with_cache(one_batch.tokens(side), names_filter=names)[1] for side in ("clean", "corrupt")}
+    mean = torch.stack([caches["clean"][name].mean((0, 1)) for name in names])
+    assert torch.allclose(neuron_means(model, rows), mean, atol=1e-5)
+    chosen = strongest_neurons(torch.randn(6, model.cfg.d_mlp, generator=torch.Generator().manual_seed(0)), 0.05, 3)
+    other = {"zero": lambda i: 0.0, "mean": lambda i: mean[i], "counterfactual": lambda i: caches["corrupt"][names[i]]}[by]
+
+    def put(tensor, hook):
+        layer = int(hook.name.split(".")[1])
+        return torch.where(chosen.mask[layer], torch.as_tensor(other(layer)), tensor)
+
+    with torch.no_grad(), model.hooks(fwd_hooks=[(name, put) for name in names[:3]]):
+        logits = one_batch.logits(model)[:, 0]
+    expected = logits.gather(1, one_batch.answer_ids) - logits.gather(1, one_batch.foil_ids)
+    means = mean if by == "mean" else None
+    _, (run, nothing) = run_ablated(model, rows, [chosen.mask, torch.zeros_like(chosen.mask)], by, means=means)
+    clean, _ = run_ablated(model, rows, [mask()], "zero")
+    assert torch.allclose(run.metric[one_batch.index], expected[:, 0], atol=1e-4) and torch.allclose(
+        nothing.metric, clean.metric, atol=1e-5
+    )
+
+
+def test_neuron_sets_and_their_controls():
+    effect = torch.tensor([[1.0, -5.0, 2.0, 0.5], [3.0, 0.0, -4.0, 1.0], [9.0, 9.0, 9.0, 9.0]])
+    chosen = strongest_neurons(effect, 3 / 8, 2)
+    assert chosen.mask.nonzero().tolist() == [[0, 1], [1, 0], [1, 2]] and chosen.name == "top 3 neurons of the early layers"
+    others = chosen.controls(GRAPH, 20, 0)
+    assert all(one.sum(1).tolist() == [1, 2, 0] for one in others) and len({str(one.tolist()) for one in others}) > 5
+    assert chosen.free_share(GRAPH) == 1.0
+    with pytest.raises(ValueError, match="share is 0"):
+        strongest_neurons(effect, 0, 2)
+
+
+def test_means_of_the_other_kind_are_refused(arm):
+    model, rows = arm
+    with pytest.raises(ValueError, match="neuron_means"):
+        run_ablated(model, rows, [torch.zeros(6, model.cfg.d_mlp, dtype=torch.bool)], "mean", means=writer_means(model, rows))
+    with pytest.raises(ValueError, match="writer_means"):
+        run_ablated(model, rows, [mask()], "mean", means=neuron_means(model, rows))
+    with pytest.raises(ValueError, match="uses no means"):
+        run_ablated(model, rows, [torch.zeros(6, model.cfg.d_mlp, dtype=torch.bool)], "zero", means=neuron_means(model, rows))
+
+
 def test_nothing_ablated_is_the_model_and_everything_by_the_corrupt_run_leaves_the_input(arm):
     model, rows = arm
     clean, (none, everything) = run_ablated(model, rows, [mask(), ~mask()], "counterfactual")
@@ -90,7 +141,7 @@ def test_rows_hold_the_means_and_what_is_beyond_chance(arm):
     model, rows = arm
     chosen = ComponentSet("mine", mask("m0", "a0.h0"))
     (row,) = ablate(model, rows, GRAPH, [chosen], "zero", role="arm", n_random=3, n_boot=200, seed=5)
-    clean, (own, *others) = run_ablated(model, rows, [chosen.mask, *controls(GRAPH, chosen, 3, 5)], "zero")
+    clean, (own, *others) = run_ablated(model, rows, [chosen.mask, *chosen.controls(GRAPH, 3, 5)], "zero")
     random = sum(one.metric.mean().item() for one in others) / 3
     assert (row.metric, row.random_metric, row.clean_metric) == pytest.approx(
         (own.metric.mean().item(), random, clean.metric.mean().item()), abs=1e-4
@@ -102,14 +153,14 @@ def test_rows_hold_the_means_and_what_is_beyond_chance(arm):
 
 def test_controls_keep_kinds_and_thirds():
     chosen = ComponentSet("mine", mask("m0", "a0.h0", "a1.h3", "a4.h2"))
-    for one in controls(GRAPH, chosen, 20, 0):
+    for one in chosen.controls(GRAPH, 20, 0):
         names = [name for name, is_in in zip(GRAPH.components, one.tolist(), strict=True) if is_in]
         kinds = sorted((name[0], int(name[1]) // 2) for name in names)
         assert kinds == [("a", 0), ("a", 0), ("a", 2), ("m", 0)]
-    assert free_share(GRAPH, chosen) == 1.0
+    assert chosen.free_share(GRAPH) == 1.0
     full = ComponentSet("early", mask("m0", "m1", "a0.h0"))
-    assert free_share(GRAPH, full) == pytest.approx(1 / 3)
-    anywhere = [one.nonzero()[:, 0].tolist() for one in controls(GRAPH, replace(full, by_depth=False), 20, 0)]
+    assert full.free_share(GRAPH) == pytest.approx(1 / 3)
+    anywhere = [one.nonzero()[:, 0].tolist() for one in replace(full, by_depth=False).controls(GRAPH, 20, 0)]
     assert any(max(places) >= 10 for places in anywhere)
 
 

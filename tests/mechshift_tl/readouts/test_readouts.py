@@ -24,7 +24,7 @@ class Scripted:
 
     def __init__(self, spec: DiffusionSpec, confidence: list[float] | None = None) -> None:
         self.spec, self.confidence, self.seen = spec, confidence or [0.0] * 16, []
-        self.cfg = SimpleNamespace(d_vocab=VOCABULARY, device="cpu", model_name="scripted")
+        self.cfg = SimpleNamespace(d_vocab=VOCABULARY, d_vocab_out=-1, device="cpu", model_name="scripted")
         self.max_positions = None
 
     def token_logits(self, tokens: Tensor) -> Tensor:

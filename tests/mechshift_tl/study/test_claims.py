@@ -15,37 +15,40 @@ def with_interval(comparison, name, low, high):
 
 
 @pytest.mark.parametrize(
-    ("mdm", "control", "supported"), [((0.1, 0.2), (0.3, 0.4), True), ((0.1, 0.3), (0.3, 0.4), False), ((0.5, 0.6), (0.3, 0.4), False)]
+    ("mdm", "control", "said"),
+    [
+        ((0.1, 0.2), (0.3, 0.4), "The MDM shares fewer"),
+        ((0.1, 0.3), (0.3, 0.4), "No difference is shown"),
+        ((0.5, 0.6), (0.3, 0.4), "The MDM shares more"),
+    ],
 )
-def test_fewer_edges_than_the_control_only_when_intervals_are_apart(task_study, mdm, control, supported):
+def test_a_claim_says_what_was_found(task_study, mdm, control, said):
     bounds = {"mdm": mdm, "control": control}
     comparisons = {role: with_interval(c, "edge_jaccard", *bounds[role]) for role, c in task_study.comparisons.items()}
     claim = claims.overlap_claim(dataclasses.replace(task_study, comparisons=comparisons))
     assert claim is not None
-    assert claim.supported is supported and claim.head == ("Supported" if supported else "Not supported")
+    supported = said.startswith("The MDM")
+    assert claim.statement.startswith(said) and claim.supported is supported
+    assert claim.head == ("Supported" if supported else "Not supported")
     assert f"{mdm[0]:.3f} to {mdm[1]:.3f}" in claim.evidence
 
 
 def test_nothing_is_claimed_without_intervals_or_control(without_control, task_study):
     (alone,) = without_control.tasks.values()
     assert claims.overlap_claim(alone) is None
-    (depth,) = claims.depth_claims(alone)
-    assert not depth.supported and "no interval over prompts" in depth.evidence
     bare = dict.fromkeys(("mdm", "control"), alone.comparisons["mdm"])
     unbounded = claims.overlap_claim(dataclasses.replace(task_study, comparisons=bare))
     assert unbounded is not None and not unbounded.supported
 
 
-@pytest.mark.parametrize(("low", "high", "supported"), [(0.01, 0.2, True), (-0.2, -0.01, True), (-0.1, 0.1, False)])
-def test_the_early_share_differs_when_its_change_excludes_zero(task_study, low, high, supported):
-    comparisons = {"mdm": with_interval(task_study.comparisons["mdm"], "early_share_shift", low, high)}
-    (claim,) = claims.depth_claims(dataclasses.replace(task_study, comparisons=comparisons))
-    assert claim.supported is supported and f"{high:+.3f}".replace("-", "−") in claim.evidence
-
-
-def test_neurons_are_held_against_the_largest_by_chance(task_study):
-    one = task_study.neurons["arm"]
-    for point, beyond in ((0.0, int((one.selectivity > 0).sum())), (1.0, 0)):
-        held = dataclasses.replace(task_study, neurons={"arm": dataclasses.replace(one, null_max_95=point)})
-        (claim,) = claims.neuron_claims(held)
-        assert claim.supported is (beyond > 0) and claim.evidence.startswith(f"{beyond} of {len(one.selectivity)} neurons")
+def test_findings_are_taken_apart():
+    found = claims.claims_in(
+        "n = 20 prompts. Not supported: it sharpens (0.1 [0.0, 0.2] nats a step). Supported: “a” moved, 3.5 of 4. All of 7."
+    )
+    assert found.described == ["n = 20 prompts.", "All of 7."]
+    assert [(one.statement, one.supported) for one in found.claims] == [
+        ("It sharpens (0.1 [0.0, 0.2] nats a step).", False),
+        ("“a” moved, 3.5 of 4.", True),
+    ]
+    (claim,) = claims.claims_in("Not supported that overlap moves with the seed.").claims
+    assert (claim.statement, claim.supported) == ("That overlap moves with the seed.", False)

@@ -11,7 +11,7 @@ import pytest
 
 from hooked_diffusion import load_pair
 from hooked_diffusion.artefact import JsonArtefact
-from mechshift_tl.report.measured import measured_sections
+from mechshift_tl.report.sections import measured
 from mechshift_tl.runs.stages import Stages
 from mechshift_tl.study import StudyConfig, TaskStudy, run_study
 from mechshift_tl.study.measurement import Measurement
@@ -90,6 +90,6 @@ def test_saved_like_the_rest_of_a_study(tmp_path):
 
 def test_shown_escaped_in_the_report(parts):
     task = TaskStudy("ioi", parts.pool, {}, {}, {}, {}, {}, measured={"first": Counted(4)})
-    (section,) = measured_sections(task, THREE)
-    assert (section.title, section.question, section.finding) == ("First", "How many?", "4 <b>prompts</b>")
-    assert "<td>4</td>" in section.table
+    (section,) = measured(task, THREE)
+    assert (section.title, section.question, section.described) == ("First", "How many?", ["4 <b>prompts</b>"])
+    assert section.table is not None and "<td>4</td>" in section.table

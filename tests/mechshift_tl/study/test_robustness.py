@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isnan
 
 import pytest
 
@@ -10,6 +11,8 @@ from hooked_diffusion import load_pair
 from mechshift_tl.attribution.attribute import attribute_edges
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.circuits.overlap import edge_jaccard
+from mechshift_tl.evaluation.carried import carry
+from mechshift_tl.evaluation.run_once import CircuitRuns
 from mechshift_tl.intervals import Interval
 from mechshift_tl.readouts import readouts
 from mechshift_tl.readouts.pool import Pool
@@ -29,13 +32,15 @@ def parts() -> TaskParts:
     examples = IOI().examples(pair.tokenizer, 4)
     rows = {role: readouts(model, examples) for role, model in pair.models.items()}
     scores = {role: attribute_edges(pair.models[role], one, CONFIG.attribution) for role, one in rows.items()}
+    others = IOI().examples(pair.tokenizer, 8, seed=3)
+    apart = Pool("ioi", others, {role: readouts(model, others) for role, model in pair.models.items()}, 8, {}, {})
     pool = Pool("ioi", examples, rows, 4, {}, {})
-    return TaskParts(IOI(), pair.models, pair.tokenizer, CONFIG, pool, None, scores, {}, {}, lambda step: None)
+    return TaskParts(IOI(), pair.models, pair.tokenizer, CONFIG, pool, apart, scores, {}, {}, lambda step: None, {"mdm": 0.2})
 
 
 @pytest.fixture(scope="module")
 def found(parts) -> Robustness:
-    return robustness(parts, transfer=lambda circuits: len(circuits["arm"]) / 100)
+    return robustness(parts)
 
 
 def test_every_factor_is_varied_or_said_to_be_skipped(found):
@@ -58,7 +63,20 @@ def test_each_change_is_what_one_measures_by_hand(found, parts):
     }
     expected = edge_jaccard(*(Circuit.from_scores(other[role], 60) for role in ("arm", "mdm")))
     assert lines["corruption", "abc", "mdm"].jaccard == expected
-    assert lines["edges", "120", "mdm"].tau == len(Circuit.from_scores(arm, 120)) / 100
+
+
+def test_tau_is_of_circuits_of_the_faithful_size_on_prompts_kept_apart(found, parts):
+    runs = CircuitRuns({role: parts.models[role] for role in ("arm", "mdm")}, parts.held_out.readouts)
+
+    def by_hand(share: float) -> float:
+        circuits = {role: Circuit.from_scores(parts.scores[role], fraction=share) for role in ("arm", "mdm")}
+        return carry(runs, circuits, {}, n_null=2, n_boot=3).lower("id")
+
+    base = {one.role: one for one in found.baselines}
+    lines = {(change.setting, change.role): change.tau for change in found.changes}
+    assert base["mdm"].tau == pytest.approx(by_hand(0.2)) and base["mdm"].tau_over.low <= base["mdm"].tau <= base["mdm"].tau_over.high
+    assert lines["120", "mdm"] == pytest.approx(by_hand(0.4))  # twice the study's 60 edges: twice the share
+    assert isnan(base["control"].tau) and isnan(lines["greedy", "control"])  # no size is known at which the control's circuit is faithful
 
 
 def made(seed: float) -> Robustness:
@@ -86,6 +104,6 @@ def test_the_table_says_what_leaves_its_interval():
 
 
 def test_it_draws_itself_and_comes_back_from_its_file(found, tmp_path):
-    assert len(found.figure().to_dict()["data"]) == 4
+    assert len(found.figure().to_dict()["data"]) == 6  # J, early shift and τ of two models
     found.save(tmp_path / "robustness.json")
     assert Robustness.load(tmp_path / "robustness.json").to_dataframe().equals(found.to_dataframe())

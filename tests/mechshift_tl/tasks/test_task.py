@@ -151,7 +151,7 @@ class Fluent:
 
     def __init__(self, rows: list[tuple[int, ...]]) -> None:
         self.rows, self.spec = rows, DiffusionSpec()
-        self.cfg = SimpleNamespace(d_vocab=48, device="cpu", model_name="fluent")
+        self.cfg = SimpleNamespace(d_vocab=48, d_vocab_out=-1, device="cpu", model_name="fluent")
 
     def token_logits(self, tokens: Tensor) -> Tensor:
         logits = torch.zeros(*tokens.shape, 48)
