@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -38,6 +38,7 @@ from mechshift_tl.cli.scoring import (
     MetricName,
     RuleGiven,
     StepsGiven,
+    check_choice,
     check_least,
     means_count,
     scoring,
@@ -70,6 +71,14 @@ def attribute(
     threshold: Annotated[float | None, typer.Option(help="Instead: the edges whose |score| is at least this.")] = None,
     by: Annotated[str, typer.Option(help="What ranks edges: magnitude (|score|) or signed (score).")] = "magnitude",
     greedy: Annotated[bool, typer.Option("--greedy", help="Walk back from the logits instead of ranking all edges at once.")] = False,
+    select: Annotated[
+        str,
+        typer.Option(
+            "--select",
+            help="Which edges: strongest, consistent (sign holds over prompts drawn anew), frequent (most often among the strongest), "
+            "or optimal (the best connected circuit, exactly). The second and third need --keep-per-example.",
+        ),
+    ] = "strongest",
     no_prune: Annotated[bool, typer.Option("--no-prune", help="Keep edges that lie on no path from input to logits.")] = False,
     keep_per_example: Annotated[
         bool, typer.Option("--keep-per-example", help="Keep every example's own scores, for intervals and stability.")
@@ -88,7 +97,7 @@ def attribute(
         from mechshift_tl.attribution import EdgeScores
         from mechshift_tl.attribution.attribute import attribute_edges
         from mechshift_tl.circuits import Circuit
-        from mechshift_tl.circuits.select import Rank, Selection, check_size
+        from mechshift_tl.circuits.select import Choice, Rank, Selection, check_size
         from mechshift_tl.graph import Graph
         from mechshift_tl.readouts import Readouts, readouts
         from mechshift_tl.runs.processes import Processes
@@ -97,7 +106,11 @@ def attribute(
         settings = scoring(
             method, metric, intervention, kv, ig_steps=ig_steps, rule=rule, gap=gap, backward=backward, keep_per_example=keep_per_example
         )
-        selection = Selection(edges, fraction, threshold, cast(Rank, by), greedy, prune=not no_prune)  # refuses another `by`
+        choice = check_choice("--select", select, get_args(Choice))
+        # It refuses another `by`.
+        selection = Selection(edges, fraction, threshold, cast(Rank, by), greedy, prune=not no_prune, choose=choice)
+        if choice in ("consistent", "frequent") and not keep_per_example:
+            raise ValueError(f"--select {choice} needs every example's own scores; add --keep-per-example")
         name, file = named(task, data)
         apart_n, chosen, place = means_count(intervention, means_n), task_of(name, file), placed(device_map) | read_as(family, config)
         check_least("--n", n, 1)
