@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from mechshift_tl.attribution.attribute import attribute_edges
 from mechshift_tl.attribution.completeness import Incomplete
+from mechshift_tl.attribution.rules import BackwardRule
 from mechshift_tl.attribution.settings import AttributionSettings, PathSettings
 from mechshift_tl.bridge.protocol import is_native
 from mechshift_tl.intervals import interval, sample_and_draws, seeded
@@ -43,7 +44,7 @@ METHODS: dict[str, PathSettings] = {
 }
 EXACT, RANDOM = "exact", "random"
 #: GIM without its rule for the softmax, which needs scores that TransformerLens' own attention does not show.
-GIM_OF_NATIVE: PathSettings = {"method": "eap", "backward": ("norms", "products", "qkv")}
+GIM_OF_NATIVE: tuple[BackwardRule, ...] = ("norms", "products", "qkv")
 
 
 def measure_truths(
@@ -85,10 +86,16 @@ def measure_truth(truth: Truth, methods: Mapping[str, PathSettings] = METHODS, *
     chance = torch.rand(n_boot + 1, int(possible.sum()), generator=seeded(seed)).numpy()
     rows = _rows(truth, RANDOM, chance, sets) + _rows(truth, EXACT, _drawn(effects, counts, possible), sets)
     for name, settings in methods.items():
-        if settings.get("method") == "gim" and is_native(truth.model):
-            settings = GIM_OF_NATIVE
-        rows += _rows(truth, name, _drawn(_per_example(truth, settings), counts, possible), sets)
+        scores = _per_example(truth, _suited(settings) if is_native(truth.model) else settings)
+        rows += _rows(truth, name, _drawn(scores, counts, possible), sets)
     return rows
+
+
+def _suited(settings: PathSettings) -> PathSettings:
+    """The settings for a model of TransformerLens' own."""
+    if settings.get("method") == "gim":
+        return {"method": "eap", "backward": GIM_OF_NATIVE}
+    return {**settings, "backward": GIM_OF_NATIVE} if settings.get("backward") == "gim" else settings
 
 
 def _per_example(truth: Truth, settings: PathSettings) -> Float[Tensor, "n_examples n_writers n_readers"]:
