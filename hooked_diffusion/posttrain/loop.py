@@ -14,11 +14,11 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hooked_diffusion.posttrain.bf16 import bf16_products, is_fast
@@ -114,7 +114,7 @@ def _gradients(model: nn.Module, native: PreTrainedModel, accelerator: Accelerat
             accelerator.backward(part)
         value += part.item()
     if accelerator.num_processes > 1:
-        value = accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean").item()
+        value = cast(Tensor, accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean")).item()
     return value
 
 

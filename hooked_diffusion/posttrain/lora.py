@@ -55,7 +55,7 @@ def save_adapter(model: PeftModel, folder: str | Path, base: str, spec: Diffusio
         partial = Path(name)
         model.peft_config["default"].base_model_name_or_path = base
         # No look at the hub for the base: no vocabulary changed.
-        model.save_pretrained(partial, save_embedding_layers=False)
+        model.save_pretrained(str(partial), save_embedding_layers=False)
         (partial / "README.md").unlink(missing_ok=True)
         (partial / "diffusion_spec.json").write_text(json.dumps(spec.to_dict(), indent=2) + "\n")
         for path in partial.iterdir():
