@@ -3,6 +3,7 @@
 #   make trajectory  the circuits of the bundled pair over its training, as a report in $(TRAJECTORY): minutes
 #   make test        every test of seconds       make lint     ruff, import-linter and pyright
 #   make bench       what attribution costs, as tables: minutes
+#   make truth       every method held to circuits that are known: minutes
 #   make notebooks   run the notebooks of examples/ anew: needs Chromium       make docs   the documentation, in site/
 #   make check-slow  the tests of minutes: SmolLM2-135M, and a report in headless Chromium
 
@@ -20,7 +21,7 @@ QUICK := not slow and not browser
 # The notebooks as they are kept, cell by cell; tests/test_notebooks.py holds them to their scripts.
 NOTEBOOKS := $(PYTEST) --nbmake --nbmake-timeout 120 $(wildcard examples/*.ipynb)
 
-.PHONY: demo trajectory test lint docs notebooks bench check-slow browser
+.PHONY: demo trajectory test lint docs notebooks bench truth check-slow browser
 .DELETE_ON_ERROR:
 
 demo: $(INSTALLED)
@@ -58,6 +59,10 @@ notebooks: $(INSTALLED) browser
 
 bench: $(INSTALLED)
 	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m benchmarks.attribution
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 $(BIN)/python -m benchmarks.accuracy_per_pass
+
+truth: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/mechshift truth
 
 # One process with all threads: SmolLM2 is large enough for them, and tests/conftest.py fetches it once, into a cache.
 check-slow: $(INSTALLED) browser

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 from tqdm.auto import tqdm
 from tqdm.notebook import tqdm_notebook
@@ -21,10 +22,10 @@ def progress_bar(total: int, label: str, unit: str, *, shown: bool = True) -> It
     """A bar of `total` units. It is there to `update`, but not drawn, inside another one and where `shown` is False."""
     drawn = shown and not _OPEN.get() and _is_watched()
     # Where a bar is drawn, `disable` is left to tqdm's own environment variable.
-    hidden = {} if drawn else {"disable": True}
+    make = tqdm if drawn else partial(tqdm, disable=True)
     before = _OPEN.set(True)
     try:
-        with tqdm(total=total, desc=label, unit=unit, delay=2, leave=False, **hidden) as bar:
+        with make(total=total, desc=label, unit=unit, delay=2, leave=False) as bar:
             yield bar
     finally:
         _OPEN.reset(before)

@@ -224,3 +224,9 @@ def check_same_graph(a: Graph, b: Graph) -> None:
         raise ValueError(
             f"circuits of different graphs share no edge ids: {', '.join(different)}; compare models of one backbone and one kv"
         )
+
+
+def repeated(tensor: Tensor, readers: int, dim: int) -> Tensor:
+    """Per reader what is there per head: itself, or repeated for the heads of a group. No copy where nothing is repeated."""
+    times = readers // tensor.shape[dim]
+    return tensor if times == 1 else tensor.repeat_interleave(times, dim)

@@ -1,4 +1,4 @@
-"""Hooks that know the step: TransformerLens' hooks, called as `hook_fn(tensor, hook, step)`.
+"""Hooks that know the step: TransformerLens' hooks, called as `hook_fn(tensor, hook, step)`, or, as there, `hook_fn(tensor, hook)`.
 
 1. While a step's forward runs, its hooks are on the model; `step` says where the run stands (`DenoisingStep`).
 2. With a `metric` of the step's aligned logits, the forward runs under autograd. The metric's gradient goes back through the model to the
@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -24,8 +26,10 @@ from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.steering import DenoisingStep
 from hooked_diffusion.gradients import from_embeddings
 
-#: Gets an activation, its hook point and the step; returns an activation that replaces it, or None.
-StepHook = Callable[[Tensor, HookPoint, DenoisingStep], Tensor | None]
+#: Gets an activation, its hook point and, if it takes three, the step; returns an activation that replaces it, or None.
+StepHook = Callable[[Tensor, HookPoint, DenoisingStep], Tensor | None] | Callable[[Tensor, HookPoint], Tensor | None]
+_TwoArguments = Callable[[Tensor, HookPoint], Tensor | None]
+_ThreeArguments = Callable[[Tensor, HookPoint, DenoisingStep], Tensor | None]
 StepHooks = Sequence[tuple[str | Callable[[str], bool], StepHook]]
 Metric = Callable[[Float[Tensor, "batch pos d_vocab"], DenoisingStep], Float[Tensor, ""]]
 
@@ -34,7 +38,8 @@ Metric = Callable[[Float[Tensor, "batch pos d_vocab"], DenoisingStep], Float[Ten
 class Watch:
     """The step hooks on a model while it denoises, and the metric whose gradient the backward hooks see.
 
-    Raises ValueError on backward hooks without a metric: there is no gradient then.
+    Raises ValueError on backward hooks without a metric: there is no gradient then; TypeError on hooks that are no pairs of a name and a
+    function of two or three arguments.
     """
 
     fwd_hooks: StepHooks = ()
@@ -42,6 +47,11 @@ class Watch:
     metric: Metric | None = None
 
     def __post_init__(self) -> None:
+        for hooks in (self.fwd_hooks, self.bwd_hooks):
+            for pair in hooks:
+                if not (isinstance(pair, tuple) and len(pair) == 2 and callable(pair[1])):
+                    raise TypeError(f"a denoising hook is a pair (name, function), got {pair!r:.60}")
+                _taking_step(pair[1])
         if self.bwd_hooks and self.metric is None:
             raise ValueError(
                 "bwd_hooks see the gradient of a metric: pass metric, a function of (aligned logits, step) that gives a scalar"
@@ -51,7 +61,7 @@ class Watch:
     def on(self, model: DenoisingModel, step: DenoisingStep) -> Iterator[None]:
         """Hooks in place for the forward of `step`; removed again on leaving."""
         # `partial` keeps this `fn`. A lambda would look `fn` up when it is called, and find the last hook of the loop.
-        bound = [[(name, partial(_call, fn, step)) for name, fn in hooks] for hooks in (self.fwd_hooks, self.bwd_hooks)]
+        bound = [[(name, partial(_call, _taking_step(fn), step)) for name, fn in hooks] for hooks in (self.fwd_hooks, self.bwd_hooks)]
         with model.hooks(fwd_hooks=bound[0], bwd_hooks=bound[1]):
             yield
 
@@ -67,7 +77,26 @@ class Watch:
         return value.squeeze()
 
 
-def _call(hook_fn: StepHook, step: DenoisingStep, tensor: Tensor, hook: HookPoint) -> Tensor | None:
+def _taking_step(fn: StepHook) -> _ThreeArguments:
+    """The hook as a function of three arguments; one of two is not told the step. Raises TypeError on any other."""
+    try:
+        signature = inspect.signature(fn)
+    except ValueError:
+        return cast(_ThreeArguments, fn)  # of a built-in function nobody knows the arguments
+    for n in (3, 2):
+        try:
+            signature.bind(*range(n))
+        except TypeError:
+            continue
+        return cast(_ThreeArguments, fn) if n == 3 else partial(_without_step, cast(_TwoArguments, fn))
+    raise TypeError(f"a denoising hook takes (tensor, hook) or (tensor, hook, step), got one of {signature}")
+
+
+def _without_step(fn: _TwoArguments, tensor: Tensor, hook: HookPoint, step: DenoisingStep) -> Tensor | None:
+    return fn(tensor, hook)
+
+
+def _call(hook_fn: _ThreeArguments, step: DenoisingStep, tensor: Tensor, hook: HookPoint) -> Tensor | None:
     return hook_fn(tensor, hook, step)
 
 

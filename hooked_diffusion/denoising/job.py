@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -13,9 +14,14 @@ from hooked_diffusion.denoising.plan import Plan
 from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.settings import DenoisingSettings, Preset, Select, SettingArguments, make_settings
 from hooked_diffusion.denoising.steering import NOT_STEERED, Force, Freeze, Steering
+from hooked_diffusion.denoising.texts import Masks, Texts, canvas_of, is_text
 
 #: The most memory that the canvases of one trajectory may take.
 MAX_RECORD_BYTES = 16 * 2**30
+
+
+#: What is denoised: token ids `(batch, pos)`, what `model.canvas` makes, or text.
+Canvases: TypeAlias = Int[Tensor, "batch pos"] | Canvas | Texts
 
 
 class DenoisingArguments(SettingArguments, total=False):
@@ -25,6 +31,7 @@ class DenoisingArguments(SettingArguments, total=False):
     - `mask_positions (batch, pos)`: True where a token is wanted. The mask id is written there first, if the model has one. Left out, the
       positions that hold the mask id.
     - `attention_mask (batch, pos)`: False at padding, on either side.
+    - `masks`, `suffix`: of a canvas that is text, as `model.canvas` takes them.
     - `freeze`, `force`: where a step may not commit, and which tokens it must commit; see `Steering`.
     - All others are explained by `DenoisingSettings`.
     """
@@ -32,6 +39,8 @@ class DenoisingArguments(SettingArguments, total=False):
     preset: Preset | None
     mask_positions: Bool[Tensor, "batch pos"] | None
     attention_mask: Bool[Tensor, "batch pos"] | None
+    masks: Masks
+    suffix: str | Sequence[str] | None
     freeze: Freeze
     force: Force
 
@@ -48,24 +57,26 @@ class Job:
     def asked(
         cls,
         model: DenoisingModel,
-        canvas: Int[Tensor, "batch pos"],
+        canvas: Canvases,
         steps: int | None,
         select: Select | None,
         arguments: DenoisingArguments,
     ) -> Job:
-        """The job that `denoise` and its siblings were called for. Raises TypeError on an argument that they do not have."""
+        """The job that `denoise` and its siblings were called for. Raises TypeError on an argument that they do not have, and on a canvas
+        of another kind."""
         unknown = sorted(set(arguments) - DenoisingArguments.__optional_keys__)
         if unknown:
             known = sorted(DenoisingArguments.__optional_keys__)
             raise TypeError(f"denoising takes no argument {', '.join(unknown)}; it takes canvas, steps, select, {', '.join(known)}")
         passed = cast(SettingArguments, {name: v for name, v in arguments.items() if name in SettingArguments.__optional_keys__})
         settings = make_settings(arguments.get("preset"), steps, select, causal=not model.spec.is_mdm, **passed)
+        laid = _laid(model, canvas, arguments)
         return cls.make(
             model,
-            canvas,
+            laid.tokens,
             settings,
-            mask_positions=arguments.get("mask_positions"),
-            attention_mask=arguments.get("attention_mask"),
+            mask_positions=laid.masked,
+            attention_mask=laid.visible,
             steering=Steering(arguments.get("freeze"), arguments.get("force")),
         )
 
@@ -103,3 +114,34 @@ class Job:
         if not spec.is_mdm:
             plan.check_causal()
         return cls(checked, plan, steering)
+
+
+@dataclass(frozen=True, eq=False)
+class _Laid:
+    """A canvas as it was given, its masks and what is visible; None where nobody said."""
+
+    tokens: Int[Tensor, "batch pos"]
+    masked: Bool[Tensor, "batch pos"] | None
+    visible: Tensor | None
+
+
+def _laid(model: DenoisingModel, canvas: Canvases, arguments: DenoisingArguments) -> _Laid:
+    """The canvas that was asked for. Raises TypeError on what is none, ValueError on arguments that do not go with its kind."""
+    given = [name for name in ("mask_positions", "attention_mask", "masks", "suffix") if arguments.get(name) is not None]
+    if isinstance(canvas, Tensor):
+        if wrong := set(given) & {"masks", "suffix"}:
+            raise ValueError(f"denoising: {', '.join(sorted(wrong))} belong to a canvas of text; these are token ids: pass mask_positions")
+        return _Laid(canvas, arguments.get("mask_positions"), arguments.get("attention_mask"))
+    if isinstance(canvas, Canvas):
+        if given:
+            raise ValueError(f"denoising: the canvas says where it is masked itself; leave out {', '.join(given)}")
+    elif is_text(canvas):
+        if wrong := set(given) & {"mask_positions", "attention_mask"}:
+            raise ValueError(f"denoising: {', '.join(sorted(wrong))} belong to token ids; of a text, say how many masks=… it gets")
+        canvas = canvas_of(model, canvas, arguments.get("masks"), arguments.get("suffix"))
+    else:
+        raise TypeError(
+            f"denoising: canvas is a {type(canvas).__name__}; give token ids (batch, pos), a text with masks=8, or what "
+            "model.canvas(text, masks=8) makes"
+        )
+    return _Laid(canvas.tokens, canvas.masked, None if canvas.visible.all() else canvas.visible)

@@ -13,12 +13,14 @@ from typing_extensions import Unpack
 
 from hooked_diffusion.denoising.cache import MAX_BYTES, CachingForward, DenoisingCache, NamesFilter, Recording
 from hooked_diffusion.denoising.cache_folder import CacheFolder
+from hooked_diffusion.denoising.canvas import Canvas
 from hooked_diffusion.denoising.hooks import HookedForward, Metric, StepHooks, Watch
-from hooked_diffusion.denoising.job import DenoisingArguments, Job
+from hooked_diffusion.denoising.job import Canvases, DenoisingArguments, Job
 from hooked_diffusion.denoising.loop import Denoiser, Forward
 from hooked_diffusion.denoising.protocol import DenoisingModel
 from hooked_diffusion.denoising.settings import Select
 from hooked_diffusion.denoising.steering import Force, Freeze, Steering
+from hooked_diffusion.denoising.texts import Masks, Texts, canvas_of
 from hooked_diffusion.denoising.trajectory import DenoisingTrajectory
 
 
@@ -28,14 +30,22 @@ class DenoisingMethods:
     The first three take the same canvas, `(batch, pos)`, and the same arguments: `DenoisingArguments`.
     """
 
+    def canvas(self: DenoisingModel, text: Texts, *, masks: Masks = None, suffix: str | Sequence[str] | None = None) -> Canvas:
+        """A canvas `(batch, pos)` for `denoise`: each text, `masks` masks, `suffix`, and the ids that ended this model's training rows.
+
+        `masks="per answer"` takes pairs (prompt, answer) and masks as many tokens as the answer has; None masks what the text itself
+        writes as masks. Rows are padded on the left. The result has `tokens`, `masked` and `visible`. Raises what `texts.canvas_of` does.
+        """
+        return canvas_of(self, text, masks, suffix)
+
     def denoise(
         self: DenoisingModel,
-        canvas: Int[Tensor, "batch pos"],
+        canvas: Canvases,
         steps: int | None = None,
         select: Select | None = None,
         **arguments: Unpack[DenoisingArguments],
     ) -> DenoisingTrajectory:
-        """Fill the masked positions of `canvas (batch, pos)`, step by step.
+        """Fill the masked positions of a canvas, step by step: token ids `(batch, pos)`, what `canvas` makes, or texts with `masks=…`.
 
         `steps` (None: one commit per step) and `select` ("confidence", …) say how many steps there are and which positions they commit.
         By name: `preset`, `mask_positions`, `attention_mask`, `freeze`, `force` (see `DenoisingArguments`), and `schedule`, `eps`,
@@ -54,7 +64,7 @@ class DenoisingMethods:
 
     def run_with_denoising_hooks(
         self: DenoisingModel,
-        canvas: Int[Tensor, "batch pos"],
+        canvas: Canvases,
         steps: int | None = None,
         select: Select | None = None,
         *,
@@ -66,8 +76,8 @@ class DenoisingMethods:
     ) -> DenoisingTrajectory:
         """`denoise` under hooks that know the step.
 
-        - `fwd_hooks`: pairs of a hook name (or a filter of names) and a function of (tensor, hook, step); `step` is a `DenoisingStep`. What
-          the function returns replaces the activation, so it changes what this step commits.
+        - `fwd_hooks`: pairs of a hook name (or a filter of names) and a function of (tensor, hook, step), or of (tensor, hook); `step` is a
+          `DenoisingStep`. What the function returns replaces the activation, so it changes what this step commits.
         - `bwd_hooks`: the same, for the gradient of `metric(aligned_logits, step)`, a scalar, down to "blocks.0.hook_resid_pre".
         - `at_steps`: the steps with hooks. None: all that commit. A step that is named here runs even when it commits nothing.
 
@@ -79,7 +89,7 @@ class DenoisingMethods:
 
     def run_with_denoising_cache(
         self: DenoisingModel,
-        canvas: Int[Tensor, "batch pos"],
+        canvas: Canvases,
         steps: int | None = None,
         select: Select | None = None,
         *,

@@ -39,6 +39,10 @@ class DenoisingModel(HookedModule, Protocol):
         """Logits whose row p predicts the token at p."""
         ...
 
+    def to_tokens(self, input: str | list[str]) -> Int[Tensor, "batch pos"]:
+        """Token ids of texts, BOS as the spec says."""
+        ...
+
     def align_logits(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Raw logits moved to the tokens that they predict."""
         ...

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -114,7 +114,9 @@ def _gradients(model: nn.Module, native: PreTrainedModel, accelerator: Accelerat
             accelerator.backward(part)
         value += part.item()
     if accelerator.num_processes > 1:
-        value = cast(Tensor, accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean")).item()
+        mean = accelerator.reduce(torch.tensor(value, device=accelerator.device), "mean")
+        assert isinstance(mean, Tensor)  # as a tensor goes in
+        value = mean.item()
     return value
 
 

@@ -136,6 +136,6 @@ class Halving:
         if len(groups) == 1:
             return groups[0]
         scores = [piece.scores for piece in groups]
-        ends = (torch.cat([getattr(piece, end) for piece in groups]) for end in ("clean", "corrupt"))
+        ends = (torch.cat([getattr(piece, end) for piece in groups]) for end in ("clean", "corrupt", "along"))
         # Scores that keep rows apart are put one after another; sums over rows are added.
         return BatchScores(torch.cat(scores) if self.per_row else torch.stack(scores).sum(0), *ends)

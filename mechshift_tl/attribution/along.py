@@ -35,3 +35,17 @@ class Along:
         for total, found in zip(self.totals, gradients, strict=True):
             moved = (source.clean - source.corrupt) * found[EMBED].view_as(source.clean)
             total += weight / self.k * moved.flatten(1).sum(1)
+
+
+class Also:
+    """Gradients at further hooks, summed over the path's points, per metric."""
+
+    def __init__(self, wanted: list[str], n_metrics: int) -> None:
+        self.wanted = wanted
+        self.sums: list[Kept] = [{} for _ in range(n_metrics)]
+
+    def add(self, source: Source, gradients: Sequence[Kept], weight: float) -> None:
+        """Add one point."""
+        for total, found in zip(self.sums, gradients, strict=True):
+            for name in self.wanted:
+                total[name] = weight * found[name] + total.get(name, 0)

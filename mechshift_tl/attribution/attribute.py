@@ -101,7 +101,7 @@ def attribute(
     Returns `EdgeScores`, or `NodeScores` for nodes and neurons; a dict of them by name when given several metrics.
 
     - `method`: "EAP-IG-inputs" ("eap-ig"), "EAP" ("eap"), "EAP-IG-activations", "clean-corrupted" (the mean of both ends' gradients),
-      "expected-gradients", "exact" patching; or "relp" or "gim", which are EAP under backward rules.
+      "expected-gradients", "atp*" (`atp_star`), "exact" patching; or "relp" or "gim", which are EAP under backward rules.
     - `ig_steps`, `rule`: points on an integrated path (default 5, midpoint; `path.quadrature`); "left" is the reference's grid.
     - `gap`: instead of `ig_steps`, doubles the points until the path misses this share of the mean example's effect, such as 0.02.
     - `backward`: rules that the gradient follows on its way back (`rules`), by name, or "relp" or "gim"; goes with any gradient method.

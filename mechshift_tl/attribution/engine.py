@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mechshift_tl.attribution.along import Along
+from mechshift_tl.attribution.along import Along, Also
+from mechshift_tl.attribution.atp_star import Dropped, correct_qk, pattern_hooks
 from mechshift_tl.attribution.check import check_neurons, check_readers_sum, check_writers_sum
 from mechshift_tl.attribution.drawn import drawn_points
 from mechshift_tl.attribution.exact import check_patched_edges, patched_scores
@@ -29,7 +30,7 @@ from mechshift_tl.attribution.settings import AttributionSettings
 from mechshift_tl.attribution.shared_prefix import SharedPrefix
 from mechshift_tl.attribution.totals import BatchScores
 from mechshift_tl.bridge.batching import batch_tokens_for
-from mechshift_tl.bridge.hooks import EMBED, inject
+from mechshift_tl.bridge.hooks import EMBED, Kept, inject
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.bridge.weights import named_weights
 from mechshift_tl.graph import Graph
@@ -119,7 +120,8 @@ class Engine:
 
     def _parts(self, batch: Batch, points: Points) -> list[BatchScores]:
         along = Along(len(self.metrics), batch, self.completeness)
-        scores, logits, corrupt_logits = (self._edges if self.settings.level == "edges" else self._nodes)(batch, points, along)
+        found = self._edges if self.settings.level == "edges" else self._nodes
+        scores, logits, corrupt_logits = found(batch, points, along)
         ends = ([metric.values(one, batch, logits).cpu() for one in (logits, corrupt_logits)] for metric in self.metrics)
         # The device needs its memory for the next batch.
         every = zip(scores, ends, along.totals, strict=True)
@@ -150,6 +152,9 @@ class Engine:
             edges = self.graph.possible if self.edges is None else self.edges
             found = patched_scores(self.model, self.graph, batch, self.metrics, logits, deltas, edges, groups, self.tokens)
             return found, logits, corrupt_logits
+        if self.settings.method == "atp*":
+            source = sources(clean, corrupt, self.graph, activations=False)[0]
+            return self._without_each_layer(batch, source, deltas, logits, prefix, points), logits, corrupt_logits
         walks = sources(clean, corrupt, self.graph, activations=self.settings.method == "EAP-IG-activations")
         del clean, corrupt  # from here on the differences, and the two ends of what is walked, are enough
         totals: list[Tensor] = []
@@ -160,13 +165,32 @@ class Engine:
             totals = [total + score for total, score in zip(totals, scores, strict=True)] if totals else scores
         return totals, logits, corrupt_logits
 
-    def _walk(self, batch: Batch, source: Source, logits: Tensor, prefix: SharedPrefix, points: Points, along: Along) -> list[ReaderPath]:
-        """The readers of each metric over one path."""
+    def _without_each_layer(
+        self, batch: Batch, source: Source, deltas: WriterOutputs, logits: Tensor, prefix: SharedPrefix, points: Points
+    ) -> list[Tensor]:
+        """AtP*: per metric the scores of every edge, with each layer dropped in turn and those into q and k corrected."""
+        found, slopes, groups = [Dropped() for _ in self.metrics], list[list[Kept]](), TokenGroups(batch, True, None)
+        for layer in range(self.graph.n_layers):
+            patterns = Also(pattern_hooks(self.graph), len(self.metrics))
+            paths = self._walk(batch, source, logits, prefix, points, patterns, layer)
+            slopes.append(patterns.sums)
+            for dropped, path in zip(found, paths, strict=True):
+                dropped.add(edge_scores(self.model, self.graph, deltas, path, groups, source.writers))
+        correct_qk(self.model, self.graph, batch, deltas, slopes, found)
+        # Edges into a layer have no gradient while it is dropped; those into the logits always have one.
+        layers = self.graph.n_layers - (self.graph.reader_layers < self.graph.n_layers).float()
+        return [dropped.mean(layers.to(logits.device), self.settings.keep_per_example) for dropped in found]
+
+    def _walk(
+        self, batch: Batch, source: Source, logits: Tensor, prefix: SharedPrefix, points: Points, along: Along | Also,
+        dropped: int | None = None,
+    ) -> list[ReaderPath]:  # fmt: skip
+        """The readers of each metric over one path; with `dropped`, as if nothing went back through that layer."""
         rules = self.settings.rules
         paths = [ReaderPath(self.model, self.graph, source.after, frozen="norms" in rules) for _ in self.metrics]
         # Every metric wants the same hooks, so the first path speaks for all.
         hooks = [*paths[0].wanted, *along.wanted], paths[0].watched, paths[0].splits
-        walked = walk(self.model, batch, self.metrics, logits, source, points, *hooks, rule_hooks(self.model, rules))
+        walked = walk(self.model, batch, self.metrics, logits, source, points, *hooks, rule_hooks(self.model, rules, dropped))
         # The generator holds the model's hooks. `closing` takes them off, also after an error.
         with prefix.left_out(), closing(walked) as steps:
             for weight, seen, gradients in steps:
@@ -185,7 +209,18 @@ class Engine:
             sites = neuron_sites(self.model, batch, zero=self.settings.intervention == "zero")
         embeddings = sources(clean, corrupt, self.graph, activations=False)[0]
         groups = TokenGroups(batch, self.settings.keep_per_example, self.n_spans)
+        rules, method = self.settings.rules, self.settings.method
+        scored = partial(
+            node_scores, self.model, batch, self.metrics, logits, sites, embeddings, points, method, along=along, n_nodes=self.shape[0]
+        )
         with prefix.left_out():
-            path = points, self.settings.method, rule_hooks(self.model, self.settings.rules), along
-            found = node_scores(self.model, batch, self.metrics, logits, sites, embeddings, *path, groups, self.shape[0])
-        return found, logits, corrupt_logits
+            if method != "atp*":
+                return scored(rules=rule_hooks(self.model, rules), groups=groups), logits, corrupt_logits
+            found, apart = [Dropped() for _ in self.metrics], TokenGroups(batch, True, None)
+            for layer in range(self.graph.n_layers):
+                for one, scores in zip(found, scored(rules=rule_hooks(self.model, rules, layer), groups=apart), strict=True):
+                    one.add(scores)
+        # The input is in no layer, so it has a gradient whichever layer is dropped.
+        layers = torch.full(self.shape, self.graph.n_layers - 1.0, device=logits.device)
+        layers[: int(self.settings.level == "nodes")] += 1
+        return [one.mean(layers, self.settings.keep_per_example) for one in found], logits, corrupt_logits

@@ -76,7 +76,7 @@ def patched_scores(
     for i in range(len(batch)):
         row = _Row.of(model, graph, batch, i, clean_logits)
         for j, where in enumerate(groups.patches):
-            written = _Written(model, graph, deltas, i, where[i])
+            written = Written(model, graph, deltas, i, where[i])
             for writers, readers in together(graph, edges, most):
                 values = row.patched(written.by(writers), readers, metrics)
                 for score, clean, patched in zip(scores, row.values(clean_logits[i : i + 1], metrics), values, strict=True):
@@ -95,7 +95,7 @@ def together(graph: Graph, edges: Bool[Tensor, "n_writers n_readers"], most: int
 
 
 @dataclass(frozen=True)
-class _Written:
+class Written:
     """Δ of one row's writers at the residual's width, at the positions `where`."""
 
     model: HookedModel

@@ -79,6 +79,7 @@ def node_scores(
     embeddings: Source,
     points: Points,
     method: Method,
+    *,
     rules: RuleHooks,
     along: Along,
     groups: TokenGroups,

@@ -15,7 +15,7 @@ Rule = Literal["midpoint", "gauss-legendre", "right", "left"]
 #: embeddings, or of each layer's own outputs (Hanna et al. 2403.17806). `clean-corrupted`: the mean of the two ends. `exact`: patching.
 #: `expected-gradients`: at α ~ U(0, 1), drawn for each example and pass (Erion et al. 1906.10670). The lower-case names are presets.
 Method = Literal[
-    "EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted", "exact", "expected-gradients", "eap", "eap-ig", "relp", "gim"
+    "EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted", "exact", "expected-gradients", "atp*", "eap", "eap-ig", "relp", "gim"
 ]  # fmt: skip
 #: α and weight of every point; α is one number, or one for each row.
 Points = list[tuple[float | Float[Tensor, " rows"], float]]
@@ -33,7 +33,12 @@ def path_points(method: Method, rule: Rule, steps: int) -> Points:
     Raises ValueError on an unknown rule, or a number of steps that `quadrature` refuses.
     """
     integral = quadrature(rule, steps)
-    fixed: dict[str, Points] = {"EAP": [(1.0, 1.0)], "clean-corrupted": [(0.0, 0.5), (1.0, 0.5)], SAMPLED: [(0.5, 1 / steps)] * steps}
+    fixed: dict[str, Points] = {
+        "EAP": [(1.0, 1.0)],
+        "atp*": [(1.0, 1.0)],
+        "clean-corrupted": [(0.0, 0.5), (1.0, 0.5)],
+        SAMPLED: [(0.5, 1 / steps)] * steps,
+    }
     return fixed.get(method, integral)
 
 

@@ -29,7 +29,7 @@ from mechshift_tl.bridge.hooks import Kept
 from mechshift_tl.bridge.norms import centers, is_identity, norm_weight
 from mechshift_tl.bridge.protocol import Block, HookedModel, Norm, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
-from mechshift_tl.graph import Graph
+from mechshift_tl.graph import Graph, repeated
 
 KINDS = "qkv"
 NORM_HOOKS = ("hook_scale", "hook_in")
@@ -180,12 +180,6 @@ def _norm_at(name: str, seen: Kept, norm: Norm) -> tuple[Float[Tensor, "tok 1"],
     if centers(norm):
         residual = residual - residual.mean(-1, keepdim=True)
     return scale, residual / scale
-
-
-def repeated(tensor: Tensor, readers: int, dim: int) -> Tensor:
-    """Per reader what is there per head: itself, or repeated for the heads of a group. No copy where nothing is repeated."""
-    times = readers // tensor.shape[dim]
-    return tensor if times == 1 else tensor.repeat_interleave(times, dim)
 
 
 def _weights(block: Block, kind: str, graph: Graph, device: torch.device | None = None) -> Float[Tensor, "reader d d_head"]:

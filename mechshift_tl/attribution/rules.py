@@ -3,7 +3,7 @@
 | Rule | Forward | Backward | Source |
 |---|---|---|---|
 | "norms" | w∘x/s | w∘g/s, with LayerNorm's mean taken out: the scale s is a constant | RelP's LN rule, GIM |
-| "activations" | act(x) | g∘act(x)/x, for x·(act(x)/x) with a constant ratio | RelP's identity rule |
+| "activations" | act(x) | g∘act(x)/(x ± 10⁻⁶), for x·(act(x)/x) with a constant ratio | RelP's identity rule |
 | "products" | act(gate)∘up | both factors get half of their gradient | RelP's half rule; GIM's factor ½ at gate and up |
 | "patterns" | softmax(S) | none: the pattern is a constant | AttnLRP; optional in RelP |
 | "softmax" | softmax(S) | s∘(g − ⟨g, s⟩) with s = softmax(S/2) | GIM's temperature of 2, without its factor ½ |
@@ -28,8 +28,8 @@ from torch import Tensor
 from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.bridge.hooks import Hooks, Kept
 from mechshift_tl.bridge.narrow import TOKENWISE
-from mechshift_tl.bridge.norms import norm_weight
-from mechshift_tl.bridge.protocol import HookedModel, Norm
+from mechshift_tl.bridge.norms import centers, is_identity, norm_weight
+from mechshift_tl.bridge.protocol import HookedModel, Norm, has_mlps
 
 BackwardRule = Literal["norms", "activations", "products", "patterns", "softmax", "qkv"]
 #: The published sets of rules.
@@ -38,6 +38,8 @@ RULE_SETS: dict[str, tuple[BackwardRule, ...]] = {
     "gim": ("norms", "products", "softmax", "qkv"),
 }
 TEMPERATURE = 2.0
+#: Keeps RelP's ratio finite at x = 0; on the side of x's sign, as in its own code.
+STABILISER = 1e-6
 SHARES = {"q": 0.25, "k": 0.25, "v": 0.5}
 
 
@@ -71,7 +73,8 @@ def rule_hooks(model: HookedModel, rules: Iterable[BackwardRule], dropped: int |
     for rule in rules:
         _PLACES[rule](model, found)
     if dropped is not None:
-        found.behind.extend((f"blocks.{dropped}.{name}", _detached) for name in ("hook_attn_out", "hook_mlp_out"))
+        outputs = ["hook_attn_out", *(["hook_mlp_out"] if has_mlps(model) else [])]
+        found.behind.extend((f"blocks.{dropped}.{name}", _detached) for name in outputs)
     return found
 
 
@@ -100,6 +103,29 @@ class _Scaled(torch.autograd.Function):
         return gradients[0] * ctx.factor, None
 
 
+class _Warmed(torch.autograd.Function):
+    """A pattern P = softmax(S) whose gradient at S is to be s∘(g − ⟨g, s⟩), with s = softmax(S/T), which is P^(1/T) made to sum to 1.
+
+    The softmax itself makes P∘(g' − ⟨g', P⟩) of what it gets. With g' = s∘(g − ⟨g, s⟩)/P the second term is 0, and the first is wanted.
+    So S need not be known, which not every model shows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pattern: Tensor) -> Tensor:
+        ctx.save_for_backward(pattern)
+        return pattern.view_as(pattern)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (pattern,), g = ctx.saved_tensors, gradients[0].float()
+        seen = pattern.float()
+        share = seen.pow(1 / TEMPERATURE)
+        share = share / share.sum(-1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
+        wanted = share * (g - (g * share).sum(-1, keepdim=True))
+        # What is hidden has P = 0 and hands nothing on.
+        return torch.where(seen > 0, wanted / seen, 0).to(gradients[0])
+
+
 def _with_gradient_of(value: Tensor, other: Tensor) -> Tensor:
     """The value of one tensor and the gradient of another."""
     return _PlusGradient.apply(value.detach(), other)  # pyright: ignore[reportReturnType]
@@ -121,8 +147,10 @@ def _keeping(name: str, kept: Kept) -> HookFunction:
 
 
 def _norms(model: HookedModel, found: RuleHooks) -> None:
-    for scale in [name for name in model.hook_dict if name.endswith(".hook_scale")]:
-        _one_norm(cast(Any, model).get_submodule(scale.removesuffix(".hook_scale")), scale.removesuffix(".hook_scale"), found)
+    for name in [name.removesuffix(".hook_scale") for name in model.hook_dict if name.endswith(".hook_scale")]:
+        norm = cast(Any, model).get_submodule(name)
+        if not is_identity(norm):
+            _one_norm(norm, name, found)
 
 
 def _one_norm(norm: Norm, name: str, found: RuleHooks) -> None:
@@ -130,7 +158,7 @@ def _one_norm(norm: Norm, name: str, found: RuleHooks) -> None:
 
     def frozen(out: Tensor, hook: object) -> Tensor:
         x, scale = kept.pop("x").float(), kept.pop("scale").detach().float()
-        x = x if norm.uses_rms_norm else x - x.mean(-1, keepdim=True)
+        x = x - x.mean(-1, keepdim=True) if centers(norm) else x
         return _with_gradient_of(out, (x / scale * norm_weight(norm, out.device)).to(out))
 
     found.behind.extend((f"{name}.{hook}", _keeping(key, kept)) for hook, key in (("hook_in", "x"), ("hook_scale", "scale")))
@@ -138,7 +166,7 @@ def _one_norm(norm: Norm, name: str, found: RuleHooks) -> None:
 
 
 def _activations(model: HookedModel, found: RuleHooks) -> None:
-    for i in range(model.cfg.n_layers):
+    for i in range(model.cfg.n_layers if has_mlps(model) else 0):
         _one_activation(f"blocks.{i}.mlp", model, found)
 
 
@@ -152,7 +180,7 @@ def _one_activation(mlp: str, model: HookedModel, found: RuleHooks) -> None:
     def linear(out: Tensor, hook: object) -> Tensor:
         # act(x)∘up / x is the constant, so the activation itself need not be known; up's own gradient is there already.
         x = kept.pop("x")
-        ratio = torch.where(x == 0, 0, out.detach() / x.detach())
+        ratio = out.detach() / (x.detach() + torch.where(x < 0, -STABILISER, STABILISER))
         return _PlusGradient.apply(out, x * ratio)  # pyright: ignore[reportReturnType]
 
     TOKENWISE.update((stopped, linear))
@@ -174,20 +202,10 @@ def _patterns(model: HookedModel, found: RuleHooks) -> None:
 
 
 def _softmax(model: HookedModel, found: RuleHooks) -> None:
-    for i in range(model.cfg.n_layers):
-        _one_softmax(f"blocks.{i}.attn", model, found)
-
-
-def _one_softmax(attn: str, model: HookedModel, found: RuleHooks) -> None:
-    kept: Kept = {}
-
     def warm(pattern: Tensor, hook: object) -> Tensor:
-        # The gradient of T·softmax(S/T) is s∘(g − ⟨g, s⟩): the factor 1/T is gone.
-        scores = kept.pop("scores").float()
-        return _with_gradient_of(pattern, (TEMPERATURE * (scores / TEMPERATURE).softmax(-1)).to(pattern))
+        return _Warmed.apply(pattern)  # pyright: ignore[reportReturnType]
 
-    found.behind.append((_place(model, f"{attn}.hook_attn_scores", "softmax"), _keeping("scores", kept)))
-    found.front.append((_place(model, f"{attn}.hook_pattern", "softmax"), warm))
+    found.front.extend((_place(model, f"blocks.{i}.attn.hook_pattern", "softmax"), warm) for i in range(model.cfg.n_layers))
 
 
 def _qkv(model: HookedModel, found: RuleHooks) -> None:

@@ -49,6 +49,19 @@ class PathSettings(TypedDict, total=False):
     seed: int | None
 
 
+def path_settings(method: Method, *, ig_steps: int | None = None, rule: Rule | None = None, gap: float | None = None) -> PathSettings:
+    """The settings of one method, without those that it does not take; a gap takes the place of a number of points."""
+    found: PathSettings = {"method": method}
+    resolved, _ = PRESETS.get(method, (method, None))
+    if gap is not None:
+        found["gap"] = gap
+    elif ig_steps is not None and resolved in (*INTEGRATED, SAMPLED):
+        found["ig_steps"] = ig_steps
+    if rule is not None and resolved in INTEGRATED:
+        found["rule"] = rule
+    return found
+
+
 @dataclass(frozen=True)
 class AttributionSettings:
     """Settings of one attribution. `attribute` explains each of them.
@@ -132,6 +145,10 @@ class AttributionSettings:
             object.__setattr__(self, "seed", 0 if self.seed is None else self.seed)
             if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
                 raise ValueError(f"attribute: seed is {self.seed!r}; give a whole number from 0 to 2⁶³ − 1")
+        if self.method == "atp*" and self.per_position:
+            raise ValueError(
+                "attribute: AtP* moves whole attention patterns, so its scores have no share per position; leave per_position out"
+            )
         _ = self.points
 
     def _check_gap(self) -> None:
@@ -161,7 +178,8 @@ class AttributionSettings:
     def label(self) -> str:
         """A short name: the method, with its set of backward rules or the rules one by one."""
         named = next((name for name, rules in RULE_SETS.items() if rules and set(rules) == set(self.backward)), "+".join(self.backward))
-        return named if named and self.method == "EAP" else " + ".join(filter(None, (self.method, named)))
+        method = "EAP-IG" if self.method == "EAP-IG-inputs" else self.method
+        return named if named and method == "EAP" else " + ".join(filter(None, (method, named)))
 
     @property
     def integrates(self) -> bool:

@@ -17,7 +17,8 @@ from hooked_diffusion.artefact import Artefact, build
 from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
 from mechshift_tl.circuits.picture import draw
-from mechshift_tl.circuits.select import Rank, Selection, check_finite
+from mechshift_tl.circuits.resampled import ranked_by
+from mechshift_tl.circuits.select import Choice, Rank, Selection, check_finite
 from mechshift_tl.graph import Graph, check_same_graph
 
 
@@ -71,6 +72,7 @@ class Circuit(Artefact):
         greedy: bool = False,
         zeros: bool = False,
         prune: bool = True,
+        choose: Choice = "strongest",
     ) -> Circuit:
         """The circuit of the `n` edges of largest |score|, or as the other settings say: see `circuits.select.Selection`.
 
@@ -79,12 +81,12 @@ class Circuit(Artefact):
         walk ends where no further edge leads to the logits. Of equal scores, the edge that comes first in the matrix is taken. Raises
         ValueError when a score is not finite, two sizes are given, or a setting is out of its range.
         """
-        return cls.select(scores, Selection(n, fraction, threshold, by, greedy, zeros, prune))
+        return cls.select(scores, Selection(n, fraction, threshold, by, greedy, zeros, prune, choose))
 
     @classmethod
     def select(cls, scores: EdgeScores, chosen: Selection) -> Circuit:
         """`from_scores`, with its settings in one object."""
-        edges, requested = chosen.edges(scores.matrix, scores.graph)
+        edges, requested = chosen.edges(ranked_by(scores, chosen), scores.graph)
         settings = {name: value for name, value in asdict(chosen).items() if name != "n" and value is not None}
         provenance: dict[str, object] = {**scores.provenance, "n_examples": scores.n_examples}
         return cls(scores.graph, edges, scores.matrix.masked_fill(~edges, 0), requested, scores.made_by() | settings, provenance)
@@ -142,7 +144,7 @@ class Circuit(Artefact):
     @property
     def selection(self) -> Selection:
         """How the edges were chosen, with the number requested in place of a fraction or a threshold."""
-        known = {name: self.settings[name] for name in ("by", "greedy", "zeros", "prune") if name in self.settings}
+        known = {name: self.settings[name] for name in ("by", "greedy", "zeros", "prune", "choose") if name in self.settings}
         return build(Selection, {"n": self.requested, **known}, "settings")
 
     @property

@@ -5,6 +5,8 @@
 3. Take the first n edges, a fraction of the possible edges, or all edges from a threshold up. `greedy` takes them by walking back from the
    logits (`circuits.paths`) instead, so that every edge taken leads to the logits.
 4. Prune: of these, keep the edges on a path from `input` to `logits`.
+
+Other choices than the strongest edges are made by `optimal`, exactly, and from prompts drawn anew (`circuits.resampled`).
 """
 
 from __future__ import annotations
@@ -12,16 +14,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf, isfinite
 from numbers import Integral
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mechshift_tl.circuits.optimal import optimal
 from mechshift_tl.circuits.paths import greedy, on_a_path
 from mechshift_tl.graph import Graph
 
 Rank = Literal["magnitude", "signed"]
+Choice = Literal["strongest", "consistent", "frequent", "optimal"]
 MAX_DEFAULT_N = 1000
 
 
@@ -37,8 +41,11 @@ class Selection:
     - `zeros`: edges that score exactly zero may enter, as in the reference code. Between the two runs that were scored they carry nothing;
       under another intervention they may.
     - `prune`: drop edges with no path from input to logits.
+    - `choose`: the "strongest" edges; those of them whose scores keep their sign in 95 % of draws of the prompts ("consistent"); those that
+      are most often among the strongest on such draws ("frequent"; both need per-example scores); or the connected circuit of largest
+      Σ|score|, exactly ("optimal").
 
-    Raises ValueError on two sizes at once or a value outside these ranges.
+    Raises ValueError on two sizes at once, a value outside these ranges, and on settings that `choose` does not take.
     """
 
     n: int | None = None
@@ -48,6 +55,7 @@ class Selection:
     greedy: bool = False
     zeros: bool = False
     prune: bool = True
+    choose: Choice = "strongest"
 
     def __post_init__(self) -> None:
         given = {name: value for name in ("n", "fraction", "threshold") if (value := getattr(self, name)) is not None}
@@ -61,6 +69,12 @@ class Selection:
             raise ValueError(f"fraction is {self.fraction}; give a share of the possible edges in [0, 1], or n={self.fraction} edges")
         if self.threshold is not None and not isfinite(self.threshold):
             raise ValueError(f"threshold is {self.threshold}; give a finite score")
+        if self.choose not in get_args(Choice):
+            raise ValueError(f"choose is {self.choose!r}; choose one of {', '.join(get_args(Choice))}")
+        if self.choose != "strongest" and (self.greedy or self.by == "signed"):
+            raise ValueError(f"choose={self.choose!r} ranks by |score| and is not greedy; leave out greedy, and by='signed'")
+        if self.choose == "frequent" and self.threshold is not None:
+            raise ValueError("choose='frequent' counts how often edges are among the n strongest; give n or fraction, not a threshold")
         if self.threshold is not None and self.threshold < 0 and self.by == "magnitude":
             raise ValueError(f"threshold is {self.threshold}, but no |score| is below 0; give 0 or more, or by='signed'")
 
@@ -88,9 +102,13 @@ class Selection:
         if self.threshold is not None:
             barred = barred | (strength < self.threshold)
             n = int((~barred).sum())
-        strength = strength.masked_fill(barred, -inf)
+        return self._chosen(strength.masked_fill(barred, -inf), graph, n), n
+
+    def _chosen(self, strength: Float[Tensor, "n_writers n_readers"], graph: Graph, n: int) -> Bool[Tensor, "n_writers n_readers"]:
+        if self.choose == "optimal":
+            return optimal(strength, graph, n)
         edges = greedy(strength, graph, n) if self.greedy else strongest(strength.flatten(), n, above=-inf).view_as(strength)
-        return on_a_path(edges, graph) if self.prune else edges, n
+        return on_a_path(edges, graph) if self.prune else edges
 
 
 def default_n(graph: Graph) -> int:

@@ -9,7 +9,7 @@ What a verb needs is imported when it runs, so that `mechshift --help` does not 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,13 +20,16 @@ from mechshift_tl.cli.console import printing, settle_streams
 from mechshift_tl.cli.convert import convert
 from mechshift_tl.cli.diff import diff
 from mechshift_tl.cli.evaluate import evaluate
+from mechshift_tl.cli.generate import generate
 from mechshift_tl.cli.inspect import inspect
-from mechshift_tl.cli.models import models, print_version
+from mechshift_tl.cli.models import models, print_version, version_asked
 from mechshift_tl.cli.plan import plan
 from mechshift_tl.cli.posttrain import posttrain
 from mechshift_tl.cli.report import report
 from mechshift_tl.cli.run import run
+from mechshift_tl.cli.tasks import tasks
 from mechshift_tl.cli.trajectory import trajectory
+from mechshift_tl.cli.truth import truth
 from mechshift_tl.cli.validity import validity
 
 SUMMARY = "Circuits of autoregressive and masked-diffusion language models: found, compared, reported."
@@ -42,10 +45,18 @@ class App(typer.Typer):
             return super().__call__(*arguments, **settings)
 
 
-app = App(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=SUMMARY)
+app = App(no_args_is_help=True, pretty_exceptions_enable=False, help=SUMMARY)
 VERBS = (
-    run, report, diff, trajectory, posttrain, attribute, evaluate, validity, accuracy, check_verdict, models, inspect, convert, plan,
+    run, report, diff, trajectory, posttrain, attribute, evaluate, validity, truth, accuracy, check_verdict, generate, models, tasks,
+    inspect, convert, plan,
 )  # fmt: skip
 for verb in VERBS:
     app.command()(verb)
 app.command("version")(print_version)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, callback=version_asked, help="Print the versions and end.")] = False,
+) -> None:
+    """What may stand before a verb."""

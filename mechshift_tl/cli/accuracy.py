@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from mechshift_tl.cli.console import print_frame
+from mechshift_tl.cli.console import print_frame, print_last
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import ConfigFields, Family, PairName, Seed, open_pair, placed, read_as, tokenizer_of
+from mechshift_tl.cli.options import AsJson, ConfigFields, Family, PairName, Quiet, Seed, open_pair, placed, read_as, tokenizer_of
 from mechshift_tl.cli.task_options import Data, TaskNames, print_dropped, tasks_of
 
 #: Tasks where none is named.
@@ -23,6 +23,8 @@ def accuracy(
     seed: Seed = 0,
     family: Family = None,
     config: ConfigFields = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Held-out accuracy of every model of a pair, decoded freely, with its 95 % interval (Wilson)."""
     with clear_errors():
@@ -44,4 +46,5 @@ def accuracy(
                 # share × n is a number of prompts, so it is whole except for rounding errors.
                 low, high = binomtest(round(share * len(examples)), len(examples)).proportion_ci(method="wilson")
                 rows.append({"task": task.name, "model": role, "accuracy": share, "low": low, "high": high, "n": len(examples)})
-        print_frame(f"Held-out accuracy of {pair}", pd.DataFrame(rows))
+        print_frame(f"Held-out accuracy of {pair}", pd.DataFrame(rows), "accuracy")
+        print_last("; ".join(f"{row['task']}, {row['model']}: {row['accuracy']:.3f}" for row in rows))

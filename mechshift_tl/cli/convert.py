@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from mechshift_tl.cli.console import console, print_notes
+from mechshift_tl.cli.console import console, print_last, print_notes
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import ConfigFields, Family, Opening, read_as
+from mechshift_tl.cli.options import AsJson, ConfigFields, Family, Opening, Quiet, read_as
 
 
 def convert(
@@ -18,6 +18,8 @@ def convert(
     family: Family = None,
     config: ConfigFields = None,
     dtype: Annotated[str | None, typer.Option(help="Such as bfloat16; default: as stored.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint as a native folder that plain transformers opens too, with the same logits."""
     with clear_errors():
@@ -26,7 +28,7 @@ def convert(
 
         with output_folder(out) as folder, console.status(f"converting {source}"):
             Processes.here().once(lambda: _write(source, folder, read_as(family, config), dtype))
-        console.print(f"Written: {out}")
+        print_last(f"Written: {out}", out=out)
 
 
 def _write(source: str, folder: Path, how: Opening, dtype: str | None) -> None:

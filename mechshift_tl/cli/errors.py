@@ -12,19 +12,23 @@ Everything else is a bug, and shows itself with its traceback. MECHSHIFT_DEBUG=1
 from __future__ import annotations
 
 import errno
+import json
 import os
 import time
 import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from mechshift_tl.cli.console import console, print_notes
+from mechshift_tl.cli.console import console, print_last, print_notes
+
+if TYPE_CHECKING:
+    from mechshift_tl.runs.processes import Processes
 
 DEBUG = "MECHSHIFT_DEBUG"
 #: How long a failed process leaves its launcher to end it, before it speaks for itself.
@@ -54,12 +58,14 @@ def clear_errors() -> Iterator[None]:
     processes = Processes()
     try:
         processes = Processes.here()
-        console.quiet = not processes.is_first
+        console.quiet = not (processes.is_first and console.speaks)
         with _warnings_as_notes():
             yield
         processes.part()
+        _print_record(processes)
     except AlreadyFinished as finished:
-        console.print(str(finished))
+        print_last(str(finished), finished=str(finished))
+        _print_record(processes)
     except (*MENDABLE, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _is_mendable(error):
             raise
@@ -69,6 +75,15 @@ def clear_errors() -> Iterator[None]:
         if processes.is_first or not isinstance(error, ProcessFailed):
             _say(error)
         raise typer.Exit(2) from error
+    finally:
+        # The next command of this process begins anew.
+        console.found, console.only_last = None, False
+
+
+def _print_record(processes: Processes) -> None:
+    """What `--json` has gathered, as one line that any program reads."""
+    if console.found is not None and processes.is_first:
+        print(json.dumps(console.found, default=str))  # `print`, since rich would break long lines
 
 
 @contextmanager
@@ -88,6 +103,12 @@ def opening(what: str) -> Iterator[None]:
         raise CannotOpen(f"{what} cannot be opened ({reason}); check its files, or fetch it again") from error
 
 
+def refusal(error: ValueError) -> typer.Exit:
+    """The end of a command that was given what cannot be, before a verb runs: one line and exit status 2."""
+    _say(error)
+    return typer.Exit(2)
+
+
 def _is_mendable(error: RuntimeError) -> bool:
     """Whether a RuntimeError says that memory ran out, or that a device or another process is missing."""
     from mechshift_tl.runs.out_of_memory import is_out_of_memory
@@ -104,6 +125,9 @@ def _say(error: BaseException) -> None:
     text = _one_line(error) if isinstance(error, RuntimeError) else str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
         text = f"a file or standard output cannot be written ({error.strerror}); make room, then give the command again"
+    if console.found is not None:
+        print(json.dumps({"error": text or "out of memory"}))
+        return
     Console(stderr=True).print(Text.assemble(("Error:", "bold red"), f" {text or 'out of memory'}"), soft_wrap=True)
 
 

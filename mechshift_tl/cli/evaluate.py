@@ -8,22 +8,24 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from mechshift_tl.cli import circuit_files
-from mechshift_tl.cli.console import console, print_notes
+from mechshift_tl.cli.console import print_last, print_notes
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
     MOST_DRAWS,
+    AsJson,
     ConfigFields,
     DeviceMap,
     Family,
     Fresh,
     ModelName,
     Out,
+    Quiet,
     Seed,
     open_model,
     placed,
     read_as,
 )
-from mechshift_tl.cli.results import results_in, told_apart
+from mechshift_tl.cli.results import results_in, told_apart, written_to
 from mechshift_tl.cli.scoring import MeansN, check_choice, check_intervention_name, check_least, means_count
 from mechshift_tl.cli.task_options import Data, TaskName, named, task_of
 
@@ -65,6 +67,8 @@ def evaluate(
     family: Family = None,
     config: ConfigFields = None,
     fresh: Fresh = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Evaluate a circuit: sufficiency, necessity, minimality, stability, generalisation, each beside random circuits of its profile."""
     with clear_errors():
@@ -114,5 +118,4 @@ def evaluate(
             if folder is not None:
                 Processes.here().once(lambda: measured.save(folder))
         measured.print()
-        if out is not None:
-            console.print(f"Written: {out}")
+        print_last(f"{measured.sentence()}{written_to(out)}", out=out)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mechshift_tl.cli.console import console, print_notes
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import ConfigFields, Family, read_as
+from mechshift_tl.cli.options import AsJson, ConfigFields, Family, read_as
 
 if TYPE_CHECKING:
     from hooked_diffusion.checkpoints import ConfigReading
@@ -19,20 +18,15 @@ def inspect(
     name: Annotated[str, typer.Argument(help="Checkpoint folder, config.json, GGUF file, or hub id (org/name@revision).")],
     family: Family = None,
     config: ConfigFields = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; of a checkpoint that is refused, its error.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say how a checkpoint would be read, without its weights: family, attention, logit shift, mask token; or why it is refused."""
-    if not as_json:
-        with clear_errors():
-            _print(_read(name, family, config))
-        return
-    try:
+    with clear_errors():
         reading = _read(name, family, config)
-    except (ValueError, TypeError, OSError) as error:
-        # `print`, since rich would break long lines, and the result would be no JSON.
-        print(json.dumps({"error": str(error)}))
-        raise typer.Exit(2) from error
-    print(json.dumps(_record(reading)))
+        if console.found is not None:
+            console.found |= _record(reading)
+        else:
+            _print(reading)
 
 
 def _read(name: str, family: str | None, config: list[str] | None) -> ConfigReading:

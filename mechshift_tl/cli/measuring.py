@@ -124,6 +124,11 @@ class Found:
         """The table, with the note in a column of its own where there is one."""
         return table.assign(note=f"it is not known {self.note}") if self.note else table
 
+    def sentence(self) -> str:
+        """What the circuit recovers alone, beside random ones, in a line."""
+        one = next(check for check in self.evaluation.checks if check.check == "sufficiency")
+        return f"Sufficiency {one.value:.3f} [{one.low:.3f}, {one.high:.3f}], random circuits {one.floor:.3f}, n = {len(self.examples)}"
+
     def print(self) -> None:
         """Print the table, and the curve's areas."""
         one = self.evaluation
@@ -131,12 +136,13 @@ class Found:
             f"Circuit of {one.kept} of {one.n_edges} edges, {one.metric}, {one.intervention}: 95 % over prompts, floor of random circuits"
             + self._noted,
             one.to_dataframe(),
+            "checks",
         )
         if self.curve is None:
             return
         areas = {"CPR": self.curve.cpr, "CMD": self.curve.cmd}
         said = [f"{name} {a.value:.3f} [{a.low:.3f}, {a.high:.3f}], random {a.random:.3f}" for name, a in areas.items()]
-        print_frame(f"Faithfulness over circuit size{self._noted}", pd.DataFrame(self.curve.table, columns=CURVE_COLUMNS))
+        print_frame(f"Faithfulness over circuit size{self._noted}", pd.DataFrame(self.curve.table, columns=CURVE_COLUMNS), "curve")
         console.print("; ".join(said))
 
 

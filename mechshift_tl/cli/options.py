@@ -66,6 +66,21 @@ ConfigFields = Annotated[
 ]
 
 
+def _as_json(on: bool) -> bool:
+    console.found = {} if on else None
+    return on
+
+
+def _quiet(on: bool) -> bool:
+    console.only_last = on
+    return on
+
+
+#: How a command prints is set as soon as the option is read; the verb itself does not ask.
+AsJson = Annotated[bool, typer.Option("--json", callback=_as_json, help="Print one JSON object with every table, in place of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", callback=_quiet, help="Print the last line alone: what was found, and where it is.")]
+
+
 class Opening(TypedDict, total=False):
     """What a command asks of `from_pretrained` or `load_pair`; options that were left out are absent."""
 

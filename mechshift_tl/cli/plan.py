@@ -6,9 +6,9 @@ from typing import Annotated, cast
 
 import typer
 
-from mechshift_tl.cli.console import console, print_frame, print_notes
+from mechshift_tl.cli.console import console, print_frame, print_last, print_notes
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import KV, ConfigFields, Family, Seed, Steps, number_of, read_as, words_of
+from mechshift_tl.cli.options import KV, AsJson, ConfigFields, Family, Quiet, Seed, Steps, number_of, read_as, words_of
 from mechshift_tl.cli.task_options import Data, TaskName, named, task_of
 
 
@@ -27,6 +27,8 @@ def plan(
     seed: Seed = 0,
     family: Family = None,
     config: ConfigFields = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Count what attributing a model will take, without its weights: edges, operations, time, memory, disk."""
     with clear_errors():
@@ -54,5 +56,6 @@ def plan(
                 batches=batches, notes=shape.notes,
             )  # fmt: skip
         print_notes(made.notes)
-        print_frame(f"Plan of {pair}: {chosen.name}, n = {work.examples}", made.summary())
-        print_frame("Memory", made.to_dataframe())
+        print_frame(f"Plan of {pair}: {chosen.name}, n = {work.examples}", made.summary(), "plan")
+        print_frame("Memory", made.to_dataframe(), "memory")
+        print_last(f"{made.seconds:,.1f} s at {made.rate:.3g} operations per second, for {work.rows:,} rows of {work.tokens} tokens")

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from mechshift_tl.cli.console import console
+from mechshift_tl.cli.console import console, print_last
 from mechshift_tl.cli.errors import clear_errors
+from mechshift_tl.cli.options import Quiet
 
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study, as `mechshift run` wrote it.")],
     out: Annotated[Path | None, typer.Option(help="File to write; default DIR/report.html.")] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write the report of a finished study again: after an update of mechshift, or where it was lost. Nothing is measured."""
     with clear_errors():
@@ -24,4 +26,4 @@ def report(
 
         with console.status("report"):
             write_report(study, path)
-        console.print(f"Report: {path}", soft_wrap=True)
+        print_last(f"{study.verdicts.sentence()} Report: {path}")

@@ -50,6 +50,11 @@ def told_apart(path: Path | None) -> str | None:
     return None if path is None else f"{path.name} {sha256_of([path])}"
 
 
+def written_to(out: Path | None) -> str:
+    """The end of a command's last line: where its results are, if anywhere."""
+    return "" if out is None else f". Written: {out}"
+
+
 def claim(stages: Stages, models: Mapping[str, HookedModel], examples: Examples) -> None:
     """Say which models and prompts a command's folder belongs to: weights that were changed since are other work.
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mechshift_tl.cli import study_options as of
-from mechshift_tl.cli.console import console, print_frame, print_stage
+from mechshift_tl.cli.console import Stages, console, print_frame, print_last
 from mechshift_tl.cli.errors import clear_errors
-from mechshift_tl.cli.options import Family, Fresh, PairName, open_pair, placed, read_as, tokenizer_of
+from mechshift_tl.cli.options import AsJson, Family, Fresh, PairName, Quiet, open_pair, placed, read_as, tokenizer_of
 from mechshift_tl.cli.results import results_in
 from mechshift_tl.cli.task_options import Data, TaskNames, print_dropped, tasks_of, words_for_file
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: Tasks of a study where neither an option nor a file names any.
 TASKS = "ioi,countdown"
 #: The options that are no setting of a study.
-OTHERS = ("pair", "out", "tasks", "data", "quick", "fresh", "family", "config")
+OTHERS = ("pair", "out", "tasks", "data", "quick", "fresh", "family", "config", "as_json", "quiet")
 
 
 def run(
@@ -32,8 +32,10 @@ def run(
     quick: of.Quick = False,
     n: of.N = None,
     seed: of.StudySeed = None,
+    method: of.StudyMethod = None,
     ig_steps: of.IgSteps = None,
     rule: of.PathRule = None,
+    gap: of.StudyGap = None,
     kv: of.StudyKV = None,
     edges: of.Edges = None,
     components: of.Components = None,
@@ -57,6 +59,8 @@ def run(
     fresh: Fresh = False,
     family: Family = None,
     config: of.StudyFile = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compare the circuits of an ARM, its MDM and its control, task by task, and write a report."""
     # Every setting of a study has the name of its option: see the test that holds the two lists against each other.
@@ -65,6 +69,7 @@ def run(
         from mechshift_tl.runs.processes import Processes
         from mechshift_tl.study import run_study
         from mechshift_tl.study.config_file import write_config_file
+        from mechshift_tl.study.run import most_stages
 
         file, fields = of.split_config(config)
         study_config, named = of.study_config(quick, file, given)
@@ -76,25 +81,27 @@ def run(
             for task in wanted:
                 print_dropped(task, tokenizer_of(models))
             with console.status("starting") as status:
-                study = run_study(models, wanted, study_config, folder=folder, progress=lambda stage: print_stage(status, stage))
+                stage = Stages(status, 1 + most_stages(len(wanted), len(models.models), study_config))  # and the report
+                study = run_study(models, wanted, study_config, folder=folder, progress=stage)
                 from mechshift_tl.report import write_report
 
                 Processes.here().once(lambda: write_config_file(study_config, words_for_file(asked, data), folder / "study.toml"))
-                print_stage(status, "report")
+                stage("report")
                 Processes.here().once(lambda: write_report(study, folder / "report.html"))
         _print_study(study)
-        console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+        said = study.verdicts.sentence()
+        print_last(f"{said} Report: {out / 'report.html'}", verdicts=said, report=out / "report.html")
 
 
 def _print_study(study: Study) -> None:
-    """The verdicts in a sentence, accuracy, overlaps with what must be said beside them, and faithfulness."""
-    console.print(study.verdicts.sentence(), soft_wrap=True)
+    """Accuracy, overlaps with what must be said beside them, and faithfulness."""
     if study.conditions.all:
-        print_frame("Where the paper's reading would break", study.conditions.to_dataframe())
-    print_frame("Held-out accuracy (decoded freely), and how the prompts were found", study.accuracy())
+        print_frame("Where the paper's reading would break", study.conditions.to_dataframe(), "conditions")
+    print_frame("Held-out accuracy (decoded freely), and how the prompts were found", study.accuracy(), "accuracy")
     print_frame(
         "Edge overlap: Jaccard of circuits, 95 % interval over prompts, floor of random circuits, ceiling of one model",
         study.overlap_table(),
+        "overlap",
     )
     for task, one in study.tasks.items():
         for role, comparison in one.comparisons.items():
@@ -102,4 +109,4 @@ def _print_study(study: Study) -> None:
         if one.evidence is not None:
             n = int(one.evidence.faithfulness["n"].min())
             title = f"{task}: faithfulness of each circuit in each model on {n} prompts kept apart, 95 %, and of random circuits"
-            print_frame(title, one.evidence.grid())
+            print_frame(title, one.evidence.grid(), f"{task}.faithfulness")

@@ -7,14 +7,29 @@ from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
-from mechshift_tl.cli.options import MOST_DRAWS, MOST_POINTS
+from mechshift_tl.cli.options import MOST_DRAWS, MOST_POINTS, words_of
 
 if TYPE_CHECKING:
     from mechshift_tl.attribution.settings import AttributionSettings
     from mechshift_tl.interventions.replaced import Intervention
 
 T = TypeVar("T")
-MethodName = Annotated[str, typer.Option("--method", help="EAP-IG-inputs, EAP, EAP-IG-activations, clean-corrupted or exact.")]
+MethodName = Annotated[
+    str,
+    typer.Option(
+        "--method", help="EAP-IG-inputs (eap-ig), EAP (eap), EAP-IG-activations, clean-corrupted, expected-gradients, relp, gim or exact."
+    ),
+]
+BackwardRules = Annotated[
+    str | None,
+    typer.Option(
+        "--backward", help="Rules of the backward pass: relp, gim, or of norms, activations, products, patterns, softmax, qkv by commas."
+    ),
+]
+GapGiven = Annotated[
+    float | None,
+    typer.Option("--gap", help="Instead of --ig-steps: add points until the path misses this share of the effect, such as 0.02."),
+]
 MetricName = Annotated[str, typer.Option("--metric", help="logit_diff, prob_diff, log_prob or kl.")]
 InterventionName = Annotated[
     str, typer.Option("--intervention", help="What a writer is held against: counterfactual, zero, mean or mean_positional.")
@@ -38,6 +53,8 @@ def scoring(
     *,
     ig_steps: int | None,
     rule: str | None,
+    gap: float | None = None,
+    backward: str | None = None,
     keep_per_example: bool = False,
 ) -> AttributionSettings:
     """Settings for `attribute`. Raises ValueError on those that are unknown, or that no model can be attributed by."""
@@ -49,10 +66,17 @@ def scoring(
     check_choice("--method", method, get_args(Method))
     check_intervention_name(intervention)
     check_choice("--kv", kv, get_args(KV))
-    named = {"method": method, "intervention": intervention, "kv": kv, "ig_steps": ig_steps, "rule": rule, "metric": metric}
+    named = {"method": method, "intervention": intervention, "kv": kv, "ig_steps": ig_steps, "rule": rule, "metric": metric, "gap": gap}
+    named["backward"] = backward_of(backward)
     settings = AttributionSettings.from_dict({**named, "keep_per_example": keep_per_example})
     settings.check_metrics([resolve(metric)])
     return settings
+
+
+def backward_of(text: str | None) -> str | tuple[str, ...]:
+    """The name of a set of backward rules, or rules one by one."""
+    words = words_of(text or "")
+    return words[0] if len(words) == 1 else tuple(words)
 
 
 def check_intervention_name(name: str) -> Intervention:

@@ -20,6 +20,8 @@ def _count(text: str, *, least: int = 0, most: int = MOST_DRAWS) -> Any:
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer prompts and the quick measurements: a first look in minutes.")]
 N = Annotated[int | None, _count("Prompts per task that all models of the pair read correctly.", least=2)]
 StudySeed = Annotated[int | None, typer.Option("--seed", help="Seed of prompts, floors and intervals.", **SEEDS)]
+StudyMethod = Annotated[str | None, typer.Option("--method", help="How edges are scored: eap-ig (default), eap, relp, gim, …")]
+StudyGap = Annotated[float | None, typer.Option("--gap", help="Add points until the path misses this share of the effect, such as 0.02.")]
 IgSteps = Annotated[int | None, _count("Points on the integration path.", least=1, most=MOST_POINTS)]
 PathRule = Annotated[str | None, typer.Option(help="Where they lie: midpoint, gauss-legendre, right or left.")]
 StudyKV = Annotated[str | None, typer.Option(help="K and V readers per KV head (grouped) or per query head (ungrouped).")]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mechshift_tl.cli.console import console
-from mechshift_tl.cli.errors import opening
+from mechshift_tl.cli.errors import opening, refusal
 from mechshift_tl.cli.options import not_empty, words_of
 from mechshift_tl.tasks.catalogue import CATALOGUE, task_name
 
@@ -41,12 +41,12 @@ def _is_task(word: str) -> bool:
 
 
 def _checked(word: str | None) -> str | None:
-    """A task or file, for typer to check before a verb runs. Raises BadParameter on a task that there is not, with the nearest."""
+    """A task or file, for typer to check before a verb runs. Ends the command on a task that there is not, with the nearest."""
     if not_empty(word) is not None and not is_file(str(word)):
         try:
             task_name(str(word))
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+            raise refusal(error) from None
     return word
 
 

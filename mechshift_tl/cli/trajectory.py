@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mechshift_tl.cli import study_options as of
-from mechshift_tl.cli.console import console, print_frame, print_stage
+from mechshift_tl.cli.console import Stages, console, print_frame, print_last
 from mechshift_tl.cli.errors import clear_errors, opening
-from mechshift_tl.cli.options import Fresh, TaskNames, not_empty, number_of, tasks_of, words_of
+from mechshift_tl.cli.options import AsJson, Fresh, Quiet, not_empty, number_of, words_of
 from mechshift_tl.cli.results import results_in
+from mechshift_tl.cli.task_options import TaskNames, tasks_of
 
 if TYPE_CHECKING:
     from mechshift_tl.study.trajectory import TrainingRun, Trajectory
@@ -40,6 +41,8 @@ def trajectory(
     n_boot: of.Draws = None,
     n_random: of.NRandom = None,
     fresh: Fresh = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Study the MDM and its control at each checkpoint of their training; say when overlap, depth and accuracy change, and how."""
     named = ("n", "held_out", "seed", "ig_steps", "edges", "components", "cut", "n_boot", "n_random")
@@ -54,13 +57,14 @@ def trajectory(
         what = {run.role: [(one.step, one.tokens) for one in run.checkpoints] for run in runs}
         job = {"command": "trajectory", "arm": arm, "tasks": tasks, "folders": [str(folder), str(control)], **what, **config.to_dict()}
         with results_in(out, fresh, **job) as place, console.status("starting") as status, opening("a checkpoint"):
-            found = run_trajectory(runs, wanted, config, arm=arm, folder=place, progress=lambda stage: print_stage(status, stage))
+            stage = Stages(status)
+            found = run_trajectory(runs, wanted, config, arm=arm, folder=place, progress=stage)
             from mechshift_tl.report.trajectory import write_trajectory_report
 
-            print_stage(status, "report")
+            stage("report")
             Processes.here().once(lambda: write_trajectory_report(found, place / "report.html"))
         _print(found)
-        console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+        print_last(f"{found.finding()} Report: {out / 'report.html'}", finding=found.finding(), report=out / "report.html")
 
 
 def _runs(folders: dict[str, Path | None], checkpoints: str | None) -> list[TrainingRun]:
@@ -75,5 +79,4 @@ def _runs(folders: dict[str, Path | None], checkpoints: str | None) -> list[Trai
 
 
 def _print(found: Trajectory) -> None:
-    console.print(found.finding(), soft_wrap=True)
-    print_frame("What changed, when (training tokens), and how", found.changes_table().loc[:, SHOWN])
+    print_frame("What changed, when (training tokens), and how", found.changes_table().loc[:, SHOWN], "changes")

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mechshift_tl.cli.console import console, print_frame
+from mechshift_tl.cli.console import console, print_frame, print_last
 from mechshift_tl.cli.errors import clear_errors
 from mechshift_tl.cli.options import (
     KV,
-    MOST_POINTS,
+    AsJson,
     ConfigFields,
     DeviceMap,
     Family,
     Fresh,
     Out,
+    Quiet,
     Seed,
     open_model,
     open_pair,
@@ -28,8 +29,8 @@ from mechshift_tl.cli.options import (
     words_of,
 )
 from mechshift_tl.cli.prompts import print_prompts
-from mechshift_tl.cli.results import claim, results_in, told_apart
-from mechshift_tl.cli.scoring import MetricName, check_least, scoring
+from mechshift_tl.cli.results import claim, results_in, told_apart, written_to
+from mechshift_tl.cli.scoring import GapGiven, MetricName, StepsGiven, check_least, scoring
 from mechshift_tl.cli.task_options import Data, TaskName, named, task_of
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def validity(
     methods: Annotated[str | None, typer.Option(help="Names in the table, separated by commas; default all.")] = None,
     top: Annotated[int, typer.Option(help="Strongest edges that are patched exactly.")] = 200,
     random: Annotated[int, typer.Option(help="Further edges, drawn at random.")] = 200,
-    ig_steps: Annotated[int, typer.Option(max=MOST_POINTS, help="Points on the path of the methods that integrate.")] = 5,
+    ig_steps: StepsGiven = None,
+    gap: GapGiven = None,
     metric: MetricName = "logit_diff",
     kv: KV = "grouped",
     seed: Seed = 0,
@@ -63,6 +65,8 @@ def validity(
     fresh: Fresh = False,
     family: Family = None,
     config: ConfigFields = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Hold every method's scores against exact patching: Spearman and Pearson correlations over edges, with 95 % intervals over prompts."""
     with clear_errors():
@@ -76,12 +80,13 @@ def validity(
             raise ValueError("give one of --model and --pair")
         check_least("--n", n, 2)
         name, file = named(task, data)
-        asked, chosen, place = _methods(methods, ig_steps, metric, kv), task_of(name, file), placed(device_map)
+        asked, chosen, place = _methods(methods, ig_steps, gap, metric, kv), task_of(name, file), placed(device_map)
         how = read_as(family, config, of_pair=model is None)
         # Without the usual method, the first that was named ranks the edges.
         rank_by = RANK_BY if RANK_BY in asked else next(iter(asked))
         check_asked(asked, rank_by, {"n_top": top, "n_random": random})
-        settings = {"rank_by": rank_by, "n_top": top, "n_random": random, "ig_steps": ig_steps, "metric": metric, "kv": kv, "seed": seed}
+        asked_for = {"rank_by": rank_by, "n_top": top, "n_random": random}
+        settings = {**asked_for, "ig_steps": ig_steps, "gap": gap, "metric": metric, "kv": kv, "seed": seed}
         job = {"command": "validity", "model": model, "pair": pair, "task": chosen.name, "data": told_apart(file), "n": n, **settings}
         with results_in(out, fresh, **job, **how, methods=list(asked)) as folder:
             stages = Stages(folder)
@@ -98,16 +103,16 @@ def validity(
             }  # fmt: skip
             if folder is not None:
                 Processes.here().once(lambda: _save(folder, found, examples))
-        print_frame(f"Correlation with exact patching on {len(examples)} prompts of {chosen.name}, 95 % over prompts", _texts(found))
-        _print_note(found)
-        if out is not None:
-            console.print(f"Written: {out}")
+        print_frame(
+            f"Correlation with exact patching on {len(examples)} prompts of {chosen.name}, 95 % over prompts", _texts(found), "validity"
+        )
+        print_last(f"{_note(found)}{written_to(out)}", out=out)
 
 
-def _methods(names: str | None, ig_steps: int, metric: str, kv: str) -> dict[str, PathSettings]:
+def _methods(names: str | None, ig_steps: int | None, gap: float | None, metric: str, kv: str) -> dict[str, PathSettings]:
     """Those of `validity.METHODS` that were named. Raises ValueError on an unknown name, and where a method has no use for the settings."""
-    from mechshift_tl.attribution.path import INTEGRATED
     from mechshift_tl.evaluation.validity import METHODS
+    from mechshift_tl.evaluation.validity.measure import with_points
 
     known = {_plain(name): name for name in METHODS}
     wanted = list(METHODS) if names is None else words_of(names)
@@ -115,9 +120,9 @@ def _methods(names: str | None, ig_steps: int, metric: str, kv: str) -> dict[str
         raise ValueError(f"--methods: unknown method {unknown[0]!r}; choose of {', '.join(METHODS)}")
     chosen = {known[_plain(word)]: METHODS[known[_plain(word)]] for word in wanted}
     for one in chosen.values():
-        integrates = one.get("method") in INTEGRATED
+        path = with_points(one, ig_steps, gap)
         # Called for its checks alone.
-        scoring(one.get("method", ""), metric, kv=kv, ig_steps=ig_steps if integrates else None, rule=one.get("rule"))
+        scoring(path.get("method", ""), metric, kv=kv, ig_steps=path.get("ig_steps"), rule=path.get("rule"), gap=path.get("gap"))
     return chosen
 
 
@@ -167,12 +172,16 @@ def _texts(found: Mapping[str, Validity]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _print_note(found: Mapping[str, Validity]) -> None:
-    """Of a pair: whether the method is less valid on the MDM."""
+def _note(found: Mapping[str, Validity]) -> str:
+    """What may mislead; and of a pair, whether the method is less valid on the MDM."""
     from mechshift_tl.evaluation.validity import validity_note
 
+    for role, one in found.items():
+        for warning in one.warnings:
+            console.print(f"Warning ({role}): {warning}")
     if found.keys() == {"arm", "mdm"}:
-        console.print(validity_note(found["arm"], found["mdm"]) or "The method that ranked the edges is no less valid on the MDM.")
+        return validity_note(found["arm"], found["mdm"]) or "The method that ranked the edges is no less valid on the MDM"
+    return "Scores are held against exact patching"
 
 
 def _save(folder: Path, found: Mapping[str, Validity], examples: Examples) -> None:

@@ -27,11 +27,11 @@ from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
 from mechshift_tl.bridge.batching import batch_tokens_for
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
-from mechshift_tl.evaluation.patching import Base, patched_logits
 from mechshift_tl.evaluation.run_figure import draw_run
 from mechshift_tl.graph import Graph, check_same_graph
 from mechshift_tl.interventions.not_finite import locate_not_finite
-from mechshift_tl.interventions.replaced import Intervention, WriterMeans, check_intervention, replaced
+from mechshift_tl.interventions.patching import ends, patched_logits
+from mechshift_tl.interventions.replaced import Intervention, WriterMeans, check_intervention
 from mechshift_tl.readouts import Batch, Readouts
 from mechshift_tl.readouts.rows import check_given
 from mechshift_tl.runs.processes import Processes
@@ -188,7 +188,7 @@ def _run_batch(
     Raises FloatingPointError, naming layer and hook, where a metric is not finite.
     """
     try:
-        clean, base, empty = _ends(model, batch, graph, intervention, means)
+        clean, base, empty = ends(model, batch, graph, intervention, means)
         # A generator: the logits of one circuit are added up before the next one runs.
         runs = (patched_logits(model, batch, graph, edges, base) for edges in circuits)
         for logits, tally in zip(chain((clean, empty), runs), tallies, strict=True):
@@ -206,22 +206,6 @@ def _check_same_work(processes: Processes, readouts: Readouts, circuits: Sequenc
             raise ValueError(
                 "run_circuits: processes launched together were given different work; use `with mechshift_tl.runs.processes.alone()`"
             )
-
-
-@torch.no_grad()
-def _ends(
-    model: HookedModel, batch: Batch, graph: Graph, intervention: Intervention, means: WriterMeans | None
-) -> tuple[Tensor, Base, Tensor]:
-    """Clean logits, the base, and its logits.
-
-    For counterfactual patches the base is the corrupt run, which shares one forward with the clean run. Where the two runs see different
-    tokens, a run with no edge live stands in for it: a circuit always runs under the clean mask.
-    """
-    same = batch.clean_mask is None or batch.corrupt_mask is None or torch.equal(batch.clean_mask, batch.corrupt_mask)
-    if intervention == "counterfactual" and same:
-        return Base.both_sides(model, batch)
-    clean = batch.logits(model, "clean")
-    return clean, *Base.of(model, batch, graph, replaced(model, batch, intervention, means))
 
 
 class Tally:

@@ -126,6 +126,9 @@ class SmolLM2(PairRecipe):
             line = {"step": step.step, "loss": round(step.loss, 4), "tokens": step.tokens}
             say(json.dumps(line | {"seconds": round(time.perf_counter() - clock, 1)}))
 
+        def on_keep(step: int) -> None:
+            save_adapter(adapted, folder / "checkpoints" / str(step), base, spec)
+
         train(
             adapted, rows, one.recipe, folder=folder, mask_token_id=MASK, save_every=5, keep_at={*KEPT, one.recipe.last_step},
             on_step=on_step, on_keep=on_keep,

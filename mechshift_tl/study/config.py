@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from mechshift_tl.attribution.path import Rule
-from mechshift_tl.attribution.settings import AttributionSettings
+from mechshift_tl.attribution.path import Method, Rule
+from mechshift_tl.attribution.settings import AttributionSettings, PathSettings, path_settings
 from mechshift_tl.compare.depth import default_cut
 from mechshift_tl.evaluation.size import SizeSearch
 from mechshift_tl.graph import KV
@@ -31,7 +31,8 @@ class StudyConfig:
     """Settings of one study.
 
     - `n`: prompts per task, read correctly by every model of the pair; `seed`: of prompts, floors and intervals.
-    - `ig_steps`, `rule`, `kv`: of the attribution.
+    - `method`, `ig_steps`, `rule`, `gap`, `kv`: of the attribution; points and their rule count where the method takes them, and a gap
+      chooses the number of points.
     - `edges`: circuit size (None: min(1000, 5 % of the possible edges)); `components`: K of the component overlap (None: see `compare`).
     - `cut`: layers that count as early (None: the first third); `neuron_layer`: whose neurons are shown (None: the last early layer).
     - `n_boot`, `n_random`: draws behind intervals and floors.
@@ -46,8 +47,10 @@ class StudyConfig:
 
     n: int = 200
     seed: int = 0
+    method: Method = "EAP-IG-inputs"
     ig_steps: int = 5
     rule: Rule = "midpoint"
+    gap: float | None = None
     kv: KV = "grouped"
     edges: int | None = None
     components: int | None = None
@@ -90,7 +93,7 @@ class StudyConfig:
             value = getattr(self, one.name)
             if one.default is None and value is None or one.name == "measurements":
                 continue
-            wanted = int if one.default is None else type(one.default)
+            wanted = float if one.name == "gap" else int if one.default is None else type(one.default)
             good = isinstance(value, (int, float) if wanted is float else wanted) and not isinstance(value, bool)
             if not good:
                 kind = {int: "a whole number", float: "a number", str: "a text"}[wanted]
@@ -108,7 +111,12 @@ class StudyConfig:
     @property
     def attribution(self) -> AttributionSettings:
         """What is asked of every attribution; each prompt's own scores are kept, for intervals over prompts."""
-        return AttributionSettings(ig_steps=self.ig_steps, rule=self.rule, kv=self.kv, keep_per_example=True)
+        return AttributionSettings(**self.path, kv=self.kv, keep_per_example=True)
+
+    @property
+    def path(self) -> PathSettings:
+        """The method, with the settings of its path as far as it takes them."""
+        return path_settings(self.method, ig_steps=self.ig_steps, rule=self.rule, gap=self.gap)
 
     @property
     def rules(self) -> Rules:

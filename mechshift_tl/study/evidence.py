@@ -138,15 +138,12 @@ def _measure_validity(
     return {
         role: files.VALIDITY.stage(stages, role, partial(
             validity, models[role], held_out[role].select(few), methods=_method(config), n_top=config.validity_edges,
-            n_random=config.validity_edges, rank_by=METHOD, ig_steps=config.ig_steps, seed=config.seed, kv=config.kv,
+            n_random=config.validity_edges, rank_by=config.attribution.label, seed=config.seed, kv=config.kv,
         ))
         for role in QUESTIONED
     }  # fmt: skip
 
 
-METHOD = "EAP-IG"
-
-
 def _method(config: StudyConfig) -> dict[str, PathSettings]:
     """The method that found the circuits, and the cheapest one (EAP), which takes a single gradient."""
-    return {METHOD: {"method": "EAP-IG-inputs", "rule": config.rule}, "EAP": {"method": "EAP"}}
+    return {config.attribution.label: config.path, "EAP": {"method": "EAP"}}

@@ -160,9 +160,9 @@ def _scored(parts: TaskParts, base: Scores, chosen: Selection, n: int, skipped: 
     config, examples = parts.config, parts.pool.examples.select(range(n))
     specs = {role: spec_of(model) for role, model in parts.models.items()}
 
-    def scored(factor: str, setting: str, on: Examples, roles: Mapping[str, Any], ig_steps: int = config.ig_steps) -> _Varied:
+    def scored(factor: str, setting: str, on: Examples, roles: Mapping[str, Any], **changed: Any) -> _Varied:
         parts.progress(f"{factor} {setting}")
-        settings = replace(config.attribution, ig_steps=ig_steps)
+        settings = replace(config.attribution, **changed)
         new = {
             role: attribute_edges(parts.models[role], readouts(parts.models[role], on, seed=config.seed, **how), settings)
             for role, how in roles.items()
@@ -170,8 +170,10 @@ def _scored(parts: TaskParts, base: Scores, chosen: Selection, n: int, skipped: 
         return _Varied(factor, setting, {**base, **new}, chosen)
 
     every: dict[str, dict[str, Any]] = {role: {} for role in parts.models}
-    if config.ig_steps != 1:
-        yield scored("IG points", "1", examples, every, 1)
+    if not config.attribution.integrates:
+        skipped["IG points"] = f"{config.attribution.label} integrates nothing"
+    elif config.attribution.ig_steps != 1:
+        yield scored("IG points", "1", examples, every, ig_steps=1, gap=None)
     yield scored("seed", str(config.seed + 1), parts.task.examples(parts.tokenizer, n, seed=config.seed + 1), every)
     tailed = {role: {"tail": ()} for role, spec in specs.items() if spec.tail}
     if tailed:

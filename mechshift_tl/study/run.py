@@ -90,6 +90,12 @@ def run_study(
     return study
 
 
+def most_stages(tasks: int, models: int, config: StudyConfig) -> int:
+    """How many stages `progress` is told of: fewer where a measurement does not apply to a task."""
+    # Prompts, circuits, lenses and what became of circuits; scores per model; circuits run; each measurement.
+    return tasks * (4 + models + bool(config.held_out) + len(chosen(config)))
+
+
 @contextmanager
 def _told(progress: Callable[[str], None] | None, n: int) -> Iterator[tuple[Callable[[str], None], Callable[[], object]]]:
     """What is told of a stage that starts, and of a task that is done: `progress`, or a bar of `n` tasks."""

@@ -40,7 +40,7 @@ def trained_anew(
     recipe = Recipe(objective, steps=steps, seed=seed, t_min=0.1, anneal_steps=steps // 8 if masked else 0)
     rows = TaskRows(task, model.tokenizer, model.spec.tail, seed, n_texts)
     with tempfile.TemporaryDirectory() as folder:
-        train(native, rows, recipe, folder=Path(folder), mask_token_id=model.spec.mask_token_id, save_every=steps, log=lambda line: None)
+        train(native, rows, recipe, folder=Path(folder), mask_token_id=model.spec.mask_token_id, save_every=steps)
     return HookedDiffusionTransformer.from_hf(native.eval(), model.tokenizer, model.spec, name=f"{task.name}, seed {seed}")
 
 

@@ -18,8 +18,9 @@ Attention = Literal["causal", "full"]
 
 def native_model(name: str, sizes: Mapping[str, int], weights: Mapping[str, Tensor], attention: Attention) -> HookedModel:
     """A norm-free ReLU model with these weights; row p of its logits says what stands at p."""
-    direction: Literal["causal", "bidirectional"] = "causal" if attention == "causal" else "bidirectional"
-    config = TransformerBridgeConfig(**sizes, act_fn="relu", attention_dir=direction, normalization_type=None)
+    direction = "causal" if attention == "causal" else "bidirectional"
+    settings = {"act_fn": "relu", "attention_dir": direction, "normalization_type": None}
+    config = TransformerBridgeConfig.from_dict({**sizes, **settings})
     inner = NativeModel(config)
     # Before the bridge is built: afterwards every weight has several names, and a missing one would not be told.
     inner.load_state_dict(dict(weights))

@@ -12,12 +12,13 @@ So the circuit is two paths of known edges, amid a trained model that otherwise 
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from hooked_diffusion.pairs import load_pair
-from mechshift_tl.bridge.alignment import logit_shift, mask_token
+from mechshift_tl.bridge.alignment import mask_token
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.graph import Graph
 from mechshift_tl.readouts import Readouts
@@ -84,7 +85,7 @@ def _overwrite(projections: dict[str, Tensor], head: int, source: int, target: i
     projections["o"][target, mine.start] = 1
 
 
-def _one(weights: dict[str, Tensor], part: str) -> Tensor:
+def _one(weights: Mapping[str, Tensor], part: str) -> Tensor:
     """The one weight whose name holds `part`."""
     (found,) = [weight for name, weight in weights.items() if part in name]
     return found
@@ -99,5 +100,4 @@ def _readouts(model: HookedModel) -> Readouts:
         sides = [[*words[:at], WORDS[i], *words[at + 1 :]] for i in (which, 1 - which)]
         rows.append((*sides, ANSWERS[which], ANSWERS[1 - which]))
     clean, corrupt, answers, foils = (torch.tensor(column) for column in zip(*rows, strict=True))
-    assert logit_shift(model) in (0, 1)
     return Readouts.from_tokens(clean, corrupt, torch.full((N_EXAMPLES,), LENGTH - 1), answers, foils)

@@ -70,7 +70,7 @@ def said(name: str, row: Sequence[str], attention: Attention) -> list[str]:
 def program(name: str, attention: Attention) -> Truth:
     """A program of `PROGRAMS`, from its weights."""
     with safe_open(WEIGHTS / f"{name}.safetensors", "pt") as file:
-        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: a file is no dictionary
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         sizes, reads, writes = (json.loads(file.metadata()[key]) for key in ("config", "reads", "writes"))
     model = native_model(f"{name}-{attention}", sizes, weights, attention)
     rows = _readouts(name, attention, reads, writes, sizes["n_ctx"] - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import pandas as pd
@@ -60,7 +59,7 @@ class TruthTable(JsonArtefact):
             found.append(values | {"n_true": row.n_true, "n_edges": row.n_edges, "n_examples": row.n_examples})
         return pd.DataFrame(found)
 
-    @cached_property
+    @property
     def moving(self) -> pd.DataFrame:
         """AUROC on moving edges: a row per truth, a column per method, both in the order measured."""
         return self.table("moving")

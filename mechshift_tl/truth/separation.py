@@ -13,7 +13,10 @@ ROUNDING = 1e-6
 
 
 def auroc(scores: Float[np.ndarray, " m"], true: Bool[np.ndarray, " m"]) -> float:
-    """The chance that a true edge has a larger |score| than another, a tie counting half; in [0, 1], 0.5 = chance. NaN with one kind only."""
+    """The chance that a true edge has a larger |score| than another, ties counting half: in [0, 1], 0.5 by chance.
+
+    NaN where all edges are true, or none.
+    """
     n_true, n_false = int(true.sum()), int((~true).sum())
     if not n_true or not n_false:
         return float("nan")

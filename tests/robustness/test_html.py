@@ -44,6 +44,7 @@ from mechshift_tl.evaluation.carried import Carried
 from mechshift_tl.evaluation.component_sets import named_sets
 from mechshift_tl.evaluation.run import run_circuit
 from mechshift_tl.evaluation.size import FaithfulSize, SizeTried
+from mechshift_tl.evaluation.smallest import SmallestCircuit
 from mechshift_tl.evaluation.transfer import circuits_in_model
 from mechshift_tl.intervals import Interval
 from mechshift_tl.interventions.replaced import writer_means
@@ -57,6 +58,7 @@ from mechshift_tl.study.robustness_result import Baseline, Change, Robustness
 from mechshift_tl.study.unscreened import ScreenRow, Unscreened
 from mechshift_tl.study.verdict_check import TruthChecked, VerdictCheck
 from mechshift_tl.tasks import IOI
+from mechshift_tl.truth import TruthTable, load_truth, measure_truth
 from mechshift_tl.views import neuron_activations
 from mechshift_tl.views.attention import attention_patterns
 from mechshift_tl.views.playback import play
@@ -107,7 +109,8 @@ def results() -> dict[str, Any]:
         attention_patterns(pair.arm, rows), compare_attention({"arm": pair.arm}, {"arm": rows}, {"arm": ["a0.h0"]}, n_boot=4),
         compare_neurons({"arm": pair.arm, "mdm": pair.mdm}, {"arm": grouped, "mdm": grouped}, few_neurons),
         compare_lenses({"mdm": pair.mdm}, {"mdm": task.pool.readouts["mdm"]}, {"mdm": task.lenses["mdm"]}, {"shared": ["m0"]}, n_boot=4),
-        evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), faithfulness(pair.arm, rows, circuit),
+        evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), (whole := faithfulness(pair.arm, rows, circuit)),
+        SmallestCircuit(5, 0.8, (5,), (whole,)),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         difference(study, study), play(pair.mdm, task.pool.examples[0], pair.tokenizer, ["a0.h0"]),
         study.conditions, *denoising_results(pair), *verdict_results(study),
@@ -121,6 +124,7 @@ def results() -> dict[str, Any]:
             (Baseline("mdm", 0.3, Interval(0.3, 0.2, 0.4, 9), 0.1, Interval(0.1, 0.0, 0.2, 9)),),
             (Change("seed", "1", "mdm", 0.5, 0.4),), {"foil": "the task has one"}, 9,
         ),
+        TruthTable(tuple(measure_truth(load_truth("and-full"), {"EAP": {"method": "EAP"}}, n_boot=2)), 2, 0),
         Unscreened((ScreenRow("mdm", "jaccard", 0.5, 0.4, -0.1, Interval(-0.1, -0.2, 0.1, 9)),), 10, 1),
     ]  # fmt: skip
     return {type(one).__name__: one for one in made}

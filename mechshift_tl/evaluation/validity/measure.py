@@ -24,9 +24,9 @@ from torch import Tensor
 
 from mechshift_tl.attribution.attribute import attribute_edges
 from mechshift_tl.attribution.metrics import MetricLike, resolve
-from mechshift_tl.attribution.path import INTEGRATED
+from mechshift_tl.attribution.path import DEFAULT_STEPS, SAMPLED
 from mechshift_tl.attribution.scores import EdgeScores
-from mechshift_tl.attribution.settings import AttributionSettings, PathSettings
+from mechshift_tl.attribution.settings import AttributionSettings, PathSettings, path_settings
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.select import strongest
 from mechshift_tl.evaluation.validity.result import Validity
@@ -44,6 +44,9 @@ METHODS: dict[str, PathSettings] = {
     "EAP-IG midpoint": {"method": "EAP-IG-inputs", "rule": "midpoint"},
     "EAP-IG Gauss–Legendre": {"method": "EAP-IG-inputs", "rule": "gauss-legendre"},
     "EAP-IG activations": {"method": "EAP-IG-activations"},
+    "expected gradients": {"method": "expected-gradients", "ig_steps": 1},
+    "RelP": {"method": "relp"},
+    "GIM": {"method": "gim"},
 }
 RANK_BY = "EAP-IG midpoint"
 
@@ -56,7 +59,8 @@ def validity(
     n_random: int = 200,
     methods: Mapping[str, PathSettings] = METHODS,
     rank_by: str = RANK_BY,
-    ig_steps: int = 5,
+    ig_steps: int | None = None,
+    gap: float | None = None,
     n_boot: int = 200,
     seed: int = 0,
     kv: KV = "grouped",
@@ -69,7 +73,8 @@ def validity(
 
     - A graph with fewer edges than that gives all of them. `n_boot`, `seed`: draws of the prompts, and of the other edges.
     - `methods`: names, and the path settings of `attribute` that each stands for.
-    - `ig_steps`: points on the path of the methods that integrate and name no number of their own.
+    - `ig_steps`: points on the path of the methods that integrate and name no number of their own, 5 unless given; or the `gap` that
+      chooses them (paths of activations take 5 then).
     - `kv`, `metric`, `intervention`, `means`, `batch_tokens`: of every method, as `attribute` takes them.
 
     Cost: the methods' attributions, and exact patching of the edges, which mostly is more. Memory: every edge of every example for one
@@ -79,11 +84,13 @@ def validity(
     if readouts.n_examples < 2:
         raise ValueError(f"validity: {readouts.n_examples} example; intervals over prompts need at least 2")
     drawn_examples(readouts.n_examples, n_boot, seed)  # raises on a seed and on draws that would fail only when the work is done
+    if gap is not None and ig_steps is not None:
+        raise ValueError(f"validity: gap={gap} chooses the number of points; leave out ig_steps (got {ig_steps}), or gap")
     function = resolve(metric)
     shared = AttributionSettings(
         method="exact", kv=kv, metric=function.name, intervention=intervention, keep_per_example=True, batch_tokens=batch_tokens
     )
-    asked = {name: _with_steps(one, ig_steps) for name, one in methods.items()}
+    asked = {name: with_points(one, ig_steps, gap) for name, one in methods.items()}
     scored = partial(attribute_edges, model, readouts, metric=function, means=means)
     # This method is scored once: its scores are also among the parts below.
     ranked = scored(replace(shared, **asked[rank_by]))
@@ -92,20 +99,41 @@ def validity(
     mask[tuple(edges.T)] = True
     exact = scored(shared, edges=mask)
     # Only the chosen edges of a method are kept: all edges of all examples take many times the memory.
-    parts = [_parts(ranked if name == rank_by else scored(replace(shared, **one)), edges) for name, one in asked.items()]
+    each = (ranked if name == rank_by else scored(replace(shared, **one)) for name, one in asked.items())
+    parts, gaps = zip(*((_parts(one, edges), _missed(one)) for one in each), strict=True)
     assert exact.read_per_example is not None
     return Validity(
         graph=ranked.graph, edges=edges, top=top, exact=_parts(exact, edges), approximate=torch.stack(parts), read=exact.read_per_example,
+        gaps=list(gaps), alone=_alone(exact, mask),
         methods=list(asked), rank_by=rank_by, n_boot=n_boot, seed=seed, settings={"methods": asked, **shared.defining()},
         provenance=exact.provenance,
     )  # fmt: skip
 
 
-def _with_steps(asked: PathSettings, ig_steps: int) -> PathSettings:
-    """The settings of one method, with the steps of its path where it has one and does not name them."""
-    integrates = asked.get("method", INTEGRATED[0]) in INTEGRATED
+def _missed(scores: EdgeScores) -> float | None:
+    """The share of the effect that a path misses, at least 0; None of a method without one along the embeddings, or with rules."""
+    settings = scores.settings
+    if settings is None or settings.method != "EAP-IG-inputs" or settings.rules:
+        return None
+    return abs(scores.completeness_gap)
+
+
+def _alone(exact: EdgeScores, patched: Bool[Tensor, "n_writers n_readers"]) -> float | None:
+    """What the input's edges are worth, each patched alone, as a share of the effect; None where not all of them were patched."""
+    if (exact.graph.possible & ~patched)[0].any():
+        return None
+    return exact.matrix[0].sum().item() / max(abs(exact.effect), 1e-12)
+
+
+def with_points(asked: PathSettings, ig_steps: int | None, gap: float | None) -> PathSettings:
+    """The settings of one method, with the points of its path where it has one and does not name them."""
     own: PathSettings = {"method": "EAP-IG-inputs", **asked}
-    return {"ig_steps": ig_steps, **own} if integrates else own
+    if "ig_steps" in own or "gap" in own:
+        return own
+    along_embeddings = own.get("method") not in ("EAP-IG-activations", SAMPLED)
+    steps = DEFAULT_STEPS if ig_steps is None else ig_steps
+    taken = path_settings(own.get("method", "EAP-IG-inputs"), ig_steps=steps)
+    return {**taken, **own} if gap is None or "ig_steps" not in taken or not along_embeddings else {"gap": gap, **own}
 
 
 def check_asked(methods: Mapping[str, PathSettings], rank_by: str, numbers: Mapping[str, int]) -> None:

@@ -24,6 +24,8 @@ from mechshift_tl.intervals import interval, judged, sample_and_draws
 from mechshift_tl.plotting import DIVERGING, QUIET, SIZE, style
 
 STATISTICS = ("spearman", "pearson")
+#: From which share a path's gap is warned of, and below which share edges suffice without each other.
+MOST_MISSED, LEAST_ALONE = 0.1, 0.5
 # The figure: panels in a row, a panel's height in pixels, the line of equality, and how the two choices of edges look.
 COLUMNS = 3
 PANEL = 260
@@ -45,6 +47,8 @@ class Validity(Artefact):
     - `methods`: their names; `rank_by`: the one whose scores chose the top edges.
     - `n_boot`, `seed`: draws of the prompts behind every interval, and their seed.
     - `settings`: what the methods were asked; `provenance`: of the model.
+    - `gaps`: the share of the effect that each method's path misses; None for methods without a path of the embeddings.
+    - `alone`: what the input's edges are worth, each patched alone, as a share of the effect; None where not all of them were patched.
 
     Raises ValueError when the parts do not fit each other.
     """
@@ -63,6 +67,8 @@ class Validity(Artefact):
     seed: int
     settings: dict[str, object] = field(default_factory=dict)
     provenance: dict[str, object] = field(default_factory=dict, repr=False)
+    gaps: list[float | None] = field(default_factory=list)
+    alone: float | None = None
 
     def __post_init__(self) -> None:
         n, m = self.exact.shape
@@ -112,6 +118,22 @@ class Validity(Artefact):
                 rows.append(row | {"n_examples": self.n_examples})
         return pd.DataFrame(rows)
 
+    @property
+    def warnings(self) -> list[str]:
+        """Why these correlations may mislead, a sentence each: paths with too few points, and edges that suffice without each other."""
+        found = [
+            f"{method} misses {gap:.0%} of the effect along its path: the model turns in steps there, and edges into them score too "
+            "little; give more ig_steps, or gap=0.02."
+            for method, gap in zip(self.methods, self.gaps, strict=False)
+            if gap is not None and gap > MOST_MISSED
+        ]
+        if self.alone is not None and self.alone < LEAST_ALONE:
+            found.append(
+                f"Patched one at a time, the input's edges are worth {self.alone:.0%} of the effect: some suffice without others, and "
+                "exact patching of single edges is blind to these."
+            )
+        return found
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per edge, strongest exact effect first: writer, reader, top, exact, and one column per method."""
         columns: dict[str, list[object]] = {
@@ -142,7 +164,7 @@ class Validity(Artefact):
             f"{len(self.methods)} methods against exact patching of {len(self.top)} edges ({int(self.top.sum())} top by "
             f"{self.rank_by}), {self.n_examples} examples; 95 % over prompts"
         )
-        return card("Validity", text, self.table)
+        return card("Validity", " ".join([text, *self.warnings]), self.table)
 
 
 def validity_note(arm: Validity, mdm: Validity, method: str | None = None) -> str | None:

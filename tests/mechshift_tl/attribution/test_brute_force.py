@@ -18,10 +18,14 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
+from hooked_diffusion.gradients import frozen
 from mechshift_tl import attribute
+from mechshift_tl.attribution.metrics import METRICS
 from mechshift_tl.circuits import Circuit
 from mechshift_tl.evaluation.run import run_circuit
 from mechshift_tl.graph import Graph
+from mechshift_tl.interventions.mixing import mixed_logits
+from mechshift_tl.interventions.patching import ends
 from mechshift_tl.readouts import Readouts
 
 HEADS, D_MODEL, EPS = 4, 32, 1e-5
@@ -187,8 +191,8 @@ def logit_diff(logits: Tensor, rows: Readouts, shift: int) -> Tensor:
     return (at.gather(2, rows.answer_ids[..., None]) - at.gather(2, rows.foil_ids[..., None])).mean((1, 2))
 
 
-def run_by_hand(hand: ByHand, rows: Readouts, shift: int, edges: set[tuple[str, str]], intervention: str) -> Tensor:
-    """The metric per row when every edge outside `edges` is patched: run again until all that is live has settled."""
+def run_by_hand(hand: ByHand, rows: Readouts, shift: int, live_share: Callable[[str, str], Any], intervention: str) -> Tensor:
+    """The metric per row when of each edge a share is live, the rest patched: run again until all that is live has settled."""
     clean, corrupt = hand.embed(rows.clean), hand.embed(rows.corrupt)
     patched = hand.run(corrupt)[0] if intervention == "counterfactual" else defaultdict(float)
     live: Weights = {}
@@ -196,7 +200,7 @@ def run_by_hand(hand: ByHand, rows: Readouts, shift: int, edges: set[tuple[str, 
         before = live
 
         def outside(writer: str, reader: str, before: Weights = before) -> Any:
-            return 0.0 if (writer, reader) in edges or writer not in before else patched[writer] - before[writer]
+            return 0.0 if writer not in before else (1.0 - live_share(writer, reader)) * (patched[writer] - before[writer])
 
         live, logits = hand.run(clean, outside)
     return logit_diff(logits, rows, shift)
@@ -207,11 +211,32 @@ def assert_circuits_agree(model: Any, hand: ByHand, rows: Readouts, kv: Any, shi
     for share in (0.05, 0.5):
         mask = graph.possible & (torch.rand(graph.possible.shape, generator=torch.Generator().manual_seed(1)) < share)
         circuit = Circuit(graph, mask, torch.zeros(mask.shape), int(mask.sum()))
+        kept = circuit.edge_set()
         for intervention in ("counterfactual", "zero"):
-            expected = run_by_hand(hand, rows, shift, set(circuit.edge_set()), intervention)
+            expected = run_by_hand(hand, rows, shift, lambda *edge, kept=kept: float(edge in kept), intervention)
             run = run_circuit(model, rows, circuit, intervention=intervention)
             error = (run.circuit.metric - expected).abs().max() / run.clean.metric.abs().max()
             assert error < 1e-5, f"{intervention}, {circuit.kept} edges: {error:.1e}"
+
+
+def assert_mixtures_agree(model: Any, hand: ByHand, rows: Readouts, kv: Any, shift: int, intervention: Any) -> None:
+    """Masks in [0, 1]: the metric of each row, and its slope along a random direction, against differences in float64."""
+    graph, generator, step = Graph.of(model, kv), torch.Generator().manual_seed(2), 1e-6
+    masks = torch.rand(3, *graph.shape, generator=generator, dtype=torch.float64)
+    way = torch.randn(3, *graph.shape, generator=generator, dtype=torch.float64) * graph.possible
+    places = {(graph.writers[u], graph.readers[v]): (u, v) for u, v in graph.possible.nonzero().tolist()}
+
+    def by_hand(masks: Tensor) -> Tensor:
+        return run_by_hand(hand, rows, shift, lambda *edge: masks[(slice(None), *places[edge])][:, None, None], intervention)
+
+    batch, given = next(iter(rows.batches(100))).narrowed(model), masks.float().requires_grad_()
+    with frozen(model):
+        logits = mixed_logits(model, batch, graph, given, ends(model, batch, graph, intervention)[1])
+        found = METRICS["logit_diff"].values(logits, batch)
+        (gradient,) = torch.autograd.grad(found.sum(), given)
+    expected, slopes = by_hand(masks), (by_hand(masks + step * way) - by_hand(masks - step * way)) / (2 * step)
+    torch.testing.assert_close(found.detach().double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    torch.testing.assert_close((gradient * way).sum((1, 2)), slopes, rtol=0, atol=1e-4 * float(slopes.abs().max()))
 
 
 def brute_force(hand: ByHand, rows: Readouts, shift: int, writers: list[str], readers: list[str], points: list[float]) -> Tensor:
@@ -299,6 +324,20 @@ def test_hooked_models_agree_with_edges_patched_one_by_one(native, rows, family,
     assert_patching_agrees(model, hand, rows, kv, shift, intervention)
 
 
+@pytest.mark.parametrize(
+    ("family", "attention", "shift", "kv_heads", "kv", "intervention"),
+    [
+        ("llama", "full", 0, 2, "grouped", "counterfactual"), ("llama", "causal", 1, 2, "ungrouped", "counterfactual"),
+        ("qwen2", "full", 1, 4, "grouped", "zero"), ("qwen2", "causal", 1, 1, "grouped", "counterfactual"),
+    ],
+)  # fmt: skip
+def test_mixtures_and_their_slopes_agree_with_differences(native, rows, family, attention, shift, kv_heads, kv, intervention) -> None:
+    hf_model = native(family, num_key_value_heads=kv_heads)
+    hand = llama_by_hand(hf_model, attention == "causal", kv == "grouped")
+    model = HookedDiffusionTransformer.from_hf(hf_model, spec=DiffusionSpec(attention=attention, logit_shift=shift, mask_token_id=2))
+    assert_mixtures_agree(model, hand, rows, kv, shift, intervention)
+
+
 def test_a_plain_bridge_with_layer_norm_and_biases_agrees_with_a_term_per_edge(rows) -> None:
     torch.manual_seed(0)
     config = GPT2Config(n_layer=2, n_head=HEADS, n_embd=D_MODEL, vocab_size=48, n_positions=16, initializer_range=0.3, use_cache=False)
@@ -311,3 +350,5 @@ def test_a_plain_bridge_with_layer_norm_and_biases_agrees_with_a_term_per_edge(r
     assert_agree(model, hand, rows, "grouped", shift=1)
     assert_patching_agrees(model, hand, rows, "grouped", shift=1)
     assert_circuits_agree(model, hand, rows, "grouped", shift=1)
+    for intervention in ("counterfactual", "zero"):
+        assert_mixtures_agree(model, hand, rows, "grouped", 1, intervention)

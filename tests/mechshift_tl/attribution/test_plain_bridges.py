@@ -113,6 +113,17 @@ def test_attention_alone_scores_as_a_model_whose_mlps_write_nothing(rows) -> Non
         attribute(alone, rows, level="neurons")
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "attention alone"])
+@pytest.mark.parametrize("method", ["relp", "gim", "atp*"])
+def test_rules_act_where_a_model_has_their_parts(rows, kind, method) -> None:
+    """The readers' gradients sum to the stream's, or `attribute` would refuse; but for AtP*, a node is the sum of its edges."""
+    model = native(**KINDS.get(kind, ALONE))
+    edges, nodes = (attribute(model, rows, method=method, level=level) for level in ("edges", "nodes"))
+    assert edges.matrix.isfinite().all() and edges.matrix.abs().max() > 0
+    if method != "atp*":
+        torch.testing.assert_close(nodes.matrix, edges.matrix.sum(1), rtol=1e-4, atol=1e-6)
+
+
 def test_a_spec_says_how_a_plain_bridge_is_read() -> None:
     tokens = torch.arange(5)[None]
     causal, both = native(), native(attention_dir="bidirectional")

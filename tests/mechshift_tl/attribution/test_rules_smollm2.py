@@ -14,7 +14,8 @@ from mechshift_tl import attribute
 from mechshift_tl.readouts import Readouts
 
 pytestmark = [pytest.mark.slow, pytest.mark.shared]
-RULES = {"gim_norm": "norms", "gim_all": "gim", "relp": "relp"}
+#: The rules of each golden, and the error allowed as a share of the largest score: rounding of float32 on both sides.
+RULES = {"gim_norm": ("norms", 2e-6), "gim_all": ("gim", 2e-6), "relp": ("relp", 4e-6)}
 
 
 def test_rules_score_as_the_originals_do(smollm2: Path, shared: Path) -> None:
@@ -31,9 +32,9 @@ def test_rules_score_as_the_originals_do(smollm2: Path, shared: Path) -> None:
     answers, foils = column("correct_idx"), column("incorrect_idx")
     after = torch.full_like(answers, clean.shape[1])
     rows = Readouts.from_tokens(torch.cat([clean, answers], 1), torch.cat([corrupt, answers], 1), after, answers, foils)
-    for name, backward in RULES.items():
+    for name, (backward, allowed) in RULES.items():
         found = attribute(model, rows, method="eap", backward=backward, kv="ungrouped")
         assert found.writers == reference["writers"] and found.readers[:-1] == reference["readers"][: len(found.readers) - 1]
         # Theirs is the mean over prompts, divided by their number once more.
         error = (found.matrix / len(prompts) - scores[name]).abs().max() / scores[name].abs().max()
-        assert error < 3e-6, f"{name}: {error:.1e}"
+        assert error < allowed, f"{name}: {error:.1e}"

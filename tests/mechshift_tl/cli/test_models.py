@@ -5,9 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from rich.console import Console
-
 from hooked_diffusion.pairs.known import KNOWN_PAIRS, models
+from mechshift_tl.cli.console import PatientConsole
 
 
 def test_models_lists_every_natural_pair_with_licence_and_memory(invoke, monkeypatch) -> None:
@@ -15,7 +14,7 @@ def test_models_lists_every_natural_pair_with_licence_and_memory(invoke, monkeyp
     assert list(frame["name"]) == sorted(KNOWN_PAIRS, key=lambda name: KNOWN_PAIRS[name].parameters)
     assert frame.set_index("name")["GiB (bf16)"]["dream-7b"] == 28.4
     for module in ("console", "models"):
-        monkeypatch.setattr(sys.modules[f"mechshift_tl.cli.{module}"], "console", Console(markup=False, width=250))
+        monkeypatch.setattr(sys.modules[f"mechshift_tl.cli.{module}"], "console", PatientConsole(markup=False, width=250))
     result = invoke("models")
     assert result.exit_code == 0, result.output
     assert "dream-7b" in result.output and "Apache-2.0" in result.output and "tiny" in result.output

@@ -8,7 +8,7 @@ from dataclasses import fields
 
 import pytest
 
-from mechshift_tl.cli.run import run
+from mechshift_tl.cli.run import OTHERS, run
 from mechshift_tl.cli.study_options import split_config, study_config
 from mechshift_tl.study import Study, StudyConfig
 
@@ -40,7 +40,7 @@ def test_run_writes_a_report_and_artefacts(invoke, tmp_path) -> None:
 
 
 def test_every_setting_of_a_study_has_an_option() -> None:
-    others = {"pair", "out", "tasks", "quick", "fresh", "family", "config"}
+    others = set(OTHERS)
     assert set(inspect.signature(run).parameters) - others == {one.name for one in fields(StudyConfig)}
 
 

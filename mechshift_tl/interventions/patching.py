@@ -35,14 +35,14 @@ from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.joint_qkv_attention import JointQKVAttentionBridge
 
 from hooked_diffusion.gradients import HookFunction
-from mechshift_tl.attribution.readers import repeated
 from mechshift_tl.bridge.hooks import Hooks, Kept, capture
 from mechshift_tl.bridge.narrow import narrowed, tokenwise
 from mechshift_tl.bridge.norms import centers, epsilon_of, is_identity, norm_weight
 from mechshift_tl.bridge.protocol import Block, HookedModel, Norm, components_of, has_mlps, module_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
-from mechshift_tl.graph import Graph
+from mechshift_tl.graph import Graph, repeated
 from mechshift_tl.interventions.outputs import WriterOutputs, run_both_sides
+from mechshift_tl.interventions.replaced import Intervention, WriterMeans, replaced
 from mechshift_tl.readouts import Batch
 
 KINDS = ("q", "k", "v")
@@ -116,8 +116,24 @@ def patched_logits(
     idle = run.idle() if batch.narrow else ()
     # Idle modules run on one token, not on none: some modules fail on an empty input.
     one = torch.zeros(1, dtype=torch.long, device=base.final.device)
-    with _keys_per_head(model, graph), model.hooks(fwd_hooks=run.hooks()), narrowed(idle, one):
+    with keys_per_head(model, graph), model.hooks(fwd_hooks=run.hooks()), narrowed(idle, one):
         return batch.logits(model, "clean")
+
+
+@torch.no_grad()
+def ends(
+    model: HookedModel, batch: Batch, graph: Graph, intervention: Intervention = "counterfactual", means: WriterMeans | None = None
+) -> tuple[Float[Tensor, "b k d_vocab"], Base, Float[Tensor, "b k d_vocab"]]:
+    """Clean logits, the base, and its logits.
+
+    For counterfactual patches the base is the corrupt run, which shares one forward with the clean run. Where the two runs see different
+    tokens, a run with no edge live stands in for it: a circuit always runs under the clean mask.
+    """
+    same = batch.clean_mask is None or batch.corrupt_mask is None or torch.equal(batch.clean_mask, batch.corrupt_mask)
+    if intervention == "counterfactual" and same:
+        return Base.both_sides(model, batch)
+    clean = batch.logits(model, "clean")
+    return clean, *Base.of(model, batch, graph, replaced(model, batch, intervention, means))
 
 
 class _PatchedRun:
@@ -137,13 +153,13 @@ class _PatchedRun:
         """Hooks in the order in which the forward meets them."""
         found: Hooks = []
         for i in range(self.graph.n_layers):
-            found.append((f"blocks.{i}.hook_resid_pre", _hook(partial(self._enter, layer=i))))
-            found += [(f"blocks.{i}.attn.hook_{kind}", _hook(partial(self._project, layer=i, kind=kind))) for kind in KINDS]
-            found.append((f"blocks.{i}.attn.hook_z", _hook(partial(self._heads, layer=i))))
+            found.append((f"blocks.{i}.hook_resid_pre", as_hook(partial(self._enter, layer=i))))
+            found += [(f"blocks.{i}.attn.hook_{kind}", as_hook(partial(self._project, layer=i, kind=kind))) for kind in KINDS]
+            found.append((f"blocks.{i}.attn.hook_z", as_hook(partial(self._heads, layer=i))))
             if self.graph.mlps:
-                found.append((f"blocks.{i}.ln2.hook_in", _hook(partial(self._middle, layer=i))))
-                found.append((f"blocks.{i}.hook_mlp_out", _hook(partial(self._mlp, layer=i))))
-        return [*found, ("ln_final.hook_in", _hook(self._final))]
+                found.append((f"blocks.{i}.ln2.hook_in", as_hook(partial(self._middle, layer=i))))
+                found.append((f"blocks.{i}.hook_mlp_out", as_hook(partial(self._mlp, layer=i))))
+        return [*found, ("ln_final.hook_in", as_hook(self._final))]
 
     def idle(self) -> Iterator[torch.nn.Module]:
         """Modules whose outputs are overwritten or not read. A narrow batch runs the end of the last layer at its targets alone anyway."""
@@ -191,7 +207,7 @@ class _PatchedRun:
         if heads:
             replaced = self.base.writers.z[layer]
             deltas = (tensor.to(replaced).reshape(replaced.shape) - replaced)[:, :, heads]
-            weight = _of_heads(weight_of(components_of(self.model).blocks[layer].attn, "W_O", replaced.device), heads)
+            weight = of_heads(weight_of(components_of(self.model).blocks[layer].attn, "W_O", replaced.device), heads)
             # The product is written straight into its rows of `deltas`.
             rows = self.deltas[self.row[first] : self.row[first + self.graph.n_heads]]
             torch.bmm(deltas.flatten(0, 1).transpose(0, 1), weight, out=rows.view(len(heads), -1, weight.shape[-1]))
@@ -228,7 +244,7 @@ class _PatchedRun:
         return summed.view(-1, *base.shape).add_(base)
 
 
-def _hook(function: Callable[[Tensor], Tensor | None]) -> HookFunction:
+def as_hook(function: Callable[[Tensor], Tensor | None]) -> HookFunction:
     """`function` as a hook: TransformerLens passes the hook point as well, by name."""
     return lambda tensor, hook: function(tensor)
 
@@ -243,7 +259,7 @@ def _project(
         heads = [reader - first for reader in readers if first <= reader < first + size]
         first += size
         if heads:
-            weight, bias = _projection(block, kind, heads, size, normed.device)
+            weight, bias = projection(block, kind, heads, size, normed.device)
             # n = x̂·gain + shift, so n W = x̂ (gain ∘ W) + shift W: the norm is folded into the weights.
             values = normed[start : start + len(heads)] @ (gain[:, None] * weight) + (shift @ weight + bias)[:, None]
             own[kind] = (heads, values.transpose(0, 1).reshape(*residual.shape[1:3], len(heads), -1))
@@ -251,17 +267,17 @@ def _project(
     return own
 
 
-def _projection(
+def projection(
     block: Block, kind: str, heads: list[int], readers: int, device: torch.device
 ) -> tuple[Float[Tensor, "head d d_head"], Float[Tensor, "head d_head"] | float]:
     """W_Q, W_K or W_V of `heads` out of `readers`, and their biases; query heads that share a K/V head get the same one."""
     weight, bias = weight_of(block.attn, f"W_{kind.upper()}", device), bias_of(getattr(block.attn, kind), device)
     # On an ungrouped graph there are more readers than K/V heads: each maps to its group's.
     native = [head * weight.shape[0] // readers for head in heads]
-    return _of_heads(weight, native), 0.0 if bias is None else bias.float().view(weight.shape[0], -1)[native]
+    return of_heads(weight, native), 0.0 if bias is None else bias.float().view(weight.shape[0], -1)[native]
 
 
-def _of_heads(weight: Float[Tensor, "head m n"], heads: list[int]) -> Float[Tensor, "head m n"]:
+def of_heads(weight: Float[Tensor, "head m n"], heads: list[int]) -> Float[Tensor, "head m n"]:
     """The weights of some heads, in float32 and in the memory order of the projection that holds them, in which they copy fastest."""
     chosen = weight if heads == list(range(len(weight))) else weight.mT[heads].mT
     return chosen.float()
@@ -292,7 +308,7 @@ class _Grouped(Protocol):
 
 
 @contextmanager
-def _keys_per_head(model: HookedModel, graph: Graph) -> Iterator[None]:
+def keys_per_head(model: HookedModel, graph: Graph) -> Iterator[None]:
     """On an ungrouped graph, attention takes one K and V per query head instead of repeating one per group; restored on leaving.
 
     Raises ValueError on models that make q, k and v by one matrix, whose attention repeats K and V by itself.
