@@ -131,7 +131,7 @@ class _Job:
     def take(self, step: Step) -> None:
         """Write what a step did."""
         if self.metrics is not None:
-            self.metrics.write(step.step, {"loss": step.loss, "rate": step.rate})
+            self.metrics.write(step.step, {"loss": step.loss, "rate": step.rate, "tokens": step.tokens})
         self.watch.on_step(step)
 
     def keep(self, step: int) -> None:
