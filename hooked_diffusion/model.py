@@ -94,6 +94,11 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
         Raises FileNotFoundError for a path without a config, ValueError for a config that leaves out what must be stated,
         `CheckpointMismatch` for missing, extra or misshaped keys (it names them); the rest: `checkpoints.load_checkpoint`.
         """
+        if not isinstance(name_or_path, (str, Path)):
+            raise TypeError(
+                f"from_pretrained: the name is a {type(name_or_path).__name__}; give a folder, a GGUF file or a hub id (org/name), "
+                "or wrap a loaded model by from_hf"
+            )
         loaded = load_checkpoint(name_or_path, **settings)
         model = cls.from_hf(loaded.hf_model, loaded.tokenizer, loaded.spec, name=str(name_or_path))
         model.source = loaded.source
@@ -154,7 +159,29 @@ class HookedDiffusionTransformer(DenoisingMethods, TransformerBridge):
     # TransformerLens' own. They put hooks on the model before they run it, so the guard of `forward` would come too late.
     run_with_hooks = one_thread(TransformerBridge.run_with_hooks)
     run_with_cache = one_thread(TransformerBridge.run_with_cache)
-    generate = one_thread(TransformerBridge.generate)
+
+    @one_thread
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """TransformerLens' own, of an ARM. Raises NotImplementedError on an MDM, which `denoise` fills in."""
+        self._check_writes("generate")
+        return super().generate(*args, **kwargs)
+
+    def generate_stream(self, *args: Any, **kwargs: Any) -> Any:
+        """TransformerLens' own, of an ARM. Raises NotImplementedError on an MDM."""
+        self._check_writes("generate_stream")
+        return super().generate_stream(*args, **kwargs)
+
+    def hf_generate(self, *args: Any, **kwargs: Any) -> Any:
+        """TransformerLens' own, of an ARM. Raises NotImplementedError on an MDM."""
+        self._check_writes("hf_generate")
+        return super().hf_generate(*args, **kwargs)
+
+    def _check_writes(self, method: str) -> None:
+        if self.spec.is_mdm:
+            raise NotImplementedError(
+                f"{self.cfg.model_name}: {method} writes from left to right, and this is a masked-diffusion model, which fills masks in; "
+                "use model.denoise(text, masks=16)"
+            )
 
     def to_tokens(self, input: str | list[str], prepend_bos: bool | None = None, *args: Any, **kwargs: Any) -> Int[Tensor, "batch pos"]:
         """TransformerLens' own, BOS as `spec.bos` says; `truncate=True` cuts a text to the model's positions.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from torch import Tensor
 from typing_extensions import Self
 
+from hooked_diffusion.artefact.brief import brief
 from hooked_diffusion.artefact.files import read, read_json, write, write_json
 from hooked_diffusion.artefact.values import build, encode, without_nan
 
@@ -23,6 +24,9 @@ class Artefact:
     """
 
     KIND: ClassVar[str]
+
+    def __init_subclass__(cls) -> None:
+        _be_brief(cls)
 
     def save(self, path: str | Path) -> None:
         """Write `path` (safetensors): tensors, with all else in the header. Raises OSError where the file cannot be written."""
@@ -53,6 +57,9 @@ class JsonArtefact:
 
     KIND: ClassVar[str]
 
+    def __init_subclass__(cls) -> None:
+        _be_brief(cls)
+
     def save(self, path: str | Path) -> None:
         """Write `path` (JSON). Raises OSError where the file cannot be written."""
         write_json(path, {self.KIND: without_nan(encode(self))})
@@ -62,6 +69,13 @@ class JsonArtefact:
         """Read what `save` wrote. Raises ValueError, naming file and field, when the file is something else or was changed."""
         values = read_json(path, f"{cls.__name__}.save", cls.KIND)[cls.KIND]
         return rebuilt(path, cls, lambda: build(cls, values))
+
+
+def _be_brief(cls: type) -> None:
+    """Give a result a `repr` of one line, unless it has its own: that of a dataclass would print whole tables."""
+    # Set before the decorator of dataclasses runs, which then leaves it.
+    if "__repr__" not in vars(cls):
+        type.__setattr__(cls, "__repr__", brief)
 
 
 def rebuilt(path: str | Path, kind: type, make: Callable[[], T]) -> T:

@@ -122,7 +122,7 @@ class Denoiser:
             forwards=self.forward.count,
             provenance={"model": model.source, "spec": model.spec.to_dict()},
             words=spelled(model.tokenizer, canvases),
-        )
+        ).made_by(model)
 
     def advance(self, index: int) -> None:
         """Take one step. Canvas and masks do not change when there is nothing to commit."""

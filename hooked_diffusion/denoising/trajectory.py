@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -45,6 +46,8 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
 
     KIND: ClassVar[str] = "denoising trajectory"
 
+    _model: ClassVar[Callable[[], DenoisingModel | None]] = staticmethod(lambda: None)
+
     mask_token_id: int | None
     settings: DenoisingSettings
     forwards: int
@@ -63,12 +66,24 @@ class DenoisingTrajectory(DenoisingRecord, Artefact):
         """
         return draw_canvases(self, self.words, row, most)
 
-    def statistics(self, model: DenoisingModel, *, attention: bool = True) -> TrajectoryStatistics:
+    def made_by(self, model: DenoisingModel) -> DenoisingTrajectory:
+        """This trajectory, which remembers the model that made it as long as somebody else keeps that."""
+        object.__setattr__(self, "_model", weakref.ref(model))  # no field: no file holds it
+        return self
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_model"}  # a weak reference cannot be pickled
+
+    def statistics(self, model: DenoisingModel | None = None, *, attention: bool = True) -> TrajectoryStatistics:
         """Commit order, settling, flips, confidence, attention to the first token and its drift; one forward per canvas.
 
-        Call it under the same `model.attention(…)` as the run. `attention=False` leaves attention out.
+        `model` is by default the one that made the trajectory. Call it under the same `model.attention(…)` as the run. `attention=False`
+        leaves attention out. Raises ValueError where no model is given and the trajectory comes from a file.
         """
-        return measure(model, self, attention=attention)
+        known = self._model()
+        if (model or known) is None:
+            raise ValueError("statistics: this trajectory comes from a file, or its model is gone; give the model: statistics(model)")
+        return measure(cast(DenoisingModel, model or known), self, attention=attention)
 
     def to_dataframe(self, tokenizer: Decoder | None = None) -> pd.DataFrame:
         """One line per masked position, in order of commit: row, step, pos, token id, confidence, text (by `words`, or by a tokenizer)."""

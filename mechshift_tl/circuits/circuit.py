@@ -16,6 +16,7 @@ from torch import Tensor
 from hooked_diffusion.artefact import Artefact, build
 from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.bridge.kinds import check_kind
 from mechshift_tl.circuits.picture import draw
 from mechshift_tl.circuits.resampled import ranked_by
 from mechshift_tl.circuits.select import Choice, Rank, Selection, check_finite
@@ -73,6 +74,8 @@ class Circuit(Artefact):
         zeros: bool = False,
         prune: bool = True,
         choose: Choice = "strongest",
+        topn: int | None = None,
+        absolute: bool | None = None,
     ) -> Circuit:
         """The circuit of the `n` edges of largest |score|, or as the other settings say: see `circuits.select.Selection`.
 
@@ -80,7 +83,14 @@ class Circuit(Artefact):
         requested: `prune` drops edges without a path from input to logits; edges that score exactly zero stay out unless `zeros`; a greedy
         walk ends where no further edge leads to the logits. Of equal scores, the edge that comes first in the matrix is taken. Raises
         ValueError when a score is not finite, two sizes are given, or a setting is out of its range.
+
+        `topn` and `absolute` are EAP-IG's names: of `n`, and of `by`, "magnitude" where it is True.
         """
+        check_kind("Circuit.from_scores", "scores", scores, EdgeScores, "the EdgeScores that attribute(model, readouts) returns")
+        if topn is not None and n is not None:
+            raise ValueError(f"Circuit.from_scores: n={n} and topn={topn} are two sizes; give one")
+        n = topn if n is None else n
+        by = by if absolute is None else "magnitude" if absolute else "signed"
         return cls.select(scores, Selection(n, fraction, threshold, by, greedy, zeros, prune, choose))
 
     @classmethod

@@ -18,6 +18,7 @@ import pandas as pd
 
 from mechshift_tl.attribution.bootstrap import bootstrap, can_resample
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.bridge.kinds import check_kind
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import full_cell_share
 from mechshift_tl.circuits.select import default_n
@@ -63,6 +64,8 @@ def compare(
     Raises ValueError when the graphs differ (names the field), a circuit is empty, a setting is out of range, a score is not finite, or the
     scores to resample come from different numbers of examples; TypeError when given scores beside a circuit.
     """
+    for name, one in (("a", a), ("b", b)):
+        check_kind("compare", name, one, (EdgeScores, Circuit), "the EdgeScores that attribute(model, readouts) returns, or a Circuit")
     check_same_graph(a.graph, b.graph)
     scores = _scores(a, b)
     sizes = _sizes(a.graph, n, k, cut, scored=scores is not None)

@@ -28,6 +28,7 @@ from typing_extensions import Unpack
 from hooked_diffusion.artefact import Artefact, build, shown
 from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.bridge.kinds import check_kind
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.random import full_cell_share, random_edges
@@ -37,6 +38,7 @@ from mechshift_tl.evaluation.run import CircuitRun, RunSettings, run_edges
 from mechshift_tl.intervals import check_draws, draw_counts, interval
 from mechshift_tl.plotting import COLOURS, QUIET, style
 from mechshift_tl.readouts import Readouts
+from mechshift_tl.readouts.rows import check_given
 
 #: MIB's grid: shares of the possible edges.
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -151,6 +153,8 @@ def faithfulness_curve(
     sizes = sorted(sizes)
     if len(sizes) < 2 or not 0 < sizes[0] <= sizes[-1] <= 1:
         raise ValueError(f"sizes are {sizes}; give at least two shares of the edges in (0, 1]")
+    check_given("faithfulness_curve", model, readouts)
+    check_kind("faithfulness_curve", "scores", scores, EdgeScores, "the EdgeScores of all edges, not a circuit of them")
     check_draws(n_boot)
     # At size 1 every edge enters, those of score 0 too: that circuit is the whole model.
     circuits = [Circuit.from_scores(scores, fraction=size, by=rank, zeros=size == 1, prune=prune) for rank in RANKS for size in sizes]

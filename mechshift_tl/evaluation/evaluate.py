@@ -30,6 +30,7 @@ from typing_extensions import Unpack
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
 from mechshift_tl.attribution.scores import EdgeScores
+from mechshift_tl.bridge.kinds import check_kind
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.circuits.overlap import expected_jaccard, stability
@@ -40,6 +41,7 @@ from mechshift_tl.graph import check_same_graph
 from mechshift_tl.intervals import check_draws, draw_counts
 from mechshift_tl.plotting import COLOURS, QUIET, style
 from mechshift_tl.readouts import Readouts
+from mechshift_tl.readouts.rows import check_given
 from mechshift_tl.runs.provenance import check_same_origin
 
 #: The parts that are left out in turn: see *minimality*.
@@ -136,6 +138,10 @@ def evaluate_circuit(
     each of `others`. Raises ValueError on an empty circuit, unknown parts and scores of another graph; `OtherOrigin` (a ValueError) on
     scores of another model or task; `NoGap` (a ValueError) where clean and base metric do not differ beyond chance.
     """
+    check_given("evaluate_circuit", model, readouts)
+    check_kind("evaluate_circuit", "circuit", circuit, Circuit, "a Circuit, such as Circuit.from_scores(scores)")
+    if scores is not None:
+        check_kind("evaluate_circuit", "scores", scores, EdgeScores, "the EdgeScores that the circuit was cut from")
     check_draws(n_boot)
     check_draws(n_resamples, "n_resamples")
     if parts not in get_args(Parts):

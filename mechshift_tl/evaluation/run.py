@@ -25,6 +25,7 @@ from hooked_diffusion.threads import in_one_thread
 from mechshift_tl.attribution.check import check_writers_sum
 from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve
 from mechshift_tl.bridge.batching import batch_tokens_for
+from mechshift_tl.bridge.kinds import check_kind
 from mechshift_tl.bridge.protocol import HookedModel
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.evaluation.run_figure import draw_run
@@ -133,6 +134,8 @@ def run_circuits(model: HookedModel, readouts: Readouts, circuits: Sequence[Circ
     """`run_circuit`, with its settings, for each of `circuits`, which share each batch's clean and base runs. Raises ValueError on none."""
     if not circuits:
         raise ValueError("run_circuits was given no circuit; give at least one")
+    for circuit in circuits:
+        check_kind("run_circuit", "circuit", circuit, Circuit, "a Circuit, such as Circuit.from_scores(scores)")
     for circuit in circuits[1:]:
         check_same_graph(circuits[0].graph, circuit.graph)
     return run_edges(model, readouts, circuits[0].graph, [circuit.edges for circuit in circuits], **settings)

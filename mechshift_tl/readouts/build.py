@@ -26,7 +26,7 @@ from mechshift_tl.bridge.batching import is_whole
 from mechshift_tl.bridge.protocol import HookedModel, check_model
 from mechshift_tl.readouts.checks import ABSENT, check_ids
 from mechshift_tl.readouts.commit_order import Order, commit_orders
-from mechshift_tl.readouts.rows import Readouts
+from mechshift_tl.readouts.rows import MASK_ID, Readouts
 from mechshift_tl.tasks.examples import Example, Examples
 
 Revealed = Literal["own", "clean"]
@@ -57,8 +57,8 @@ def readouts(
     check_model("readouts", model)
     if not isinstance(examples, Examples):
         raise TypeError(
-            f"readouts: examples is a {type(examples).__name__}; give what a task makes, such as IOI().examples(tokenizer, n=40), "
-            "or use Readouts.from_tokens for tokens of your own"
+            f"readouts: examples is a {type(examples).__name__}; give what a task makes, such as IOI().examples(tokenizer, n=40), or "
+            "Prompts(rows).examples(tokenizer, None) of your own texts, or use Readouts.from_tokens for tokens of your own"
         )
     if not len(examples):
         raise ValueError("readouts: there is no example; draw at least one")
@@ -80,6 +80,7 @@ def readouts(
     made.info.update(
         task=examples.task,
         model=model.cfg.model_name,
+        **{MASK_ID: mask},
         masks=max(len(e.answer) for e in examples) if masked else 0,
         order=order if masked else "left_to_right",
         revealed=revealed,

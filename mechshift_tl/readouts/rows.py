@@ -19,8 +19,9 @@ from torch import Tensor
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.attention import visible_tokens
 from hooked_diffusion.html import card
-from mechshift_tl.bridge.alignment import logit_shift
+from mechshift_tl.bridge.alignment import logit_shift, mask_token
 from mechshift_tl.bridge.batching import same_shape
+from mechshift_tl.bridge.kinds import check_kind
 from mechshift_tl.bridge.protocol import HookedModel, check_model, check_weights, says_how_it_is_read
 from mechshift_tl.plotting import SEQUENTIAL, style
 from mechshift_tl.readouts.batch import Batch, Side
@@ -201,6 +202,7 @@ class Readouts(Artefact):
             raise ValueError(
                 f"{model.cfg.model_name}: a row has {longest} tokens, the model {model.max_positions} positions; shorten the prompt"
             )
+        _check_masks(self.info, model)
         shift = logit_shift(model)
         targets = self.target_pos[self.target_pos != ABSENT]
         if (first := int(targets.min())) < shift:
@@ -244,6 +246,8 @@ class Readouts(Artefact):
         return card("Readouts", text, self.to_dataframe().head(5))
 
 
+#: The entry of `info` that says which mask the rows were made with.
+MASK_ID = "mask_token_id"
 TENSORS = ("clean", "corrupt", "target_pos", "answer_ids", "foil_ids", "step", "example", *MASKS, "span")
 
 
@@ -254,12 +258,21 @@ def _beyond(visible: Bool[Tensor, "n pos"], target_pos: Int[Tensor, "n k"]) -> B
     return place > last[:, None]
 
 
+def _check_masks(info: Mapping[str, Any], model: HookedModel) -> None:
+    """Raise ValueError where `readouts` made the rows for a model with other masks: an ARM's hold the answer, which an MDM would see."""
+    if MASK_ID in info and info[MASK_ID] != mask_token(model):
+        held = "the answer itself" if info[MASK_ID] is None else f"masks of id {info[MASK_ID]}"
+        own = "has no masks" if mask_token(model) is None else f"reads masks of id {mask_token(model)}"
+        raise ValueError(
+            f"readouts were made for {info.get('model', 'another model')} and hold {held}, but {model.cfg.model_name} {own}; make its own: "
+            "readouts(model, examples)"
+        )
+
+
 def check_given(caller: str, model: HookedModel, readouts: Readouts) -> None:
     """Raise TypeError on something else than a model and readouts, and ValueError on readouts that `Readouts.check` refuses."""
     check_model(caller, model)
     check_weights(caller, model)
-    if not isinstance(readouts, Readouts):
-        raise TypeError(
-            f"{caller}: readouts is a {type(readouts).__name__}; give what readouts(model, examples) or Readouts.from_tokens(…) makes"
-        )
+    made = "what `readouts(model, examples)` of mechshift_tl.readouts makes, or Readouts.from_tokens(…)"
+    check_kind(caller, "readouts", readouts, Readouts, made)
     readouts.check(model)

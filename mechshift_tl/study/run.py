@@ -27,6 +27,7 @@ from hooked_diffusion.pairs import Pair
 from hooked_diffusion.progress import progress_bar
 from mechshift_tl.attribution import EdgeScores
 from mechshift_tl.attribution.attribute import attribute_edges
+from mechshift_tl.bridge.kinds import check_kind
 from mechshift_tl.circuits.circuit import Circuit
 from mechshift_tl.compare.comparison import compare
 from mechshift_tl.compare.result import CircuitComparison
@@ -64,6 +65,10 @@ def run_study(
     Raises ValueError before any long work when tasks repeat or cannot make enough prompts, when a setting lies outside the pair's graph,
     and when `folder` is that of another study.
     """
+    check_kind("run_study", "pair", pair, Pair, "what load_pair(name) opens")
+    check_kind("run_study", "config", config, (StudyConfig, type(None)), "a StudyConfig, such as StudyConfig.quick()")
+    if isinstance(tasks, (str, Task)) or not all(isinstance(task, Task) for task in tasks):
+        raise TypeError(f"run_study: tasks is {tasks!r:.60}; give a list of tasks, such as [IOI(), Prompts.from_file(path)]")
     config, models = config or StudyConfig(), pair.models
     chosen(config)  # a measurement that there is not is said before any work
     graph = Graph.of(pair.arm, config.kv)

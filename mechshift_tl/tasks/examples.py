@@ -86,6 +86,9 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"Examples({len(self)} of {self.task!r}, dropped {sum(self.dropped.values())}, seed={self.seed})"
+
     @overload
     def __getitem__(self, index: int) -> Example: ...
 

@@ -176,9 +176,10 @@ def _check_source(task: str, tokenizer: PreTrainedTokenizerBase | None, seed: in
     check_seed(seed)
     if split not in get_args(Split):
         raise ValueError(f"task {task!r}: split is {split!r}; choose one of {', '.join(get_args(Split))}")
-    if tokenizer is None or not tokenizer.is_fast:
+    if not getattr(tokenizer, "is_fast", False):
         given = "None" if tokenizer is None else type(tokenizer).__name__
-        raise ValueError(f"task {task!r} needs a fast tokenizer, which tells where each token stands in the text, got {given}")
+        hint = "; give model.tokenizer" if hasattr(tokenizer, "tokenizer") else ""
+        raise ValueError(f"task {task!r} needs a fast tokenizer, which tells where each token stands in the text, got {given}{hint}")
 
 
 def _check_number(task: str, n: object) -> None:

@@ -88,6 +88,8 @@ def component_lens(
 
 def _wanted(graph: Graph, components: Sequence[str] | None) -> dict[str, int]:
     """The row of each component in the result; components keep the graph's order."""
+    if isinstance(components, str):
+        raise TypeError(f"component_lens: components is the text {components!r}; give a list, [{components!r}]")
     known = [*(name for name in graph.writers if graph.mlps or name[0] != "m"), BIAS]
     unknown = set(components or ()) - set(known)
     if unknown or (components is not None and not components):

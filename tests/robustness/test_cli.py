@@ -32,6 +32,7 @@ NEEDED: dict[str, dict[str, str]] = {
     "validity": {"--task": "ioi", "--model": "nosuch"},
     "accuracy": {"--pair": "nosuch"},
     "plan": {"--pair": "nosuch"},
+    "generate": {"--model": "nosuch", "--tokens": "2"},
 }
 HOSTILE = (
     "", " ", ".", "-1", "-5", "0", "2.5", "1e400", "inf", "nan", "99999999999999999999999", "-9223372036854775809", "nosuch", "../..", "/",
@@ -53,7 +54,11 @@ def cases() -> list[list[str]]:
             for value in HOSTILE if takes_value else ("",):
                 asked = {**needed, option: value}
                 made.append(
-                    [verb, *(word for name, text in asked.items() for word in ((name, text) if name != option or takes_value else (name,)))]
+                    [
+                        verb,
+                        *(["a prompt"] if verb == "generate" else []),
+                        *(word for name, text in asked.items() for word in ((name, text) if name != option or takes_value else (name,))),
+                    ]
                 )
     return made
 

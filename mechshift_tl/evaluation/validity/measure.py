@@ -34,6 +34,7 @@ from mechshift_tl.graph import KV
 from mechshift_tl.intervals import drawn_examples, seeded
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans
 from mechshift_tl.readouts import Readouts
+from mechshift_tl.readouts.rows import check_given
 
 #: What is held against exact patching by default: names, and the path settings of `attribute` that they stand for.
 METHODS: dict[str, PathSettings] = {
@@ -80,6 +81,7 @@ def validity(
     Cost: the methods' attributions, and exact patching of the edges, which mostly is more. Memory: every edge of every example for one
     method at a time. Raises ValueError, before any run, on numbers that cannot be and on a `rank_by` that is none of `methods`.
     """
+    check_given("validity", model, readouts)
     check_asked(methods, rank_by, {"n_top": n_top, "n_random": n_random, "n_boot": n_boot})
     if readouts.n_examples < 2:
         raise ValueError(f"validity: {readouts.n_examples} example; intervals over prompts need at least 2")
