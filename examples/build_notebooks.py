@@ -24,9 +24,9 @@ from plotly.offline import get_plotlyjs
 
 EXAMPLES = Path(__file__).resolve().parent
 #: Largest live form of a figure that a notebook keeps, in bytes.
-MOST = 120_000
+MOST = 60_000
 FIGURE = "application/vnd.plotly.v1+json"
-WIDTH, SCALE = 860, 1.25
+WIDTH, SCALE = 860, 1
 PAGE = """<!doctype html><meta charset="utf-8"><body><script>{plotly}</script><script>
 const figures = {figures};
 (async () => {{

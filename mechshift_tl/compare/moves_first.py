@@ -14,12 +14,14 @@ from itertools import permutations
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 
 from hooked_diffusion.artefact import JsonArtefact
 from hooked_diffusion.html import card
 from mechshift_tl.compare.change_point import CANNOT_TELL, ChangePoint
 from mechshift_tl.compare.change_power import SURE
+from mechshift_tl.plotting import SEQUENTIAL, plain, style
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,16 @@ class MovesFirst(JsonArtefact):
         """One row per ordered pair: moves, before, probability."""
         rows = [{"moves": a, "before": b, "probability": p} for a, others in self.before.items() for b, p in others.items()]
         return pd.DataFrame(rows, columns=["moves", "before", "probability"])
+
+    def figure(self) -> go.Figure:
+        """Probability, in [0, 1], that the statistic of a row moves before that of a column; empty where fewer than two change."""
+        names = list(self.before)
+        z = [[self.before[a].get(b) for b in names] for a in names]
+        labels = [plain(name) for name in names]
+        figure = go.Figure(go.Heatmap(z=z, x=labels, y=labels, zmin=0, zmax=1, colorscale=SEQUENTIAL, colorbar_title="probability"))
+        figure.update_xaxes(type="category", title_text="before", showgrid=False)
+        figure.update_yaxes(type="category", title_text="moves", autorange="reversed", showgrid=False)
+        return style(figure, 160 + 30 * max(2, len(names)))
 
     def _repr_html_(self) -> str:
         return card("MovesFirst", self.finding(), self.to_dataframe())

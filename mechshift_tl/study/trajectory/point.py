@@ -12,13 +12,16 @@ from math import isnan, nan
 from typing import ClassVar
 
 import pandas as pd
+import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
+from plotly.subplots import make_subplots
 from torch import Tensor
 
 from hooked_diffusion.artefact import Artefact
 from hooked_diffusion.html import card
 from mechshift_tl.intervals import Interval, interval, normal_interval
+from mechshift_tl.plotting import COLOURS, QUIET, plain, style
 
 #: Statistics by name, and how each is labelled. The first five are of the checkpoint's model and the ARM, the others of the model alone.
 LABELS = {
@@ -89,6 +92,17 @@ class TrajectoryPoint(Artefact):
         found = {"statistic": name, "value": self.of(name)[0], "low": over.low, "high": over.high}
         bounds = {"floor": floor.mean if floor else nan, "floor_high": floor.high if floor else nan}
         return found | bounds | {"ceiling": self.ceilings.get(name, nan), "n": n}
+
+    def figure(self) -> go.Figure:
+        """Every statistic with its 95 % interval over prompts, each on its own axis."""
+        figure = make_subplots(len(self.names), 1, vertical_spacing=0.4 / max(1, len(self.names)))
+        for row, name in enumerate(self.names, 1):
+            value, over = self.of(name)[0], self.over_prompts(name)
+            bars = {"array": [over.high - value], "arrayminus": [value - over.low], "symmetric": False}
+            dot = {"color": COLOURS.get(self.role, QUIET), "size": 9}
+            label = [plain(LABELS[name])]
+            figure.add_scatter(x=[value], y=label, error_x=bars, mode="markers", marker=dot, showlegend=False, row=row, col=1)
+        return style(figure, 80 + 64 * len(self.names))
 
     def _repr_html_(self) -> str:
         return card("TrajectoryPoint", f"{self.task}, {self.role} at step {self.step}. {self.note}", self.to_dataframe())

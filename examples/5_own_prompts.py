@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 5. Your own prompts and your own metric
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/05_own_prompts.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/5_own_prompts.ipynb)
 #
 # A prompt of your own is a row: a clean prompt, a corrupted one, the answer to the clean one, and the *foil*, the wrong answer to hold it against. Rows come from Python, a CSV table or JSON lines. Every command takes such a file as `--task FILE`.
 #
@@ -112,8 +112,8 @@ class Drinks(Task):
     def draw(self, rng: random.Random, split: Split) -> Iterator[TextPair]:
         """Two names; the second acts, so the first is the answer."""
         while True:
-            a, b = rng.sample(names, 2)
-            clean, corrupt = (f"When {a} and {b} went to the store , {one} gave a drink to" for one in (b, a))
+            (a, b), place, gift = rng.sample(names, 2), rng.choice(["store", "hospital"]), rng.choice(["drink", "computer"])
+            clean, corrupt = (f"When {a} and {b} went to the {place} , {one} gave a {gift} to" for one in (b, a))
             if in_split(clean, split):
                 yield TextPair(clean, f" {a}", corrupt, f" {b}", foil=f" {b}", group="store")
 

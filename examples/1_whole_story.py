@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 1. The whole story, on the bundled pair
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/01_whole_story.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/1_whole_story.ipynb)
 #
 # An autoregressive model (ARM) predicts the next token. A masked-diffusion model (MDM) fills masks in, in any order. The bundled pair is an ARM and the MDM that was post-trained from it; a control was trained just as long, but stayed autoregressive. Which parts of the ARM's circuits does the MDM still use?
 #
@@ -16,7 +16,7 @@ from pathlib import Path
 from hooked_diffusion import load_pair
 from mechshift_tl.report import write_report
 from mechshift_tl.study import StudyConfig, run_study
-from mechshift_tl.tasks import IOI, Countdown
+from mechshift_tl.tasks import IOI
 
 pair = load_pair("tiny")
 print(pair.arm.spec, pair.mdm.spec, sep="\n")
@@ -29,11 +29,13 @@ pair.differences
 IOI().examples(pair.tokenizer, n=5, seed=0)
 
 # %% [markdown]
-# `run_study` does everything to a pair: it draws prompts that all models read correctly, scores every edge, cuts circuits, compares them, and runs each circuit in each model on prompts kept apart. The numbers of prompts are small here; leave the settings out for the usual ones.
+# `run_study` does everything to a pair: it draws prompts that all models read correctly, scores every edge, cuts circuits, compares them, and runs each circuit in each model on prompts kept apart. The numbers of prompts are small here; leave the settings out for the usual ones, and name more tasks: `run_study(pair, [IOI(), Countdown()])`.
 
 # %%
-config = StudyConfig.quick(n=24, held_out=16, n_boot=50, n_random=50, validity_n=0, measurements="none", verdict_draws=2000)
-study = run_study(pair, [IOI(), Countdown()], config)
+config = StudyConfig.quick(
+    n=16, held_out=8, ig_steps=2, n_boot=20, n_random=20, validity_n=0, measurements="none", null_circuits=1, verdict_draws=500, permutations=200
+)  # fmt: skip
+study = run_study(pair, [IOI()], config)
 for sentence in study.verdicts.sentences():
     print(sentence, end="\n\n")
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 2. Watch, patch and freeze a denoising step
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/02_hooks.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/2_hooks.ipynb)
 #
 # An MDM runs once per step, on a canvas that fills up. So hooks here know the step, a cache has a step axis, and what a hook changes can change what is written. Every model is a TransformerLens bridge: names of hooks and caches are TransformerLens' own.
 #

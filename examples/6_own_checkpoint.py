@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 6. Your own checkpoint and family
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/06_own_checkpoint.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/6_own_checkpoint.ipynb)
 #
 # Checkpoints of a dozen families open by name or folder ([the list](../docs/checkpoints.md)). One that nobody here knows needs an adapter: data that says how its config and keys become a native Hugging Face model, and how that model is read. None of the checkpoint's own code is run.
 #

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 4. Lens and attention over denoising steps
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/04_lens_and_attention.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/4_lens_and_attention.ipynb)
 #
 # What does the model believe, layer by layer, while its canvas fills up? And where does it look?
 #
@@ -91,5 +91,5 @@ ahead.to_dataframe()
 # Which neurons tell prompt groups apart, and more than shuffled labels would?
 
 # %%
-groups = [next(c for c in example.pair.answer if c in "+-*/") for example in examples]  # the first operator
+groups = [example.pair.answer.strip()[:2] for example in examples]
 neuron_activations(mdm, rows["mdm"], layer=1, groups=groups, shuffles=50).figure()

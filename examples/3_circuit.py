@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 3. Find, test and draw a circuit
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/03_circuit.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/mechshift-tl/mechshift-tl/blob/main/examples/3_circuit.ipynb)
 #
 # A *writer* (the input, a head, an MLP) adds to the residual stream; a *reader* (a head's q, k or v, an MLP, the logits) takes from it. An *edge* joins a writer to a later reader. Its score says how much it adds to logit(answer) − logit(foil).
 #
