@@ -119,9 +119,6 @@ class SmolLM2(PairRecipe):
         base = GGUF if one.starts_from is None else f"../../../{one.starts_from}/{STAGES[one.starts_from].last}"
         clock = time.perf_counter()
 
-        def on_keep(step: int) -> None:
-            save_adapter(adapted, folder / "checkpoints" / str(step), base, spec)
-
         def on_step(step: Step) -> None:
             line = {"step": step.step, "loss": round(step.loss, 4), "tokens": step.tokens}
             say(json.dumps(line | {"seconds": round(time.perf_counter() - clock, 1)}))
