@@ -92,7 +92,7 @@ def results() -> dict[str, Any]:
     (task,) = study.tasks.values()
     assert task.evidence is not None
     rows, circuit = task.pool.readouts["arm"], task.circuits["arm"]
-    grouped = replace(rows, groups=("x", "y", "x", "y"))
+    grouped = {role: replace(task.pool.readouts[role], groups=("x", "y", "x", "y")) for role in ("arm", "mdm")}
     few_neurons = NeuronComparisonSettings((0,), attributed=2, ig_steps=1, shuffles=20, shown=2, n_boot=4)
     config = KNOWN_PAIRS["diffullama-7b"].config()
     config.num_hidden_layers, config.hidden_size, config.intermediate_size, config.num_attention_heads = 1, 64, 64, 2
@@ -105,10 +105,10 @@ def results() -> dict[str, Any]:
     masked = weights_by_masks(keyed, dict.fromkeys(keyed, 1.0), n_boot=2, n_random=2)
     made = [
         study, task.pool.examples, rows, task.scores["arm"], circuit, task.comparisons["mdm"], task.lenses["mdm"],
-        neuron_activations(pair.arm, grouped, 0, shuffles=20), task.evidence.curves["arm"], task.evidence.validity["arm"],
+        neuron_activations(pair.arm, grouped["arm"], 0, shuffles=20), task.evidence.curves["arm"], task.evidence.validity["arm"],
         specialisation(task.lenses["arm"]), compare_specialisation(task.lenses, d_vocab=pair.arm.cfg.d_vocab, n_boot=4),
         attention_patterns(pair.arm, rows), compare_attention({"arm": pair.arm}, {"arm": rows}, {"arm": ["a0.h0"]}, n_boot=4),
-        compare_neurons({"arm": pair.arm, "mdm": pair.mdm}, {"arm": grouped, "mdm": grouped}, few_neurons),
+        compare_neurons({"arm": pair.arm, "mdm": pair.mdm}, grouped, few_neurons),
         compare_lenses({"mdm": pair.mdm}, {"mdm": task.pool.readouts["mdm"]}, {"mdm": task.lenses["mdm"]}, {"shared": ["m0"]}, n_boot=4),
         evaluate_circuit(pair.arm, rows, circuit, parts="tenths", n_random=1), (whole := faithfulness(pair.arm, rows, circuit)),
         SmallestCircuit(5, 0.8, (5,), (whole,)),
