@@ -11,8 +11,9 @@ import typer
 from mechshift_tl.cli import study_options as of
 from mechshift_tl.cli.console import console, print_frame, print_stage
 from mechshift_tl.cli.errors import clear_errors, opening
-from mechshift_tl.cli.options import Fresh, TaskNames, not_empty, number_of, tasks_of, words_of
+from mechshift_tl.cli.options import Fresh, not_empty, number_of, words_of
 from mechshift_tl.cli.results import results_in
+from mechshift_tl.cli.task_options import TaskNames, tasks_of
 
 if TYPE_CHECKING:
     from mechshift_tl.study.trajectory import TrainingRun, Trajectory
@@ -51,7 +52,8 @@ def trajectory(
 
         config, wanted = replace(DEFAULTS, **given), tasks_of(tasks)
         runs = _runs({"mdm": folder, "control": control}, checkpoints)
-        what = {run.role: [(one.step, one.tokens) for one in run.checkpoints] for run in runs}
+        # Lists, as a file holds them: a stopped run is known by what its file says.
+        what = {run.role: [[one.step, one.tokens] for one in run.checkpoints] for run in runs}
         job = {"command": "trajectory", "arm": arm, "tasks": tasks, "folders": [str(folder), str(control)], **what, **config.to_dict()}
         with results_in(out, fresh, **job) as place, console.status("starting") as status, opening("a checkpoint"):
             found = run_trajectory(runs, wanted, config, arm=arm, folder=place, progress=lambda stage: print_stage(status, stage))
