@@ -1,4 +1,3 @@
-# ruff: noqa: D100
 # %% [markdown]
 # # 8. Does rewiring come at once or gradually?
 #
@@ -43,7 +42,8 @@ found.figure("ioi")
 # ## What changed, when, and how
 #
 # Three shapes are held against each statistic: no change, a step between two neighbouring checkpoints, and a ramp of which no gap
-# holds more than two fifths. An answer needs a probability of 0.95; else nobody can tell, and the finding says which change could have been told.
+# holds more than two fifths. An answer needs a probability of 0.95; else nobody can tell, and the finding says which change could
+# have been told.
 
 # %%
 print(found.finding())
