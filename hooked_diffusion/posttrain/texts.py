@@ -11,10 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 from transformers import PreTrainedTokenizerBase
 
 from hooked_diffusion.posttrain.rows import Text
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def answered(tokenizer: PreTrainedTokenizerBase, texts: Sequence[tuple[str, ...]], end: int) -> list[Text]:
@@ -53,15 +57,15 @@ def read_texts(paths: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase, 
 
 
 def from_records(
-    records: Iterable[Mapping[str, object]], tokenizer: PreTrainedTokenizerBase, length: int, end: int, name: str = "data"
+    records: Iterable[Mapping[str, object]] | Dataset, tokenizer: PreTrainedTokenizerBase, length: int, end: int, name: str = "data"
 ) -> list[Text]:
-    """The texts of records, such as the rows of a `datasets.Dataset`.
+    """The texts of records, or of the rows of a `datasets.Dataset`.
 
     Raises ValueError, naming the record, on one without texts, on an answered text longer than a row, and where all of them are shorter.
     """
     documents: list[str] = []
     pairs: list[tuple[str, ...]] = []
-    for number, record in enumerate(records, 1):
+    for number, record in enumerate(cast("Iterable[Mapping[str, object]]", records), 1):
         whole, prompt, answer = (record.get(key) for key in ("text", "prompt", "answer"))
         if isinstance(whole, str):
             documents.append(whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,7 +21,7 @@ Method = Literal[
     "relp", "gim",
 ]  # fmt: skip
 #: α and weight of every point; α is one number, or one for each row.
-Points = list[tuple[float | Float[Tensor, " rows"], float]]
+Points = Sequence[tuple[float | Float[Tensor, " rows"], float]]
 INTEGRATED = ("EAP-IG-inputs", "EAP-IG-activations")
 DEFAULT_STEPS = 5
 #: Expected gradients take as few as one point: they are right in the mean, whatever their number.
@@ -46,7 +47,7 @@ def path_points(method: Method, rule: Rule, steps: int) -> Points:
     return fixed.get(method, integral)
 
 
-def quadrature(rule: Rule, steps: int) -> Points:
+def quadrature(rule: Rule, steps: int) -> list[tuple[float, float]]:
     """Points α in [0, 1] and their weights, which sum to 1: `[(α, weight), …]` of length `steps`.
 
     - "midpoint": α = (k + ½)/m, error O(m⁻²);  "gauss-legendre": exact for polynomials of degree 2m − 1;

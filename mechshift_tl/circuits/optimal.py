@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, milp
 from torch import Tensor
 
 from mechshift_tl.graph import Graph
@@ -52,8 +52,8 @@ def optimal(strength: Float[Tensor, "n_writers n_readers"], graph: Graph, n: int
     return edges
 
 
-def _paths(graph: Graph, writers: np.ndarray, readers: np.ndarray, n: int) -> LinearConstraint:
-    """The constraints, over the edges, then `reached` of every writer, then `leading` of every reader."""
+def _paths(graph: Graph, writers: np.ndarray, readers: np.ndarray, n: int) -> tuple[sparse.csr_matrix, float, np.ndarray]:
+    """The constraints, and their lower and upper limits: over the edges, then `reached` of every writer, then `leading` of every reader."""
     m, (n_writers, n_readers) = len(writers), graph.shape
     # belongs[r, w]: an edge into reader r enters component w; the logits are no writer's, the input has no reader.
     belongs = sparse.csr_matrix((graph.membership > 0).numpy().astype(float))
@@ -68,4 +68,4 @@ def _paths(graph: Graph, writers: np.ndarray, readers: np.ndarray, n: int) -> Li
         [sparse.csr_matrix(np.ones((1, m))), None, None],
     ]
     limits = [np.zeros(2 * m), np.eye(n_writers)[0], np.eye(n_readers)[-1], [n]]
-    return LinearConstraint(sparse.bmat(rows, format="csr"), -np.inf, np.concatenate(limits))
+    return sparse.csr_matrix(sparse.bmat(rows)), -np.inf, np.concatenate(limits)

@@ -28,7 +28,13 @@ from mechshift_tl.readouts import Readouts, readouts
 from mechshift_tl.tasks import IOI, Examples
 
 WRONG: tuple[Any, ...] = (None, 5, "text", ["text"], {"a": 1}, torch.zeros(2))
+NO_TASKS: tuple[Any, ...] = (IOI(), "ioi", ["ioi"], [IOI])
 MADE = r"readouts is a .*; give what `readouts\(model, examples\)` of mechshift_tl.readouts makes"
+
+
+def wrong_or(*others: Any) -> tuple[Any, ...]:
+    """What no entry takes, and `others`."""
+    return (*WRONG, *others)
 
 
 @pytest.fixture(scope="module")
@@ -64,44 +70,43 @@ RUNS: dict[str, Callable[..., object]] = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_what_runs_a_model_asks_for_a_model_and_readouts(name: str, pair: Pair, examples, rows: Readouts, circuit: Circuit) -> None:
-    for wrong in (*WRONG, examples, pair, circuit):
+    for wrong in wrong_or(examples, pair, circuit):
         with pytest.raises(TypeError, match=f"^{name}: {MADE}"):
             RUNS[name](pair.mdm, wrong, circuit)
-    for wrong in (*WRONG, pair, rows, "tiny"):
+    for wrong in wrong_or(pair, rows, "tiny"):
         with pytest.raises(TypeError, match=f"^{name}: model is a .*such as load_pair"):
             RUNS[name](wrong, rows, circuit)
 
 
 @pytest.mark.parametrize("name", ["run_circuit", "evaluate_circuit"])
 def test_what_runs_a_circuit_asks_for_one(name: str, pair: Pair, rows: Readouts) -> None:
-    for wrong in (*WRONG, rows):
+    for wrong in wrong_or(rows):
         with pytest.raises(TypeError, match=f"^{name}: circuit is a .*; give a Circuit, such as Circuit.from_scores"):
             RUNS[name](pair.mdm, rows, wrong)
 
 
 def test_scores_are_asked_for(pair: Pair, rows: Readouts, circuit: Circuit) -> None:
-    for wrong in (*WRONG, circuit, rows):
+    for wrong in wrong_or(circuit, rows):
         with pytest.raises(TypeError, match="Circuit.from_scores: scores is a .*; give the EdgeScores that attribute"):
             Circuit.from_scores(wrong)
         with pytest.raises(TypeError, match="faithfulness_curve: scores is a .*; give the EdgeScores of all edges"):
             faithfulness_curve(pair.mdm, rows, wrong)
-    for wrong in (*WRONG, rows):
+    for wrong in wrong_or(rows):
         with pytest.raises((TypeError, ValueError), match="compare: "):
             compare(wrong, wrong)
 
 
 def test_readouts_ask_for_examples(pair: Pair, rows: Readouts) -> None:
-    for wrong in (*WRONG, rows, pair):
+    for wrong in wrong_or(rows, pair):
         with pytest.raises(TypeError, match=r"readouts: examples is a .*; give what a task makes, .* Prompts\(rows\)"):
             readouts(pair.mdm, wrong)
 
 
 def test_a_study_asks_for_a_pair_tasks_and_settings(pair: Pair) -> None:
-    for wrong in (*WRONG, pair.mdm):
+    for wrong in wrong_or(pair.mdm):
         with pytest.raises(TypeError, match="run_study: pair is a .*; give what load_pair"):
             run_study(wrong, [IOI()])
-    anything: Any = IOI()
-    for wrong in (anything, "ioi", ["ioi"], [IOI]):
+    for wrong in NO_TASKS:
         with pytest.raises(TypeError, match=r"run_study: tasks is .*; give a list of tasks, such as \[IOI"):
             run_study(pair, wrong)
     with pytest.raises(TypeError, match="run_study: config is a dict; give a StudyConfig"):

@@ -84,6 +84,7 @@ def classes() -> set[str]:
 def results() -> dict[str, Any]:
     """One result of every class, by its name."""
     pair = load_pair("tiny")
+    assert pair.tokenizer is not None
     config = StudyConfig(
         n=4, ig_steps=1, n_boot=4, n_random=4, held_out=4, validity_n=2, validity_edges=4, null_circuits=1, measurements="none"
     )
@@ -133,7 +134,7 @@ def results() -> dict[str, Any]:
 def denoising_results(pair: Pair) -> list[Any]:
     """One of every class that a denoising run is made of."""
     mask = pair.mdm.spec.mask_token_id
-    assert mask is not None
+    assert mask is not None and pair.tokenizer is not None
     canvas = torch.tensor([[*pair.tokenizer("Input : 5")["input_ids"], mask, mask, mask]])
     trajectory, cache = pair.mdm.run_with_denoising_cache(canvas, 2, names_filter=lambda name: name.endswith("hook_resid_post"))
     return [trajectory, cache, cache.logit_lens(trajectory), trajectory.statistics(pair.mdm)]
@@ -219,5 +220,6 @@ def test_figures_have_something_to_show_in_colours_of_the_house(results: dict[st
     foreign = set(px.colors.qualitative.Plotly)
     for name, result in results.items():
         figure = result.figure()
-        assert isinstance(figure, go.Figure) and len(figure.data), name
-        assert not foreign & set(re.findall(r"#[0-9A-Fa-f]{6}", figure.to_json().replace("colorway", ""))), name
+        assert isinstance(figure, go.Figure) and figure.to_dict()["data"], name
+        drawn = figure.to_json()
+        assert drawn is not None and not foreign & set(re.findall(r"#[0-9A-Fa-f]{6}", drawn.replace("colorway", ""))), name

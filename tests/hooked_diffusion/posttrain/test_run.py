@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_sigkill_at_any_moment_changes_no_bit(arm: Path, tmp_path: Path) -> None
 
 
 def test_bad_input_is_refused_before_the_first_step(arm: Path, tmp_path: Path, native, word_tokenizer) -> None:
-    def refuses(message: str, model=arm, rows=ROWS, settings=recipe(), **given: object) -> None:  # noqa: B008
+    def refuses(message: str, model=arm, rows=ROWS, settings=recipe(), **given: Any) -> None:  # noqa: B008
         with pytest.raises(ValueError, match=message):
             posttrain(model, rows, settings, out=tmp_path / "out", **given)
         assert not (tmp_path / "out" / "metrics.jsonl").exists()

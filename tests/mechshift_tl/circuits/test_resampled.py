@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -44,10 +46,11 @@ def test_circuits_of_certain_and_of_frequent_edges(scores) -> None:
 def test_what_does_not_fit_is_refused(scores, scored) -> None:
     with pytest.raises(ValueError, match="attributed with keep_per_example=True"):
         Circuit.from_scores(scored(GRAPH, scores.matrix), 3, choose="consistent")
-    for given, message in (
+    refused: list[tuple[dict[str, Any], str]] = [
         ({"choose": "best"}, "choose is 'best'; choose one of strongest, consistent, frequent, optimal"),
         ({"choose": "optimal", "greedy": True}, "choose='optimal' ranks by |score| and is not greedy"),
         ({"choose": "frequent", "threshold": 0.1}, "give n or fraction, not a threshold"),
-    ):
+    ]
+    for given, message in refused:
         with pytest.raises(ValueError, match=message.replace("|", r"\|")):
             Selection(**given)

@@ -34,7 +34,7 @@ def test_the_answer_is_what_is_asked_for() -> None:
     )
     answers = [tokenizer.decode(row[kept]) for part in rows for row, kept in zip(part.tokens, part.is_answer, strict=True)]
     assert sorted(answers) == ["9 - 8 = 1 , 1 + 7 = 8 </s>", "lobster", "tiger"]
-    assert all((part.tokens[:, -1] == tokenizer.eos_token_id).all() for part in rows)
+    assert all(part.tokens[:, -1].tolist() == [tokenizer.eos_token_id] * len(part.tokens) for part in rows)
     assert sorted(part.tokens.shape[1] for part in rows) == [12, 13, 22]
 
 

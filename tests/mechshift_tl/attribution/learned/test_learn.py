@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_equal(native, tmp_path, monkeypatch)
     resumed = learn_masks(model, readouts, start=start, journal=tmp_path, **FAST)
     assert taken == [3, 4, 5, 6, 7] and torch.equal(resumed.matrix, whole.matrix)
     with pytest.raises(ValueError, match="is the journal of other work"):
-        learn_masks(model, readouts, start=start, journal=tmp_path, **(FAST | {"seed": 1}))
+        learn_masks(model, readouts, start=start, journal=tmp_path, **FAST, seed=1)
 
 
 @pytest.mark.parametrize(("family", "attention"), [("llama", "full"), ("gpt2", "causal"), ("qwen3", "causal")])
