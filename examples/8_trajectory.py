@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Does rewiring come at once or gradually?
+# # 8. Does rewiring come at once or gradually?
 #
 # An ARM becomes a masked-diffusion model in a few thousand steps. Its circuits are found at some of them, and compared with the ARM's.
 # A control trains as long on the same rows, without diffusion: what changes in it too is not due to diffusion.
@@ -41,8 +41,9 @@ found.figure("ioi")
 # %% [markdown]
 # ## What changed, when, and how
 #
-# Three shapes are held against each statistic: no change, a step between two neighbouring checkpoints, and a ramp over at least three gaps.
-# An answer needs a probability of 0.95; else nobody can tell, and the finding says which change could have been told.
+# Three shapes are held against each statistic: no change, a step between two neighbouring checkpoints, and a ramp of which no gap
+# holds more than two fifths. An answer needs a probability of 0.95; else nobody can tell, and the finding says which change could
+# have been told.
 
 # %%
 print(found.finding())

@@ -27,6 +27,7 @@ from hooked_diffusion.threads import in_one_thread
 from mechshift_tl.attribution.accumulate import accumulate
 from mechshift_tl.attribution.completeness import finer, largest_gap, warn_of_few_points, warn_of_gap
 from mechshift_tl.attribution.engine import Engine
+from mechshift_tl.attribution.learned import learn_masks
 from mechshift_tl.attribution.metrics import Metric, MetricLike, resolve_all
 from mechshift_tl.attribution.path import Method, Rule
 from mechshift_tl.attribution.scores import EdgeScores, NodeScores
@@ -101,11 +102,12 @@ def attribute(
     Returns `EdgeScores`, or `NodeScores` for nodes and neurons; a dict of them by name when given several metrics.
 
     - `method`: "EAP-IG-inputs" ("eap-ig"), "EAP" ("eap"), "EAP-IG-activations", "clean-corrupted" (the mean of both ends' gradients),
-      "expected-gradients", "atp*" (`atp_star`), "exact" patching; or "relp" or "gim", which are EAP under backward rules.
+      "expected-gradients", "atp*" (`atp_star`), "exact" patching; "learned" masks (`learned`, in shares of circuit sizes, without sign),
+      which start from EAP-IG; or "relp" or "gim", which are EAP under backward rules.
     - `ig_steps`, `rule`: points on an integrated path (default 5, midpoint; `path.quadrature`); "left" is the reference's grid.
     - `gap`: instead of `ig_steps`, doubles the points until the path misses this share of the mean example's effect, such as 0.02.
     - `backward`: rules that the gradient follows on its way back (`rules`), by name, or "relp" or "gim"; goes with any gradient method.
-    - `seed`: of the points that expected gradients draw, `ig_steps` of them (default 1) for each example.
+    - `seed`: of the points that expected gradients draw, `ig_steps` of them (default 1) for each example; of the sizes that masks learn.
     - `level`: "edges", "nodes" (input, heads, MLPs) or "neurons" (of the MLPs).
     - `kv`: K/V readers per KV head ("grouped") or per query head ("ungrouped", as the paper counts edges).
     - `metric`: a name or callable of `metrics`; several, in one pass, give a dict by name.
@@ -135,6 +137,8 @@ def attribute(
         metric=tuple(one.name for one in metrics) if several else metrics[0].name,
         keep_per_example=keep_per_example, per_position=per_position, batch_tokens=batch_tokens,
     )  # fmt: skip
+    if settings.learns:
+        return _learned(model, readouts, settings, metrics[0], means=means, edges=edges, journal=journal)
     warn_of_few_points(settings)
     totals = _totals(model, readouts, settings, metrics, means=means, edges=edges, journal=journal)
     if level == "edges":
@@ -162,8 +166,35 @@ def attribute_edges(
     chosen = resolve_all(settings.metrics if metric is None else metric)
     if settings.level != "edges" or settings.metrics != tuple(one.name for one in chosen) or len(chosen) > 1:
         raise ValueError(f"attribute_edges: level is {settings.level!r}, metric is {settings.metric!r}; give level 'edges' and one metric")
+    if settings.learns:
+        found = _learned(model, readouts, settings, chosen[0], means=means, edges=edges, journal=journal)
+        assert isinstance(found, EdgeScores)
+        return found
     (fields,) = _totals(model, readouts, settings, chosen, means=means, edges=edges, journal=journal).values()
     return EdgeScores(**fields)
+
+
+def _learned(
+    model: HookedModel,
+    readouts: Readouts,
+    settings: AttributionSettings,
+    metric: Metric,
+    *,
+    means: WriterMeans | None,
+    edges: Bool[Tensor, "n_writers n_readers"] | None,
+    journal: Path | None,
+) -> EdgeScores | NodeScores:
+    """Masks that start from EAP-IG. The journal holds both parts."""
+    if edges is not None:
+        raise ValueError("attribute: method 'learned' ranks every edge; leave out edges")
+    shared: Any = {"level": settings.level, "kv": settings.kv, "metric": metric, "intervention": settings.intervention, "means": means}
+    place = None if journal is None else Path(journal)
+    first = attribute(
+        model, readouts, **shared, ig_steps=settings.ig_steps, rule=settings.rule, batch_tokens=settings.batch_tokens,
+        journal=place and place / "start",
+    )  # fmt: skip
+    found = learn_masks(model, readouts, **shared, start=first, seed=settings.seed or 0, journal=place and place / "masks")
+    return replace(found, settings=settings)
 
 
 def _totals(

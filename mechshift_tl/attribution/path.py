@@ -14,9 +14,11 @@ from mechshift_tl.bridge.batching import is_whole
 Rule = Literal["midpoint", "gauss-legendre", "right", "left"]
 #: `EAP`: one gradient, at the clean run (Syed et al. 2310.10348). `EAP-IG-inputs`, `EAP-IG-activations`: averaged over the path of the
 #: embeddings, or of each layer's own outputs (Hanna et al. 2403.17806). `clean-corrupted`: the mean of the two ends. `exact`: patching.
-#: `expected-gradients`: at α ~ U(0, 1), drawn for each example and pass (Erion et al. 1906.10670). The lower-case names are presets.
+#: `expected-gradients`: at α ~ U(0, 1), drawn for each example and pass (Erion et al. 1906.10670). `learned`:
+#: masks by gradient descent (`attribution.learned`). The last four are presets.
 Method = Literal[
-    "EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted", "exact", "expected-gradients", "atp*", "eap", "eap-ig", "relp", "gim"
+    "EAP-IG-inputs", "EAP", "EAP-IG-activations", "clean-corrupted", "exact", "expected-gradients", "atp*", "learned", "eap", "eap-ig",
+    "relp", "gim",
 ]  # fmt: skip
 #: α and weight of every point; α is one number, or one for each row.
 Points = Sequence[tuple[float | Float[Tensor, " rows"], float]]
@@ -24,6 +26,8 @@ INTEGRATED = ("EAP-IG-inputs", "EAP-IG-activations")
 DEFAULT_STEPS = 5
 #: Expected gradients take as few as one point: they are right in the mean, whatever their number.
 SAMPLED = "expected-gradients"
+#: Starts from EAP-IG along the embeddings, whose points it takes.
+LEARNED = "learned"
 #: Far beyond what any path needs. A Gauss–Legendre rule of `m` points takes a matrix of m² numbers to find.
 MOST_STEPS = 1000
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypedDict, get_args
 from typing_extensions import Self
 
 from mechshift_tl.attribution.metrics import Metric
-from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, SAMPLED, Method, Points, Rule, path_points
+from mechshift_tl.attribution.path import DEFAULT_STEPS, INTEGRATED, LEARNED, SAMPLED, Method, Points, Rule, path_points
 from mechshift_tl.attribution.rules import RULE_SETS, BackwardRule, check_rules
 from mechshift_tl.bridge.batching import check_batch_tokens, is_whole
 from mechshift_tl.graph import KV
@@ -129,19 +129,20 @@ class AttributionSettings:
 
     def _set_path(self) -> None:
         """Fill in the defaults of a path, and refuse a path for a method without one."""
-        takes = {"ig_steps": self.integrates or self.samples, "rule": self.integrates, "seed": self.samples}
+        draws, walks = self.samples or self.learns, self.integrates or self.learns
+        takes = {"ig_steps": walks or self.samples, "rule": walks, "seed": draws}
         for name, taken in takes.items():
             given = getattr(self, name)
             if given is not None and not taken:
-                other = "expected-gradients" if name == "seed" else "an EAP-IG method"
+                other = "expected-gradients or learned" if name == "seed" else "an EAP-IG method"
                 raise ValueError(f"attribute: method {self.method!r} takes no {name} (got {given}); leave it out, or choose {other}")
         self._check_gap()
         if self.gap is None and takes["ig_steps"]:
             default = 1 if self.samples else DEFAULT_STEPS
             object.__setattr__(self, "ig_steps", default if self.ig_steps is None else self.ig_steps)
-        if self.integrates:
+        if walks:
             object.__setattr__(self, "rule", "midpoint" if self.rule is None else self.rule)
-        if self.samples:
+        if draws:
             object.__setattr__(self, "seed", 0 if self.seed is None else self.seed)
             if not is_whole(self.seed) or not 0 <= self.seed < 2**63:
                 raise ValueError(f"attribute: seed is {self.seed!r}; give a whole number from 0 to 2⁶³ − 1")
@@ -150,6 +151,18 @@ class AttributionSettings:
                 "attribute: AtP* moves whole attention patterns, so its scores have no share per position; leave per_position out"
             )
         _ = self.points
+        if self.learns:
+            self._check_learned()
+
+    def _check_learned(self) -> None:
+        """Raise ValueError on what learned masks have not: one set of masks is of all prompts, by one metric."""
+        refused = {
+            "level='neurons'": self.level == "neurons", "keep_per_example": self.keep_per_example, "per_position": self.per_position,
+            "several metrics": not isinstance(self.metric, str), "backward rules": bool(self.backward),
+        }  # fmt: skip
+        for name, asked in refused.items():
+            if asked:
+                raise ValueError(f"attribute: method 'learned' ranks edges or nodes once, for all prompts and one metric; leave out {name}")
 
     def _check_gap(self) -> None:
         """Raise ValueError on a gap that is no share, or that nothing can reach."""
@@ -168,6 +181,11 @@ class AttributionSettings:
     def samples(self) -> bool:
         """Whether the points of the path are drawn, for each row anew."""
         return self.method == SAMPLED
+
+    @property
+    def learns(self) -> bool:
+        """Whether masks are learned, from a start by EAP-IG."""
+        return self.method == LEARNED
 
     @property
     def rules(self) -> tuple[BackwardRule, ...]:

@@ -146,7 +146,8 @@ def _print_scores(scores: EdgeScores, circuit: Circuit, top: int) -> None:
     assert asked is not None
     end = "corrupt" if asked.intervention == "counterfactual" else f"from {asked.intervention} inputs"
     console.print(f"{asked.metric}: clean {scores.clean:.3f}, {end} {scores.corrupt:.3f}")
-    console.print(f"Completeness gap: {100 * scores.completeness_gap:.1f} % of their difference")
+    if not asked.learns:  # ranks do not add up to anything
+        console.print(f"Completeness gap: {100 * scores.completeness_gap:.1f} % of their difference")
     if scores.example_gap is not None:
         left = f"{100 * scores.example_gap:.1f} % left to the mean prompt"
         console.print(f"Points: {scores.points}, found in {scores.passes} passes; {left}")

@@ -17,7 +17,7 @@ T = TypeVar("T")
 MethodName = Annotated[
     str,
     typer.Option(
-        "--method", help="EAP-IG-inputs (eap-ig), EAP (eap), EAP-IG-activations, clean-corrupted, expected-gradients, relp, gim or exact."
+        "--method", help="eap-ig, eap, EAP-IG-activations, clean-corrupted, expected-gradients, atp*, relp, gim, learned or exact."
     ),
 ]
 BackwardRules = Annotated[

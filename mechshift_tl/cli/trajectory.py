@@ -54,7 +54,8 @@ def trajectory(
 
         config, wanted = replace(DEFAULTS, **given), tasks_of(tasks)
         runs = _runs({"mdm": folder, "control": control}, checkpoints)
-        what = {run.role: [(one.step, one.tokens) for one in run.checkpoints] for run in runs}
+        # Lists, as a file holds them: a stopped run is known by what its file says.
+        what = {run.role: [[one.step, one.tokens] for one in run.checkpoints] for run in runs}
         job = {"command": "trajectory", "arm": arm, "tasks": tasks, "folders": [str(folder), str(control)], **what, **config.to_dict()}
         with results_in(out, fresh, **job) as place, console.status("starting") as status, opening("a checkpoint"):
             stage = Stages(status)

@@ -6,7 +6,7 @@
 stands where its kind has a probability of at least 0.95:
 
 - **abrupt**: a step. The whole change lies between two neighbouring checkpoints; nothing tells more than that.
-- **gradual**: a ramp. The change takes at least three gaps between checkpoints.
+- **gradual**: a ramp. No gap between neighbouring checkpoints holds more than two fifths of the change.
 - **cannot tell**: neither, or nothing changed as far as so many prompts and checkpoints can show.
 
 The change-point is where half of the change has happened. It is given wherever a change as such is sure, of whatever kind.

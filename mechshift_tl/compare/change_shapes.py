@@ -5,7 +5,7 @@ shape rises from 0 to 1 along the axis; a statistic follows `before + change · 
 
 - **constant**: no change.
 - **step**: the whole change lies in the gap between two neighbouring checkpoints. Nothing tells where in it, so one step stands for a gap.
-- **ramp**: the change runs linearly along the axis, over at least `RAMP` median gaps. A faster one looks like a step.
+- **ramp**: the change runs linearly along the axis, and no gap holds more than `MOST` of it. A faster one looks like a step.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor
 
 Kind = Literal["constant", "step", "ramp"]
 KINDS: tuple[Kind, ...] = ("constant", "step", "ramp")
-#: The least width of a ramp, in median gaps; places in each gap at which a ramp may begin and end.
-RAMP, PLACES = 3.0, 4
+#: The most of a ramp that lies between two neighbouring checkpoints; places in each gap at which a ramp may begin and end.
+MOST, PLACES = 0.4, 4
 LEAST = 5
 
 
@@ -49,7 +49,7 @@ class Shapes:
             raise ValueError(f"checkpoints at {list(tokens)} tokens: give at least {LEAST}, ascending from 0 or more")
         axis = log_axis(at)
         ends = torch.cat([_steps(axis), _ramps(axis)])
-        rise = ((axis - ends[:, :1]) / (ends[:, 1:] - ends[:, :1])).clamp(0, 1)
+        rise = _rise(axis, ends)
         n_steps = len(axis) - 1
         kinds = torch.tensor([0] + [1] * n_steps + [2] * (len(ends) - n_steps))
         nothing = torch.full((1,), torch.nan, dtype=torch.float64)
@@ -81,10 +81,15 @@ def _steps(axis: Float[Tensor, " checkpoints"]) -> Float[Tensor, "steps 2"]:
 
 
 def _ramps(axis: Float[Tensor, " checkpoints"]) -> Float[Tensor, "ramps 2"]:
-    """Every pair of places that are far enough apart."""
+    """Every pair of places that lie far enough apart for the change to show at several checkpoints."""
     inside = torch.arange(PLACES, dtype=axis.dtype) / PLACES
     places = torch.cat([(axis[:-1, None] + axis.diff()[:, None] * inside).flatten(), axis[-1:]])
     first, last = torch.triu_indices(len(places), len(places), 1)
     pairs = torch.stack([places[first], places[last]], 1)
-    # Rounding must not leave out a ramp of exactly the least width.
-    return pairs[pairs.diff(dim=1)[:, 0] >= RAMP * axis.diff().median() - 1e-9]
+    most = _rise(axis, pairs).diff(dim=1).amax(1)
+    return pairs[most <= MOST + 1e-9]  # rounding must not leave out what is exactly that
+
+
+def _rise(axis: Float[Tensor, " checkpoints"], ends: Float[Tensor, "shapes 2"]) -> Float[Tensor, "shapes checkpoints"]:
+    """The share of the change that each checkpoint has behind it."""
+    return ((axis - ends[:, :1]) / (ends[:, 1:] - ends[:, :1])).clamp(0, 1)

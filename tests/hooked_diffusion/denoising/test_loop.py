@@ -207,6 +207,10 @@ def test_mask_positions_are_written_with_the_mask_id(mdm):
     assert torch.equal(trajectory.canvases, mdm.denoise(trajectory.canvases[0]).canvases)
 
 
+class Made(SimpleNamespace):
+    """A made-up model. Unlike a plain namespace, a trajectory can remember it without keeping it."""
+
+
 def made_up_model(*answers: list[int]) -> Any:
     """A stand-in whose n-th forward predicts `answers[n]`, the more surely the further left."""
     calls = iter(answers)
@@ -215,7 +219,7 @@ def made_up_model(*answers: list[int]) -> Any:
         return torch.nn.functional.one_hot(torch.tensor([next(calls)]), D_VOCAB) * torch.tensor([5.0, 4.0, 3.0])[:, None]
 
     cfg = SimpleNamespace(device="cpu", d_vocab=D_VOCAB, model_name="made up")
-    return SimpleNamespace(token_logits=token_logits, spec=DiffusionSpec("full", 0, MASK), source={}, tokenizer=None, cfg=cfg)
+    return Made(token_logits=token_logits, spec=DiffusionSpec("full", 0, MASK), source={}, tokenizer=None, cfg=cfg)
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,10 @@ def test_guidance_is_lladas(native, shift):
     assert torch.equal(model.denoise(canvas, cfg_scale=0.0).canvases, model.denoise(canvas).canvases)
 
 
+class Made(SimpleNamespace):
+    """A made-up model. Unlike a plain namespace, a trajectory can remember it without keeping it."""
+
+
 def lookup_model(table: torch.Tensor) -> Any:
     """A stand-in whose prediction at every position is `table[(token on the left)]`, a distribution over three words and the mask."""
 
@@ -169,7 +173,7 @@ def lookup_model(table: torch.Tensor) -> Any:
         return table[torch.cat([canvas[:, :1], canvas[:, :-1]], 1)].log()
 
     cfg = SimpleNamespace(device="cpu", d_vocab=4, model_name="lookup")
-    return SimpleNamespace(token_logits=token_logits, spec=DiffusionSpec("full", 0, 3), source={}, tokenizer=None, cfg=cfg)
+    return Made(token_logits=token_logits, spec=DiffusionSpec("full", 0, 3), source={}, tokenizer=None, cfg=cfg)
 
 
 TABLE = torch.tensor([[0.6, 0.3, 0.1, 0.0], [0.1, 0.2, 0.7, 0.0], [0.3, 0.4, 0.3, 0.0], [0.25, 0.25, 0.5, 0.0]])

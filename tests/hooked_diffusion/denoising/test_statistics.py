@@ -30,6 +30,10 @@ def mdm(native) -> HookedDiffusionTransformer:
 CANVAS = torch.tensor([[20, 9, MASK, MASK, 30, MASK, MASK], [4, 5, 6, MASK, 8, 9, 11]])
 
 
+class Made(SimpleNamespace):
+    """A made-up model. Unlike a plain namespace, a trajectory can remember it without keeping it."""
+
+
 def made_up(*answers: list[int]) -> Any:
     """A stand-in that predicts `answers[number of tokens written so far]`, the more surely the further left."""
 
@@ -39,7 +43,7 @@ def made_up(*answers: list[int]) -> Any:
 
     cfg = SimpleNamespace(device="cpu", d_vocab=10, model_name="made up", n_layers=0)
     spec = DiffusionSpec("full", 0, MASK)
-    return SimpleNamespace(token_logits=token_logits, spec=spec, source={}, tokenizer=None, cfg=cfg, hooks=lambda fwd_hooks: nullcontext())
+    return Made(token_logits=token_logits, spec=spec, source={}, tokenizer=None, cfg=cfg, hooks=lambda fwd_hooks: nullcontext())
 
 
 def test_when_a_token_settles_and_how_often_it_flips():

@@ -31,14 +31,14 @@ def test_a_dictionary_brings_back_everything(settings) -> None:
     assert AttributionSettings.from_dict(settings.to_dict()) == settings
     free = dataclasses.replace(settings, batch_tokens=None, keep_per_example=False, per_position=False)
     assert AttributionSettings.from_dict(settings.defining()) == free and free.defining() == settings.defining()
-    with pytest.raises(ValueError, match="attribute has no setting 'of'; its settings are batch_tokens, "):
+    with pytest.raises(ValueError, match="attribute has no setting 'of'; its settings are backward, batch_tokens, "):
         AttributionSettings.from_dict(settings.to_dict() | {"of": "edges"})
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"method": "ACDC"}, "method is 'ACDC'; choose 'EAP-IG-inputs', 'EAP', .* or 'exact'"),
+        ({"method": "ACDC"}, "method is 'ACDC'; choose 'EAP-IG-inputs', 'EAP', .* or 'gim'"),
         ({"level": 1}, "level is 1; choose 'edges'"),
         ({"keep_per_example": 1}, "keep_per_example is 1; choose False or True"),
         ({"per_position": "yes"}, "per_position is 'yes'; choose False or True"),

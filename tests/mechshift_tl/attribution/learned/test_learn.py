@@ -144,3 +144,20 @@ def test_what_does_not_fit_is_refused(native) -> None:
     same = Readouts.from_tokens(readouts.clean, readouts.clean, readouts.target_pos, readouts.answer_ids, readouts.foil_ids)
     with pytest.raises(ValueError, match="in the clean and in the corrupt run; give prompts that differ"):
         learn_masks(model, same)
+
+
+def test_attribute_learns_from_a_start_by_eap_ig(native):
+    model = with_idle_heads(native, "causal")
+    rows = rows_of(model, 4)
+    found = attribute(model, rows, method="learned", ig_steps=2, seed=3)
+    by_hand = learn_masks(model, rows, start=attribute(model, rows, ig_steps=2), seed=3)
+    assert found.matrix.equal(by_hand.matrix)
+    assert found.settings is not None and (found.settings.method, found.settings.seed) == ("learned", 3)
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"keep_per_example": True}, "keep_per"),
+        ({"level": "neurons"}, "neurons"),
+        ({"gap": 0.1}, "gap"),
+    ]
+    for given, message in refused:
+        with pytest.raises(ValueError, match=message):
+            attribute(model, rows, method="learned", **given)
