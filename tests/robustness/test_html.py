@@ -55,6 +55,8 @@ from mechshift_tl.study.difference import difference
 from mechshift_tl.study.gains import Gain
 from mechshift_tl.study.likeness import Likeness
 from mechshift_tl.study.robustness_result import Baseline, Change, Robustness
+from mechshift_tl.study.trajectory import Trajectory
+from mechshift_tl.study.trajectory.point import LABELS, TrajectoryPoint
 from mechshift_tl.study.unscreened import ScreenRow, Unscreened
 from mechshift_tl.study.verdict_check import TruthChecked, VerdictCheck
 from mechshift_tl.tasks import IOI
@@ -114,7 +116,7 @@ def results() -> dict[str, Any]:
         SmallestCircuit(5, 0.8, (5,), (whole,)),
         attribute(pair.arm, rows, level="nodes", method="EAP"), plan(config, Workload(1, 1, 4), dtypes=["float32"]),
         difference(study, study), play(pair.mdm, task.pool.examples[0], pair.tokenizer, ["a0.h0"]),
-        study.conditions, *denoising_results(pair), *verdict_results(study),
+        study.conditions, *denoising_results(pair), *verdict_results(study), *trajectory_results(),
         writer_means(pair.arm, rows), run_circuit(pair.arm, rows, circuit),
         circuits_in_model("arm", pair.arm, {"arm": circuit}, rows, 0), Gain(4, ("arm",), 0.5, torch.tensor([0.1, 0.4, 0.6]), {"arm": 0.5}),
         Likeness(4, {"arm": 1.0, "mdm": 0.5}, 0.9, 0.8, (0, None, 2)),
@@ -138,6 +140,20 @@ def denoising_results(pair: Pair) -> list[Any]:
     canvas = torch.tensor([[*pair.tokenizer("Input : 5")["input_ids"], mask, mask, mask]])
     trajectory, cache = pair.mdm.run_with_denoising_cache(canvas, 2, names_filter=lambda name: name.endswith("hook_resid_post"))
     return [trajectory, cache, cache.logit_lens(trajectory), trajectory.statistics(pair.mdm)]
+
+
+def trajectory_results() -> list[Any]:
+    """One of every class that a trajectory is made of: overlap that falls at once, from drawn numbers."""
+    names, generator = tuple(LABELS), torch.Generator().manual_seed(0)
+
+    def point(role: str, step: int) -> TrajectoryPoint:
+        values = torch.full((len(names),), 0.9 if step < 100 else 0.4, dtype=torch.float64)
+        draws = values + 0.01 * torch.randn(20, len(names), generator=generator, dtype=torch.float64)
+        return TrajectoryPoint("ioi", role, step, 100 * step, 0.1, 9, 9, 9, names, values, draws)
+
+    trained = [point(role, step) for role in ("mdm", "control") for step in (10, 20, 50, 100, 200)]
+    found = Trajectory("made", StudyConfig(n=4), (point("arm", 0), *trained))
+    return [found, found.points[1], found.changes["ioi", "mdm"][0], found.order["ioi", "mdm"]]
 
 
 def verdict_results(study: Study) -> list[Any]:
