@@ -33,7 +33,7 @@ from hooked_diffusion.gradients import HookFunction
 from mechshift_tl.attribution.exact import Written
 from mechshift_tl.bridge.hooks import Hooks, Kept, capture
 from mechshift_tl.bridge.norms import normed
-from mechshift_tl.bridge.protocol import HookedModel, components_of
+from mechshift_tl.bridge.protocol import HookedModel, components_of, is_native
 from mechshift_tl.bridge.weights import weight_of
 from mechshift_tl.graph import Graph
 from mechshift_tl.interventions.outputs import WriterOutputs
@@ -67,6 +67,15 @@ class Dropped:
 def pattern_hooks(graph: Graph) -> list[str]:
     """Hooks of the attention patterns."""
     return [f"blocks.{layer}.attn.hook_pattern" for layer in range(graph.n_layers)]
+
+
+def check_scores_seen(model: HookedModel) -> None:
+    """Raise ValueError on a model whose attention scores cannot be differentiated at hooked queries and keys."""
+    if is_native(model):
+        raise ValueError(
+            f"attribute: method 'atp*' differentiates attention scores at queries and keys; TransformerLens' own attention "
+            f"({model.cfg.model_name}) hands on neither. Choose 'eap-ig' or 'relp'"
+        )
 
 
 def correct_qk(

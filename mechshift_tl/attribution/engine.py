@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechshift_tl.attribution.along import Along, Also
-from mechshift_tl.attribution.atp_star import Dropped, correct_qk, pattern_hooks
+from mechshift_tl.attribution.atp_star import Dropped, check_scores_seen, correct_qk, pattern_hooks
 from mechshift_tl.attribution.check import check_neurons, check_readers_sum, check_writers_sum
 from mechshift_tl.attribution.drawn import drawn_points
 from mechshift_tl.attribution.exact import check_patched_edges, patched_scores
@@ -79,6 +79,8 @@ class Engine:
         if readouts.hides_from_corrupt and self.settings.intervention == "counterfactual":
             self.settings.check_start()
         self.settings.check_metrics(self.metrics)
+        if self.settings.method == "atp*":
+            check_scores_seen(self.model)
         if self.edges is not None:
             check_patched_edges(self.edges, self.graph, self.settings.method, self.settings.level)
         check_intervention(self.model, self.settings.intervention, self.means, readouts.visible("clean"))

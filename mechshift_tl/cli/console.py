@@ -43,9 +43,10 @@ class PatientConsole(Console):
         try:
             super().print(*things, **how)
         except OSError as error:
-            raise OSError(error.errno, error.strerror, "standard output") from error
+            raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from error
 
 
+STANDARD_OUTPUT = "standard output"
 console = PatientConsole(markup=False)  # what is printed may hold brackets of its own
 
 
@@ -70,7 +71,7 @@ def printing() -> Iterator[None]:
         _drop_output()
     except OSError as error:
         _drop_output()
-        print(f"Error: standard output cannot be written ({error.strerror})", file=sys.stderr)
+        print(f"Error: {STANDARD_OUTPUT} cannot be written ({error.strerror})", file=sys.stderr)
         sys.exit(2)
 
 

@@ -25,7 +25,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from mechshift_tl.cli.console import console, print_last, print_notes
+from mechshift_tl.cli.console import STANDARD_OUTPUT, console, print_last, print_notes
 
 if TYPE_CHECKING:
     from mechshift_tl.runs.processes import Processes
@@ -123,7 +123,9 @@ def _say(error: BaseException) -> None:
     if os.environ.get(DEBUG, "0") not in ("", "0"):
         traceback.print_exception(error)
     text = _one_line(error) if isinstance(error, RuntimeError) else str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+    if isinstance(error, OSError) and error.filename == STANDARD_OUTPUT:
+        text = f"{STANDARD_OUTPUT} cannot be written ({error.strerror})"
+    elif isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
         text = f"a file or standard output cannot be written ({error.strerror}); make room, then give the command again"
     if console.found is not None:
         print(json.dumps({"error": text or "out of memory"}))

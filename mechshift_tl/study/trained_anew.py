@@ -37,7 +37,10 @@ def trained_anew(
         native = type(given)(deepcopy(given.config))
     masked = model.spec.is_mdm
     objective = "masked_diffusion" if masked else "next_token"
-    recipe = Recipe(objective, steps=steps, seed=seed, t_min=0.1, anneal_steps=steps // 8 if masked else 0)
+    recipe = Recipe(
+        objective, steps=steps, seed=seed, t_min=0.1, anneal_steps=steps // 8 if masked else 0,
+        attention="full" if masked else "causal", logit_shift=1 if model.spec.logit_shift else 0,
+    )  # fmt: skip
     rows = TaskRows(task, model.tokenizer, model.spec.tail, seed, n_texts)
     with tempfile.TemporaryDirectory() as folder:
         train(native, rows, recipe, folder=Path(folder), mask_token_id=model.spec.mask_token_id, save_every=steps)

@@ -88,8 +88,9 @@ def test_membership_shares_a_group_equally() -> None:
 
 def test_a_graph_is_read_off_a_model() -> None:
     def model(n_key_value_heads: int | None = None, parallel_attn_mlp: bool = False) -> Any:
-        sizes = {"n_layers": 2, "n_heads": 4, "n_key_value_heads": n_key_value_heads, "parallel_attn_mlp": parallel_attn_mlp}
-        return SimpleNamespace(cfg=SimpleNamespace(model_name="x", **sizes))
+        sizes = {"n_layers": 2, "n_heads": 4, "n_key_value_heads": n_key_value_heads, "attn_only": False}
+        sizes |= {"parallel_attn_mlp": parallel_attn_mlp}
+        return SimpleNamespace(cfg=SimpleNamespace(model_name="x", **sizes), original_model=None)
 
     assert Graph.of(model(n_key_value_heads=2), "ungrouped") == Graph(2, 4, 2, "ungrouped")
     assert Graph.of(model(n_key_value_heads=4), "ungrouped") == Graph.of(model(n_key_value_heads=None)) == Graph(2, 4, 4)

@@ -42,7 +42,7 @@ def test_something_else_than_a_model_or_readouts_is_named(model, few, call: Any)
         with pytest.raises(TypeError, match=f"model is a {type(given).__name__}; give a HookedDiffusionTransformer"):
             call(given, few)
     for given in (IDS, ["text"], next(few.batches(100))):
-        with pytest.raises(TypeError, match=f"readouts is a {type(given).__name__}; give what readouts"):
+        with pytest.raises(TypeError, match=f"readouts is a {type(given).__name__}; give what .readouts"):
             call(model, given)
 
 

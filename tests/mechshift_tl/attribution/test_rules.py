@@ -181,8 +181,8 @@ def test_every_rule_is_its_formula(native, rows, family, causal, backward) -> No
     for points, path in (([1.0], {"method": "eap"}), ([0.25, 0.75], {"method": "eap-ig", "ig_steps": 2})):
         found = attribute(model, rows, backward=backward, **cast(Any, path))
         expected = hand.scores(rows, int(causal), points, found.writers, found.readers)
-        # x/(x ± 10⁻⁶) magnifies what float32 rounds of an x near 0.
-        allowed = 1e-4 if "activations" in backward else 1e-5
+        # What float32 rounds is magnified by x/(x ± 10⁻⁶) at an x near 0, and by Qwen3's norms of queries and keys of 8 numbers.
+        allowed = 1e-4 if "activations" in backward or family == "qwen3" else 1e-5
         assert (found.matrix - expected).abs().max() < allowed * expected.abs().max()
 
 

@@ -101,7 +101,7 @@ def test_save_and_load_return_the_same_circuit(scored, tmp_path):
     again = Circuit.load(tmp_path / "circuit.safetensors")
     assert torch.equal(again.edges, circuit.edges) and torch.equal(again.scores, circuit.scores)
     assert (again.graph, again.requested) == (circuit.graph, circuit.requested)
-    assert again.settings == scores.made_by() | {"by": "magnitude", "greedy": False, "zeros": False, "prune": True}
+    assert again.settings == scores.made_by() | {"by": "magnitude", "greedy": False, "zeros": False, "prune": True, "choose": "strongest"}
     assert again.settings["metric"] == "logit_diff"
     assert again.provenance == {"model": "m", "n_examples": 7}
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")

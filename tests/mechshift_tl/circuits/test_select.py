@@ -153,7 +153,7 @@ def test_scores_of_nodes_have_no_edges_to_choose_from(scored):
     parts: dict[str, Any] = {f.name: getattr(scored(PLAIN, HAND), f.name) for f in fields(NodeScores)}
     parts["matrix"] = torch.ones(7)
     nodes: Any = NodeScores(**parts)
-    with pytest.raises(ValueError, match=r"scores are \(7,\), not \(7, 15\) writers × readers; attribute\(level='edges'\) gives those"):
+    with pytest.raises(TypeError, match="scores is a NodeScores; give the EdgeScores that attribute"):
         Circuit.from_scores(nodes)
     with pytest.raises(ValueError, match="writers × readers"):
         write_graph(nodes, "scores.json")

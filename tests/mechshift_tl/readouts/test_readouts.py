@@ -160,7 +160,7 @@ def test_every_canvas_ends_in_the_recipe_s_tail(examples) -> None:
 def test_what_a_report_must_state(examples) -> None:
     assert readouts(MDM, examples, order="random", seed=3).info == {
         "task": "toy", "model": "scripted", "masks": 3, "order": "random", "revealed": "own", "tokens_per_step": 1,
-        "dropped": {"too long": 4}, "seed": 7,
+        "dropped": {"too long": 4}, "seed": 7, "mask_token_id": 3,
     }  # fmt: skip
     arm = readouts(ARM, examples).info
     assert arm["masks"] == 0 and arm["order"] == "left_to_right"

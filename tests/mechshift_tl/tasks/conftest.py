@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
-from importlib import import_module, resources
+from importlib import resources
 from itertools import islice
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hooked_diffusion import DiffusionSpec, HookedDiffusionTransformer
+from mechshift_tl.recipes.tiny_data import make_tokenizer
 from mechshift_tl.tasks import IOI, Countdown, SemanticInfilling
 
 
@@ -27,12 +26,6 @@ def words() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def five() -> PreTrainedTokenizerFast:
     """The one that the tiny pair's recipe makes for all five tasks."""
-    folder = str(Path(__file__).parents[3] / "examples")
-    sys.path.insert(0, folder)
-    try:
-        make_tokenizer = import_module("train_tiny_pair").make_tokenizer
-    finally:
-        sys.path.remove(folder)
     return make_tokenizer()
 
 

@@ -155,7 +155,7 @@ def test_every_given_sentence_is_read(shared, bpe) -> None:
     examples = task.examples(bpe, None)
     assert (
         len(examples) + sum(examples.dropped.values()) == 1000
-        and examples.dropped["a prompt that came before"] == 25
+        and examples.dropped["a prompt that came before"] == 18  # of prompts that were kept; the others fail again as before
         and len(examples) > 700
     )
 

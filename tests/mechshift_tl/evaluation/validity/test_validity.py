@@ -157,8 +157,9 @@ def test_it_shows_and_draws_itself() -> None:
     assert len(layout.annotations) == 1
 
 
-def test_what_cannot_be_is_refused_before_any_run(rows) -> None:
-    never_run: Any = None
+def test_what_cannot_be_is_refused_before_any_run(rows, model, monkeypatch) -> None:
+    never_run, ran = model, []
+    monkeypatch.setattr(type(model), "forward", lambda *given, **named: ran.append(given))
     with pytest.raises(ValueError, match="rank_by is 'SHAP'; choose one of the methods EAP, clean-corrupted"):
         validity(never_run, rows, rank_by="SHAP")
     with pytest.raises(ValueError, match="n_top is -1; it must be a whole number, 0 or more"):
@@ -177,3 +178,4 @@ def test_what_cannot_be_is_refused_before_any_run(rows) -> None:
         made(1.0).mean("c")
     with pytest.raises(KeyError, match="unknown statistic 'kendall'"):
         made(1.0).draws("a", "kendall")
+    assert not ran
