@@ -44,6 +44,11 @@ def inject(name: str, values: Kept) -> Hooks:
     return [(name, hook_fn)]
 
 
+def as_hook(function: Callable[[Tensor], Tensor | None]) -> HookFunction:
+    """`function` as a hook: TransformerLens passes the hook point as well, by name."""
+    return lambda tensor, hook: function(tensor)
+
+
 def has_hooks(model: HookedModel) -> bool:
     """Whether somebody has hooks on the model, of TransformerLens or of PyTorch. Those of the libraries that built it do not count."""
     if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):

@@ -9,16 +9,14 @@ of the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
-from mechshift_tl.bridge.hooks import Hooks
+from mechshift_tl.bridge.hooks import Hooks, as_hook
 from mechshift_tl.bridge.protocol import HookedModel, has_mlps
 from mechshift_tl.interventions.neurons import NEURONS, Activations
 from mechshift_tl.interventions.outputs import WriterOutputs
@@ -50,9 +48,9 @@ def component_hooks(model: HookedModel, sets: Bool[Tensor, "sets n_components"],
     for layer, (z, mlp) in enumerate(zip(outputs.z, outputs.mlp, strict=True)):
         chosen = by_layer[:, layer]
         if chosen[:, :-1].any():
-            hooks.append((f"blocks.{layer}.attn.hook_z", _hook(partial(_put, chosen=chosen[:, :-1], other=z))))
+            hooks.append((f"blocks.{layer}.attn.hook_z", as_hook(partial(_put, chosen=chosen[:, :-1], other=z))))
         if has_mlps(model) and chosen[:, -1].any():
-            hooks.append((f"blocks.{layer}.hook_mlp_out", _hook(partial(_put, chosen=chosen[:, -1:], other=mlp[:, :, None]))))
+            hooks.append((f"blocks.{layer}.hook_mlp_out", as_hook(partial(_put, chosen=chosen[:, -1:], other=mlp[:, :, None]))))
     return hooks
 
 
@@ -62,14 +60,10 @@ def neuron_hooks(sets: Bool[Tensor, "sets n_layers d_mlp"], activations: Activat
     if sets.shape[1:] != shape:
         raise ValueError(f"the sets are {tuple(sets.shape)}; the MLPs have {shape[0]} layers of {shape[1]} neurons")
     return [
-        (NEURONS.format(layer), _hook(partial(_put, chosen=sets[:, layer], other=other[..., None])))
+        (NEURONS.format(layer), as_hook(partial(_put, chosen=sets[:, layer], other=other[..., None])))
         for layer, other in enumerate(activations)
         if sets[:, layer].any()
     ]
-
-
-def _hook(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor, HookPoint], Tensor]:
-    return lambda tensor, hook: function(tensor)
 
 
 def _put(tensor: Tensor, chosen: Bool[Tensor, "sets part"], other: Float[Tensor, "b pos part d"]) -> Tensor:

@@ -17,7 +17,6 @@ Masks of 1 give the clean run, masks of 0 the base, and masks of 0 and 1 the run
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,13 +24,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechshift_tl.bridge.alignment import is_causal
-from mechshift_tl.bridge.hooks import Hooks
 from mechshift_tl.bridge.narrow import narrowed, tokenwise
 from mechshift_tl.bridge.norms import centers, epsilon_of, is_identity, norm_weight
 from mechshift_tl.bridge.protocol import HookedModel, Norm, components_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph, repeated
-from mechshift_tl.interventions.patching import KINDS, Base, as_hook, keys_per_head, projection
+from mechshift_tl.interventions.patching import Base, keys_per_head, projection
+from mechshift_tl.interventions.reader_hooks import KINDS, ReaderHooks
 from mechshift_tl.readouts import Batch
 
 
@@ -61,7 +60,7 @@ def _first_that_differs(model: HookedModel, batch: Batch, base: Base) -> int:
     return int(differs.int().argmax()) if differs.any() else len(differs) - 1
 
 
-class _MixedRun:
+class _MixedRun(ReaderHooks):
     """The hooks of one mixed forward."""
 
     def __init__(self, model: HookedModel, graph: Graph, masks: Tensor, base: Base, start: int) -> None:
@@ -69,18 +68,6 @@ class _MixedRun:
         self.differences = _Differences(base.final[:, start:], len(graph.writers))
         # Per layer the columns of its heads and of its MLP, then the logits: one split, so that the backward joins them once.
         self.masks = masks.to(base.final).split([*[graph.readers_per_layer - 1, 1] * graph.n_layers, 1], 2)
-
-    def hooks(self) -> Hooks:
-        """Hooks in the order in which the forward meets them."""
-        found: Hooks = []
-        for i in range(self.graph.n_layers):
-            found.append((f"blocks.{i}.hook_resid_pre", as_hook(partial(self._enter, layer=i))))
-            found += [(f"blocks.{i}.attn.hook_{kind}", as_hook(partial(self._project, layer=i, kind=kind))) for kind in KINDS]
-            found.append((f"blocks.{i}.attn.hook_z", as_hook(partial(self._heads, layer=i))))
-            if self.graph.mlps:
-                found.append((f"blocks.{i}.ln2.hook_in", as_hook(partial(self._middle, layer=i))))
-                found.append((f"blocks.{i}.hook_mlp_out", as_hook(partial(self._mlp, layer=i))))
-        return [*found, ("ln_final.hook_in", as_hook(self._final))]
 
     def idle(self) -> Iterator[torch.nn.Module]:
         """Projections whose outputs are overwritten. A narrow batch runs the end of the last layer at its targets alone anyway."""

@@ -21,10 +21,9 @@ computed in float32; the rest of the model keeps its own precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import chain
 from typing import Protocol, cast
 
@@ -34,18 +33,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.joint_qkv_attention import JointQKVAttentionBridge
 
-from hooked_diffusion.gradients import HookFunction
-from mechshift_tl.bridge.hooks import Hooks, Kept, capture
+from mechshift_tl.bridge.hooks import Kept, capture
 from mechshift_tl.bridge.narrow import narrowed, tokenwise
 from mechshift_tl.bridge.norms import centers, epsilon_of, is_identity, norm_weight
 from mechshift_tl.bridge.protocol import Block, HookedModel, Norm, components_of, has_mlps, module_of
 from mechshift_tl.bridge.weights import bias_of, weight_of
 from mechshift_tl.graph import Graph, repeated
 from mechshift_tl.interventions.outputs import WriterOutputs, run_both_sides
+from mechshift_tl.interventions.reader_hooks import KINDS, ReaderHooks
 from mechshift_tl.interventions.replaced import Intervention, WriterMeans, replaced
 from mechshift_tl.readouts import Batch
-
-KINDS = ("q", "k", "v")
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +133,7 @@ def ends(
     return clean, *Base.of(model, batch, graph, replaced(model, batch, intervention, means))
 
 
-class _PatchedRun:
+class _PatchedRun(ReaderHooks):
     """The hooks of one patched forward. They fill and read `deltas`: live − replaced, a row per writer that has an edge."""
 
     def __init__(self, model: HookedModel, graph: Graph, edges: Tensor, base: Base) -> None:
@@ -148,18 +145,6 @@ class _PatchedRun:
         self.sources, self.edges, self.live = sources.tolist(), edges[sources], edges.any(0).tolist()
         self.deltas = base.final.new_empty(self.row[-1], base.final.numel())
         self.own: dict[str, tuple[list[int], Tensor]] = {}
-
-    def hooks(self) -> Hooks:
-        """Hooks in the order in which the forward meets them."""
-        found: Hooks = []
-        for i in range(self.graph.n_layers):
-            found.append((f"blocks.{i}.hook_resid_pre", as_hook(partial(self._enter, layer=i))))
-            found += [(f"blocks.{i}.attn.hook_{kind}", as_hook(partial(self._project, layer=i, kind=kind))) for kind in KINDS]
-            found.append((f"blocks.{i}.attn.hook_z", as_hook(partial(self._heads, layer=i))))
-            if self.graph.mlps:
-                found.append((f"blocks.{i}.ln2.hook_in", as_hook(partial(self._middle, layer=i))))
-                found.append((f"blocks.{i}.hook_mlp_out", as_hook(partial(self._mlp, layer=i))))
-        return [*found, ("ln_final.hook_in", as_hook(self._final))]
 
     def idle(self) -> Iterator[torch.nn.Module]:
         """Modules whose outputs are overwritten or not read. A narrow batch runs the end of the last layer at its targets alone anyway."""
@@ -242,11 +227,6 @@ class _PatchedRun:
         # Offsets are where each reader's edges begin in the list of all: the running count, less its own.
         summed = F.embedding_bag(chosen.nonzero()[:, 1], deltas, counts.cumsum(0) - counts, mode="sum")
         return summed.view(-1, *base.shape).add_(base)
-
-
-def as_hook(function: Callable[[Tensor], Tensor | None]) -> HookFunction:
-    """`function` as a hook: TransformerLens passes the hook point as well, by name."""
-    return lambda tensor, hook: function(tensor)
 
 
 def _project(
